@@ -1,0 +1,210 @@
+"""Floor 1: the few pytrees that everything speaks. Field names end in their shape letters (see `types`).
+
+Annotations here are for the reader: pytrees also carry shardings, shapes and `None` in these places, so shapes
+are checked on functions and never on fields.
+"""
+
+from typing import Any, Callable, Mapping
+
+import flax.struct as struct
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+# ---------------------------------------------------------------------------------------------- deltas
+
+
+@struct.dataclass
+class Lora:
+    """y += ((x @ a) @ b) * scale. Zero `b` is the identity. Without N inside a scan."""
+
+    a_NBDR: Float[Array, "N B D R"]
+    b_NBRF: Float[Array, "N B R F"]
+    scale_NB: Float[Array, "N B"]
+
+
+@struct.dataclass
+class Adapter:
+    """Bottleneck after a sublayer: y += gelu(y @ down + down_bias) @ up + up_bias (Houlsby 2019). Zero `up*` is the identity."""
+
+    down_NBDA: Float[Array, "N B D A"]
+    down_bias_NBA: Float[Array, "N B A"]
+    up_NBAD: Float[Array, "N B A D"]
+    up_bias_NBD: Float[Array, "N B D"]
+
+
+@struct.dataclass
+class Prefix:
+    """Keys and values before all others, their softmax mass times `gate` (0: no prefix; 1: plain concatenation, as PEFT's).
+
+    Zero keys and values are *not* the identity (they still take mass), a zero gate is. Keys are used as they are:
+    no rotary embedding is applied to them.
+    """
+
+    k_NBPGK: Float[Array, "N B P G K"]
+    v_NBPGK: Float[Array, "N B P G K"]
+    gate_NBH: Float[Array, "N B H"]
+
+
+@struct.dataclass
+class Film:
+    """Conditional norm: norm(x) * (1 + gamma) + beta (Perez 2018). Zero is the identity."""
+
+    gamma_NBD: Float[Array, "N B D"]
+    beta_NBD: Float[Array, "N B D"]
+
+
+@struct.dataclass
+class AttnBias:
+    """Added to attention scores. Zero is the identity.
+
+    `distance`: by relative-distance bucket (T5's buckets) in self-attention. `segment`: by the segment of the key
+    in cross-attention over a memory (0: the turn's own Z, 1...: retrieved). A constant per head would do nothing.
+    """
+
+    distance_NBHX: Float[Array, "N B H X"] | None = None
+    segment_NBHX: Float[Array, "N B H X"] | None = None
+
+
+@struct.dataclass
+class LayerDelta:
+    """All changes to one stack of layers, each kind a dict by site, or `None` where the kind is absent.
+
+    Every leaf leads with N (so that a scan over layers eats it), then B (the batch, or 1 when all rows share it).
+    """
+
+    lora: Mapping[str, Lora] | None = None
+    adapter: Mapping[str, Adapter] | None = None
+    prefix: Mapping[str, Prefix] | None = None
+    norm: Mapping[str, Film] | None = None
+    scale: Mapping[str, Float[Array, "N B F"]] | None = None  # IA3 as an offset: y * (1 + s). Zero is the identity
+    attn_bias: Mapping[str, AttnBias] | None = None
+
+    def by_layer(self) -> tuple[PyTree, Callable[[PyTree], "LayerDelta"]]:
+        """(what a scan over layers slices, what turns one slice into that layer's delta)."""
+        return self, lambda layer: layer
+
+
+@struct.dataclass
+class LazyLayerDelta:
+    """A stack's delta that a hypernetwork makes layer by layer, *inside* the scan, where it is used.
+
+    `maker` is a hashable flax module: `maker.apply({"params": params}, h, code, stack, method="layer")` gives the
+    `LayerDelta` of the layer whose code it is (leaves lead with B). Memory of the whole Delta is never needed.
+    """
+
+    params: PyTree  # the hypernetwork's weights, the same at each layer
+    h_BE: Float[Array, "B E"]  # p after the hypernetwork's trunk
+    code_NE: Float[Array, "N E"]  # one embedding a layer
+    maker: Any = struct.field(pytree_node=False)
+    stack: str = struct.field(pytree_node=False, default="stack_0")
+
+    def by_layer(self) -> tuple[PyTree, Callable[[PyTree], LayerDelta]]:
+        """(the layer codes, the function that makes one layer's delta from its code)."""
+        make = lambda code_E: self.maker.apply(
+            {"params": self.params}, self.h_BE, code_E, self.stack, method="layer"
+        )
+        return self.code_NE, make
+
+
+@struct.dataclass
+class OuterDelta:
+    """What has no layer axis: a soft prompt, an offset to the first token's embedding, a LoRA on the output head."""
+
+    prompt_BPD: Float[Array, "B P D"] | None = None
+    embed_BD: Float[Array, "B D"] | None = None
+    head: Lora | None = None  # leaves without N
+
+
+@struct.dataclass
+class Delta:
+    """A person's or tenant's changes to a frozen model: data that travels as an argument, another one for each row."""
+
+    stacks: Mapping[str, LayerDelta | LazyLayerDelta] = struct.field(default_factory=dict)
+    outer: OuterDelta = struct.field(default_factory=OuterDelta)
+
+
+# ------------------------------------------------------------------------------------------ model outputs
+
+
+@struct.dataclass
+class LFEOutput:
+    """What the language feature extractor knows of a text. `mask` is True at real tokens; padded rows of z_seq are 0."""
+
+    z_seq_BLD: Float[Array, "B L D"]
+    z_cls_BD: Float[Array, "B D"]
+    mask_BL: Bool[Array, "B L"]
+
+
+@struct.dataclass
+class Profile:
+    """All that hypernetwork, heads and retriever know of a person."""
+
+    p_BE: Float[Array, "B E"]
+    tenant_B: Int[Array, "B"] | None = None
+    user_B: Int[Array, "B"] | None = None
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values by stack, compact: a row's n-th real token lies in slot n, whatever the padding was.
+
+    So slot = rotary position, a slot is valid while it is below `filled_B`, and padding is written nowhere
+    (`mode="drop"`). Rides in the scan's carry.
+    """
+
+    k: Mapping[str, Float[Array, "N B M G K"]]
+    v: Mapping[str, Float[Array, "N B M G K"]]
+    filled_B: Int[Array, "B"]
+
+
+@struct.dataclass
+class HeadOutput:
+    """What a decoder or head gives; what was not asked for is `None`."""
+
+    hidden: Any = None  # [B, L, D], or a tuple of them where several layers were asked for
+    logits: Float[Array, "B L V"] | None = None
+    value: Float[Array, "B L"] | None = None
+    cache: KVCache | None = None
+
+
+# ------------------------------------------------------------------------------------------ batches, state
+
+
+@struct.dataclass
+class Tokens:
+    """Token rows. `mask`: real tokens. `loss`: weight of predicting each token *from those before it* (0 at a prompt).
+
+    `segments` (1, 2, ...; 0 at padding) tells packed examples apart; `positions` restart in each.
+    """
+
+    ids_BL: Int[Array, "B L"]
+    mask_BL: Bool[Array, "B L"]
+    loss_BL: Float[Array, "B L"] | None = None
+    segments_BL: Int[Array, "B L"] | None = None
+    positions_BL: Int[Array, "B L"] | None = None
+
+
+@struct.dataclass
+class Pairs:
+    """Preferences: the same prompt answered in two ways."""
+
+    chosen: Tokens
+    rejected: Tokens
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run needs to go on: `extra` moves without gradient, `source` is the data source's own state."""
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt: PyTree
+    extra: PyTree
+    source: PyTree
+
+
+@struct.dataclass
+class Aux:
+    """What a loss reports beside its value: `metrics` and `stats` are summed over microbatches."""
+
+    metrics: Mapping[str, Float[Array, ""]]
+    stats: PyTree = None
