@@ -13,6 +13,7 @@ from typing import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jaxrec.structs import (
@@ -28,8 +29,22 @@ from jaxrec.structs import (
 )
 
 
+# A path rule for `split`: every number of a delta but the constants of its layout.
+TRAINABLE = r"(?!.*scale_NB$).*"
+
+
+class _Hashable:
+    """Mappings become FrozenDicts, so that sites can be a static argument of jit and a field of a flax module."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, field.name, FrozenDict(value))
+
+
 @dataclasses.dataclass(frozen=True)
-class StackSites:
+class StackSites(_Hashable):
     """Where one stack of layers can be changed, each kind by site, with the sizes a change there needs."""
 
     n_layers: int
@@ -42,7 +57,7 @@ class StackSites:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sites:
+class Sites(_Hashable):
     """All places where a model can be changed."""
 
     stacks: Mapping[str, StackSites]
@@ -116,8 +131,8 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
     """A trainable Delta that is the identity at the start and has a gradient there.
 
     LoRA: `a` uniform He, `b` zero (Hu 2021). Adapter: `down` normal 0.02, `up` zero. Prefix: keys and values
-    normal 0.02, gate 1 (as PEFT's) only for `cfg.prefix_length`'s own sake would not be the identity, so the gate
-    starts at 0 and learns. Soft prompt: normal 0.02.
+    normal 0.02, gate zero, so that it starts as the identity and its gate learns first. Soft prompt: normal 0.02.
+    `scale_NB` is a constant of the layout, not to be trained: keep it out by the rule `TRAINABLE`.
     """
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes(sites, cfg, batch))
     keys = jax.random.split(key, len(paths))
@@ -388,7 +403,7 @@ def _add_layers(a: LayerDelta, b: LayerDelta) -> LayerDelta:
         raise ValueError("two adapters or prefixes on one site have no sum; stack them in one delta instead")
 
     added = lambda x, y: jax.tree.map(jnp.add, x, y)
-    # (1 + s)(1 + t) = 1 + (s + t + st): scales compose, and so do conditional norms, only approximately by a sum
+    # (1 + s)(1 + t) = 1 + (s + t + st); conditional norms compose likewise, the second applied after the first
     composed = lambda s, t: s + t + s * t
     film = lambda x, y: Film(
         composed(x.gamma_NBD, y.gamma_NBD), x.beta_NBD * (1 + y.gamma_NBD) + y.beta_NBD

@@ -1,0 +1,95 @@
+"""A(p): from a person's vector p to a Delta of any kind, layer by layer (Text-to-LoRA 2025; HyperNetworks 2016).
+
+    h = trunk(p)                                  once
+    u = gelu(h W + code[layer])                   a layer: p meets the layer's embedding
+    leaf = base[leaf] + u W[leaf]                 a leaf of the LayerDelta: its matrix is the site's part
+
+`base` is what all tenants share (the multi-task delta), the last matrix starts at zero: before training A(p) is the
+identity for every p, and mean p is what the shared part amounts to. The weights of a leaf are shared by all layers.
+Called, it gives *lazy* stacks, made inside the model's scan; `jaxrec.delta.materialise` makes them all at once.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxrec import delta as deltas
+from jaxrec.structs import Delta, LayerDelta, LazyLayerDelta, OuterDelta
+
+
+class Hypernet(nn.Module):
+    """A(p) for a model with these `sites`, making the changes that `spec` names.
+
+    Attributes:
+        sites: where the model can be changed.
+        spec: which changes are made.
+        width: size of the trunk and of the layer codes.
+        gain: multiplies what p adds (not the shared base), for a gentle start at high learning rates.
+    """
+
+    sites: deltas.Sites
+    spec: deltas.DeltaConfig
+    width: int = 64
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, p_BE: Float[Array, "B E"]) -> Delta:
+        """The tenants' Delta, its stacks lazy. Rows of the result are the rows of `p_BE`."""
+        whole = deltas.shapes(self.sites, self.spec)
+        h_BE = nn.LayerNorm(name="trunk_norm")(nn.gelu(nn.Dense(self.width, name="trunk")(p_BE)))
+        outer = self._leaves("outer", whole.outer, h_BE)
+        stacks = {}
+        for name in whole.stacks:
+            code_NE = self.param(
+                f"code_{name}",
+                nn.initializers.normal(1.0),
+                (self.sites.stacks[name].n_layers, self.width),
+            )
+            if self.is_initializing():
+                self.layer(h_BE, code_NE[0], name)
+            stacks[name] = LazyLayerDelta(
+                self.variables["params"], h_BE, code_NE, self.clone(parent=None, name=None), name
+            )
+        return Delta(stacks, outer)
+
+    @nn.compact
+    def layer(self, h_BE: Float[Array, "B E"], code_E: Float[Array, " E"], stack: str) -> LayerDelta:
+        """One layer's delta, from the trunk's output and the layer's code. Leaves lead with B."""
+        per_layer = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+            deltas.shapes(self.sites, self.spec).stacks[stack],
+        )
+        u_BE = nn.gelu(nn.Dense(self.width, name=f"mix_{stack}")(h_BE) + code_E[None])
+        return self._leaves(stack, per_layer, u_BE)
+
+    def _leaves(self, where: str, shapes: LayerDelta | OuterDelta, u_BE: Float[Array, "B E"]):
+        """base + u W for every leaf; `shapes` lead with a row axis of 1."""
+
+        def make(path, x):
+            name = f"{where}{jax.tree_util.keystr(path)}".replace("[", ".").translate(_STRIP)
+            leaf = name.rsplit(".", 1)[-1]
+            size = x.shape[1:]
+            if leaf.startswith("scale_N"):
+                rank = self.spec.head_rank if where == "outer" else self.spec.lora_rank
+                return jnp.full((u_BE.shape[0], *size), self.spec.lora_alpha / rank)
+            base = self.param(f"{name}.base", _base_init(leaf), size)
+            weight = self.param(f"{name}.weight", nn.initializers.zeros, (u_BE.shape[1], *size))
+            return base[None] + self.gain * jnp.tensordot(u_BE, weight, axes=1)
+
+        return jax.tree_util.tree_map_with_path(make, shapes)
+
+
+_STRIP = str.maketrans("", "", "]'\"")
+
+
+def _base_init(leaf: str):
+    """As `jaxrec.delta.init`: the identity at the start, with a gradient there."""
+    if leaf.startswith("a_"):
+        # in-features lie second to last, [D, R]
+        return lambda key, shape: jax.random.uniform(
+            key, shape, minval=-((3.0 / shape[-2]) ** 0.5), maxval=(3.0 / shape[-2]) ** 0.5
+        )
+    if leaf.startswith(("down_NBDA", "k_", "v_", "prompt_")):
+        return nn.initializers.normal(0.02)
+    return nn.initializers.zeros
