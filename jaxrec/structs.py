@@ -1,13 +1,16 @@
 """Floor 1: the few pytrees that everything speaks. Field names end in their shape letters (see `types`).
 
-Annotations here are for the reader: pytrees also carry shardings, shapes and `None` in these places, so shapes
-are checked on functions and never on fields.
+A field's letters are its shape; its annotation is only `Leaf`, because pytrees also carry shardings, specs, shapes
+and `None` in these places: shapes are checked on functions and never on fields.
 """
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct as struct
-from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Leaf = Any  # an array, or whatever stands for one
+PyTree = Any
 
 # ---------------------------------------------------------------------------------------------- deltas
 
@@ -16,19 +19,19 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 class Lora:
     """y += ((x @ a) @ b) * scale. Zero `b` is the identity. Without N inside a scan."""
 
-    a_NBDR: Float[Array, "N B D R"]
-    b_NBRF: Float[Array, "N B R F"]
-    scale_NB: Float[Array, "N B"]
+    a_NBDR: Leaf
+    b_NBRF: Leaf
+    scale_NB: Leaf
 
 
 @struct.dataclass
 class Adapter:
     """Bottleneck after a sublayer: y += gelu(y @ down + down_bias) @ up + up_bias (Houlsby 2019). Zero `up*` is the identity."""
 
-    down_NBDA: Float[Array, "N B D A"]
-    down_bias_NBA: Float[Array, "N B A"]
-    up_NBAD: Float[Array, "N B A D"]
-    up_bias_NBD: Float[Array, "N B D"]
+    down_NBDA: Leaf
+    down_bias_NBA: Leaf
+    up_NBAD: Leaf
+    up_bias_NBD: Leaf
 
 
 @struct.dataclass
@@ -39,17 +42,17 @@ class Prefix:
     no rotary embedding is applied to them.
     """
 
-    k_NBPGK: Float[Array, "N B P G K"]
-    v_NBPGK: Float[Array, "N B P G K"]
-    gate_NBH: Float[Array, "N B H"]
+    k_NBPGK: Leaf
+    v_NBPGK: Leaf
+    gate_NBH: Leaf
 
 
 @struct.dataclass
 class Film:
     """Conditional norm: norm(x) * (1 + gamma) + beta (Perez 2018). Zero is the identity."""
 
-    gamma_NBD: Float[Array, "N B D"]
-    beta_NBD: Float[Array, "N B D"]
+    gamma_NBD: Leaf
+    beta_NBD: Leaf
 
 
 @struct.dataclass
@@ -60,8 +63,8 @@ class AttnBias:
     in cross-attention over a memory (0: the turn's own Z, 1...: retrieved). A constant per head would do nothing.
     """
 
-    distance_NBHX: Float[Array, "N B H X"] | None = None
-    segment_NBHX: Float[Array, "N B H X"] | None = None
+    distance_NBHX: Leaf | None = None
+    segment_NBHX: Leaf | None = None
 
 
 @struct.dataclass
@@ -75,7 +78,7 @@ class LayerDelta:
     adapter: Mapping[str, Adapter] | None = None
     prefix: Mapping[str, Prefix] | None = None
     norm: Mapping[str, Film] | None = None
-    scale: Mapping[str, Float[Array, "N B F"]] | None = None  # IA3 as an offset: y * (1 + s). Zero is the identity
+    scale: Mapping[str, Leaf] | None = None  # IA3 as an offset: y * (1 + s). Zero is the identity
     attn_bias: Mapping[str, AttnBias] | None = None
 
     def by_layer(self) -> tuple[PyTree, Callable[[PyTree], "LayerDelta"]]:
@@ -92,8 +95,8 @@ class LazyLayerDelta:
     """
 
     params: PyTree  # the hypernetwork's weights, the same at each layer
-    h_BE: Float[Array, "B E"]  # p after the hypernetwork's trunk
-    code_NE: Float[Array, "N E"]  # one embedding a layer
+    h_BE: Leaf  # p after the hypernetwork's trunk
+    code_NE: Leaf  # one embedding a layer
     maker: Any = struct.field(pytree_node=False)
     stack: str = struct.field(pytree_node=False, default="stack_0")
 
@@ -109,8 +112,8 @@ class LazyLayerDelta:
 class OuterDelta:
     """What has no layer axis: a soft prompt, an offset to the first token's embedding, a LoRA on the output head."""
 
-    prompt_BPD: Float[Array, "B P D"] | None = None
-    embed_BD: Float[Array, "B D"] | None = None
+    prompt_BPD: Leaf | None = None
+    embed_BD: Leaf | None = None
     head: Lora | None = None  # leaves without N
 
 
@@ -129,18 +132,18 @@ class Delta:
 class LFEOutput:
     """What the language feature extractor knows of a text. `mask` is True at real tokens; padded rows of z_seq are 0."""
 
-    z_seq_BLD: Float[Array, "B L D"]
-    z_cls_BD: Float[Array, "B D"]
-    mask_BL: Bool[Array, "B L"]
+    z_seq_BLD: Leaf
+    z_cls_BD: Leaf
+    mask_BL: Leaf
 
 
 @struct.dataclass
 class Profile:
     """All that hypernetwork, heads and retriever know of a person."""
 
-    p_BE: Float[Array, "B E"]
-    tenant_B: Int[Array, "B"] | None = None
-    user_B: Int[Array, "B"] | None = None
+    p_BE: Leaf
+    tenant_B: Leaf | None = None
+    user_B: Leaf | None = None
 
 
 @struct.dataclass
@@ -151,9 +154,9 @@ class KVCache:
     (`mode="drop"`). Rides in the scan's carry.
     """
 
-    k: Mapping[str, Float[Array, "N B M G K"]]
-    v: Mapping[str, Float[Array, "N B M G K"]]
-    filled_B: Int[Array, "B"]
+    k: Mapping[str, Leaf]
+    v: Mapping[str, Leaf]
+    filled_B: Leaf
 
 
 @struct.dataclass
@@ -161,8 +164,8 @@ class HeadOutput:
     """What a decoder or head gives; what was not asked for is `None`."""
 
     hidden: Any = None  # [B, L, D], or a tuple of them where several layers were asked for
-    logits: Float[Array, "B L V"] | None = None
-    value: Float[Array, "B L"] | None = None
+    logits: Leaf | None = None
+    value: Leaf | None = None
     cache: KVCache | None = None
 
 
@@ -176,11 +179,11 @@ class Tokens:
     `segments` (1, 2, ...; 0 at padding) tells packed examples apart; `positions` restart in each.
     """
 
-    ids_BL: Int[Array, "B L"]
-    mask_BL: Bool[Array, "B L"]
-    loss_BL: Float[Array, "B L"] | None = None
-    segments_BL: Int[Array, "B L"] | None = None
-    positions_BL: Int[Array, "B L"] | None = None
+    ids_BL: Leaf
+    mask_BL: Leaf
+    loss_BL: Leaf | None = None
+    segments_BL: Leaf | None = None
+    positions_BL: Leaf | None = None
 
 
 @struct.dataclass
@@ -195,7 +198,7 @@ class Pairs:
 class TrainState:
     """Everything a run needs to go on: `extra` moves without gradient, `source` is the data source's own state."""
 
-    step: Int[Array, ""]
+    step: Leaf
     params: PyTree
     opt: PyTree
     extra: PyTree
@@ -206,5 +209,5 @@ class TrainState:
 class Aux:
     """What a loss reports beside its value: `metrics` and `stats` are summed over microbatches."""
 
-    metrics: Mapping[str, Float[Array, ""]]
+    metrics: Mapping[str, Leaf]
     stats: PyTree = None

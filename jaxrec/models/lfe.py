@@ -1,0 +1,84 @@
+"""The language feature extractor's own part: from a backbone's top hidden states to Z.
+
+    H_{L-K+1..L} [B, L, D] x K  --concat-->  [B, L, K*D]  --LN, W_proj-->  z_seq [B, L, d_z]  --pool-->  z_cls [B, d_z]
+
+Everything below is the frozen backbone, run by `extract`; everything that is personal stands on z alone.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxrec.structs import Delta, LFEOutput, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class LFEConfig:
+    """Size and form of Z."""
+
+    d_z: int = 128
+    top_k: int = 3  # how many of the highest hidden states are joined, 2 to 4
+    pool: Literal["attention", "mean"] = "attention"
+    norm: Literal["before", "after"] = "before"  # the layer norm's place, before W_proj or after it
+
+    def __post_init__(self):
+        if self.top_k < 1 or self.d_z < 1:
+            raise ValueError(f"top_k and d_z must be positive: {self}")
+
+
+class LFE(nn.Module):
+    """Projection and pooling: all that retrofitting keeps."""
+
+    cfg: LFEConfig
+
+    @nn.compact
+    def __call__(
+        self, hidden: tuple[Float[Array, "B L D"], ...], mask_BL: Bool[Array, "B L"]
+    ) -> LFEOutput:
+        """Z of `top_k` hidden states. Padding gives zeros; a row without a real token gives zeros too."""
+        cfg = self.cfg
+        if len(hidden) != cfg.top_k:
+            raise ValueError(f"LFE joins top_k={cfg.top_k} hidden states, it was given {len(hidden)}")
+        h_BLW = jnp.concatenate(hidden, axis=-1)
+        project = nn.Dense(cfg.d_z, use_bias=cfg.norm == "before", name="proj")
+        norm = nn.LayerNorm(name="norm")
+        z_BLD = project(norm(h_BLW)) if cfg.norm == "before" else norm(project(h_BLW))
+        z_BLD = jnp.where(mask_BL[..., None], z_BLD, 0.0)
+        if cfg.pool == "mean":
+            weight_BL = mask_BL.astype(z_BLD.dtype)
+        else:
+            query_D = self.param("query", nn.initializers.normal(1.0), (cfg.d_z,))
+            score_BL = jnp.where(mask_BL, z_BLD @ query_D / cfg.d_z**0.5, -jnp.inf)
+            top_B = jnp.where(mask_BL.any(-1), score_BL.max(-1), 0.0)
+            weight_BL = jnp.exp(score_BL - jax.lax.stop_gradient(top_B)[:, None])
+        weight_BL = weight_BL / jnp.maximum(weight_BL.sum(-1, keepdims=True), 1e-9)
+        return LFEOutput(z_BLD, jnp.einsum("bl,bld->bd", weight_BL, z_BLD), mask_BL)
+
+
+def extract(
+    backbone: nn.Module,
+    lfe: LFE,
+    backbone_params: PyTree,
+    lfe_params: PyTree,
+    tokens: Tokens,
+    delta: Delta | None = None,
+) -> LFEOutput:
+    """Z of a batch of texts over any backbone that gives its hidden states.
+
+    Without a delta no gradient flows into the backbone. With one (LoRA on the top layers while retrofitting) it
+    flows as far down as the delta reaches.
+    """
+    out = backbone.apply(
+        {"params": backbone_params},
+        tokens.ids_BL,
+        tokens.mask_BL,
+        delta=delta,
+        hidden=tuple(range(-lfe.cfg.top_k, 0)),
+        logits="none",
+    )
+    hidden = out.hidden if delta is not None else jax.lax.stop_gradient(out.hidden)
+    return lfe.apply({"params": lfe_params}, hidden, tokens.mask_BL)
