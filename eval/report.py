@@ -1,0 +1,157 @@
+"""The tables of README.md, made from the files of record in results/.
+
+    python -m eval.report            writes them
+    python -m eval.report --check    changes nothing; exit status 1 where the README is not what the files say
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a folder of results/ (all its files) or
+one file of it: `personalize`, `personalize/popquorn`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def render(text: str, results: Path) -> str:
+    """`text` with every marked table replaced by what the files in `results` say.
+
+    Raises:
+      ValueError: an opening marker without its end, or a name this module has no table for.
+    """
+    blocks = list(BLOCK.finditer(text))
+    if len(blocks) != text.count("<!-- table:"):
+        raise ValueError("a `<!-- table:NAME -->` has no `<!-- /table -->` after it")
+    return BLOCK.sub(lambda m: f"{m[1]}{table(m['name'], results)}\n{m[3]}", text)
+
+
+def table(name: str, results: Path) -> str:
+    """The Markdown of one marker's name."""
+    room = name.split("/")[0]
+    if room not in TABLES:
+        raise ValueError(f"no table is known by the name {name!r}: only {', '.join(TABLES)}")
+    paths = sorted((results / name).glob("*.json")) if room == name else [results / f"{name}.json"]
+    records = [(p.stem, json.loads(p.read_text())) for p in paths if p.exists()]
+    if not records:
+        return "*No results of record yet.*"
+    return TABLES[room](records)
+
+
+def personalize(records: Sequence[tuple[str, Record]]) -> str:
+    """One table a data set: a row of accuracies over k, then the gaps of the headline row at the largest k."""
+    parts = []
+    for name, record in records:
+        ks = sorted({row["k"] for row in record["rows"]})
+        at = {(row["row"], row["k"]): row for row in record["rows"]}
+        head = ["row", *(f"k = {k}" for k in ks), f"NLL, k = {ks[-1]}", f"ECE, k = {ks[-1]}"]
+        lines = []
+        for row in dict.fromkeys(row["row"] for row in record["rows"]):
+            label = f"**{row}**" if row == record["headline"] else row
+            last = at.get((row, ks[-1]), {})
+            cells = [_interval(at.get((row, k)), "accuracy") for k in ks]
+            lines.append([label, *cells, _number(last.get("nll")), _number(last.get("ece"))])
+        parts += [f"**{name}**, accuracy with 95% intervals over people", _markdown(head, lines)]
+        gaps = [
+            f"{p['a']} - {p['b']}, {p['metric']} at k = {p['k']}: "
+            f"{p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
+            for p in record["paired"]
+            if p["k"] == ks[-1] and p["a"] == record["headline"]
+        ]
+        parts += ["Paired: " + "; ".join(gaps) + "."] if gaps else []
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
+def bench(records: Sequence[tuple[str, Record]]) -> str:
+    """All races in one table; a race whose peer was missing says so in its row."""
+    head = ["race", "contender", "against", "ratio", "range", "rounds", "throughput", "bar"]
+    lines = []
+    for _, record in records:
+        for row in record["rows"]:
+            spread = "-" if row["lo"] is None else f"{row['lo']:.2f} - {row['hi']:.2f}"
+            value = "-" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
+            ratio = row.get("note", "-") if row["ratio"] is None else f"**{row['ratio']:.2f}**"
+            lines.append([row["race"], row["contender"], row["base"], ratio, spread])
+            lines[-1] += [str(row["n"]), value, str(row.get("bar") or "-")]
+    return "\n\n".join([_markdown(head, lines), _provenance(records[0][1])])
+
+
+def recommend(records: Sequence[tuple[str, Record]]) -> str:
+    """One table a data set, a model a row, every metric that the file has."""
+    parts = []
+    for name, record in records:
+        rows = record["rows"]
+        metrics = [key for key in dict.fromkeys(k for row in rows for k in row) if "@" in key]
+        lines = [
+            [row["model"], row["protocol"], str(row["seeds"])]
+            + [_number(row.get(metric)) for metric in metrics]
+            for row in rows
+        ]
+        parts += [f"**{name}**", _markdown(["model", "protocol", "seeds", *metrics], lines)]
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
+TABLES = {"personalize": personalize, "bench": bench, "recommend": recommend}
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(row: Record | None, metric: str) -> str:
+    if row is None or row[metric] is None:
+        return "-"
+    lo, hi = row.get(f"{metric}_lo"), row.get(f"{metric}_hi")
+    spread = "" if lo is None or hi is None else f" ({lo:.3f} - {hi:.3f})"
+    return f"{row[metric]:.3f}{spread}"
+
+
+def _provenance(record: Record) -> str:
+    """One line in small print: command, machine, versions, commit, time."""
+    machine, versions = record["hardware"], record["versions"]
+    devices = ", ".join(machine["accelerators"]) or f"{machine['cores']} cores of {machine['cpu']}"
+    packages = [name for name in ("jax", "torch") if name in versions]
+    said = [f"{devices}, {machine['memory_gb']} GB", f"Python {versions['python']}"]
+    said += [f"{name} {versions[name]}" for name in packages]
+    said += [f"commit {(record['commit'] or 'unknown')[:10]}", f"{record['wall_s'] / 60:.1f} min"]
+    command = f"`{record['command']}` on " if record.get("command") else ""
+    return f"<sub>{command}{'; '.join(said)}.</sub>"
+
+
+def main() -> int:
+    """Reads the flags; writes or checks the README."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when stale")
+    flags = parser.parse_args()
+    old = flags.readme.read_text(encoding="utf-8")
+    new = render(old, flags.results)
+    if flags.check:
+        if old != new:
+            print(f"{flags.readme} does not show what {flags.results}/ says: run `make tables`")
+        return int(old != new)
+    if old != new:
+        flags.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Floor 1: results of record. One JSON file per run, which says what was run, on what, and what came out.
+
+    {"name", "rows": [...], "paired": [...], "config", "seed", "versions", "hardware", "commit", "wall_s", ...}
+
+The README's tables are made from such files (`make tables`), so a number that stands there can be traced to its
+configuration, its versions and its machine.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# What the rows of the known benchmarks must carry; they may carry more.
+ROW_KEYS = {
+    "personalize": ("row", "k", "accuracy", "accuracy_lo", "accuracy_hi", "nll", "ece"),
+    "recommend": ("model", "dataset", "protocol", "seeds", "R@5", "N@5", "R@10", "N@10"),
+    "bench": ("race", "contender", "base", "ratio", "lo", "hi", "n", "unit", "value"),
+}
+PAIRED_KEYS = ("a", "b", "k", "metric", "diff", "lo", "hi")
+PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+
+
+def write_results(
+    out_dir: str | Path,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    paired: Sequence[Mapping[str, Any]] = (),
+    config: Any = None,
+    seed: int = 0,
+    wall_s: float = 0.0,
+    *,
+    headline: str | None = None,
+    filename: str = "results.json",
+    versions: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Path:
+    """Writes `out_dir/filename`, whole or not at all, and returns its path.
+
+    Args:
+      name: the benchmark's name. Rows of the known ones (`ROW_KEYS`) are checked.
+      rows, paired: flat dicts. A number that is not finite becomes null, since JSON has no NaN.
+      config: the resolved configuration, a dataclass or anything made of plain values.
+      headline: the row that was named, before the run, as the one that counts.
+      versions: packages beyond our own, for instance the peers' of a race.
+      more: further top-level fields.
+    Raises:
+      ValueError: a row lacks a key, or `headline` names no row.
+      OSError: the file can't be written (a full disk); an older file of that name stays as it was.
+    """
+    _check(name, rows, ROW_KEYS.get(name, ()), "row")
+    if name == "personalize":
+        _check(name, paired, PAIRED_KEYS, "paired row")
+        known = {row["row"] for row in rows}
+        if headline is not None and headline not in known:
+            raise ValueError(f"{name}: headline {headline!r} is none of the rows {sorted(known)}")
+    record = {"name": name, "rows": list(rows), "paired": list(paired), "headline": headline}
+    record |= {"config": config, "seed": seed, "versions": _versions() | dict(versions or {})}
+    record |= {"hardware": hardware(), "commit": commit(), "wall_s": round(wall_s, 2), **more}
+    path = Path(out_dir) / filename
+    _write_atomically(path, json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Prints rows as aligned text: names to the left, numbers to the right, absent values as a dash."""
+    columns = list(columns or dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    numeric = [
+        all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns
+    ]
+    for line in [columns, ["-" * width for width in widths], *cells]:
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def hardware() -> dict[str, Any]:
+    """The machine: `cpu`, `cores` this process may use, `memory_gb`, and the accelerators jax has found.
+
+    jax is asked only where it is in use already: asking starts its backend.
+    """
+    accelerators: list[str] = []
+    if "jax" in sys.modules:
+        devices = sys.modules["jax"].devices()
+        accelerators = [d.device_kind for d in devices if d.platform != "cpu"]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_gb": round(memory / 2**30, 1),
+        "accelerators": accelerators,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the code, with `+changes` where the tree differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Results are the output of a run, so a new one does not make the code another code.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _check(name: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], what: str) -> None:
+    for i, row in enumerate(rows):
+        missing = [key for key in keys if key not in row]
+        if missing:
+            raise ValueError(f"{name}: {what} {i} lacks {', '.join(missing)}: it has {sorted(row)}")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the platform module knows as much as there is to know
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths, sets and array scalars as what JSON knows; a number that is not finite as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain, value))
+    if hasattr(value, "tolist"):  # numpy and jax, scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

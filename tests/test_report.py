@@ -1,0 +1,91 @@
+"""The README's tables say what the files of record say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval import report
+from jaxrec.results import write_results
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKED = "before\n<!-- table:{} -->\nold\n<!-- /table -->\nafter\n"
+
+
+def person_rows():
+    for row, gain in (("pooled", 0.0), ("own_p_encoder", 0.01)):
+        for k in (0, 30):
+            value = 0.6 + gain * k / 10
+            yield {
+                "row": row,
+                "k": k,
+                "accuracy": value,
+                "accuracy_lo": value - 0.02,
+                "accuracy_hi": value + 0.02,
+                "nll": 0.6,
+                "ece": 0.05,
+            }
+
+
+def test_the_readme_is_not_stale():
+    old = (ROOT / "README.md").read_text()
+    assert report.render(old, ROOT / "results") == old, "run `make tables`"
+
+
+def test_personalize(tmp_path):
+    gap = {"a": "own_p_encoder", "b": "pooled", "k": 30, "metric": "accuracy"}
+    gap |= {"diff": 0.03, "lo": 0.01, "hi": 0.05}
+    write_results(
+        tmp_path / "personalize",
+        "personalize",
+        list(person_rows()),
+        [gap],
+        headline="own_p_encoder",
+        filename="people.json",
+    )
+    for name in ("personalize", "personalize/people"):
+        text = report.render(MARKED.format(name), tmp_path)
+        assert "| row | k = 0 | k = 30 | NLL, k = 30 | ECE, k = 30 |" in text
+        assert "| **own_p_encoder** | 0.600 (0.580 - 0.620) | 0.630 (0.610 - 0.650) |" in text
+        assert "own_p_encoder - pooled, accuracy at k = 30: +0.0300 [+0.0100, +0.0500]" in text
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+        assert report.render(text, tmp_path) == text
+
+
+def test_bench_says_what_was_missing(tmp_path):
+    row = {"race": "generate", "contender": "jaxrec", "base": "hf", "ratio": 2.0, "lo": 1.9}
+    row |= {"hi": 2.25, "n": 5, "unit": "tokens/s", "value": 1234.0, "bar": "1.6x"}
+    absent = row | dict.fromkeys(("ratio", "lo", "hi", "value")) | {"n": 0, "note": "no torch"}
+    write_results(tmp_path / "bench", "bench", [row, absent], filename="generate.json")
+    text = report.render(MARKED.format("bench"), tmp_path)
+    assert "| generate | jaxrec | hf | **2.00** | 1.90 - 2.25 | 5 | 1,234 tokens/s | 1.6x |" in text
+    assert "| generate | jaxrec | hf | no torch | - | 0 | - | 1.6x |" in text
+
+
+def test_recommend(tmp_path):
+    row = {"model": "sasrec", "dataset": "beauty", "protocol": "full", "seeds": 3}
+    row |= {"R@5": 0.05, "N@5": 0.04, "R@10": 0.08, "N@10": None}
+    write_results(tmp_path / "recommend", "recommend", [row], filename="beauty.json")
+    text = report.render(MARKED.format("recommend"), tmp_path)
+    assert "| sasrec | full | 3 | 0.0500 | 0.0400 | 0.0800 | - |" in text
+
+
+def test_no_results_yet_and_bad_markers(tmp_path):
+    assert "*No results of record yet.*" in report.render(MARKED.format("bench"), tmp_path)
+    with pytest.raises(ValueError, match="no table is known by the name 'other'"):
+        report.render(MARKED.format("other"), tmp_path)
+    with pytest.raises(ValueError, match="has no"):
+        report.render("<!-- table:bench -->\n", tmp_path)
+
+
+def test_check_writes_nothing(tmp_path, monkeypatch, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED.format("bench"))
+    flags = ["report", "--readme", str(readme), "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*flags, "--check"])
+    assert report.main() == 1 and "make tables" in capsys.readouterr().out
+    assert readme.read_text() == MARKED.format("bench")
+    monkeypatch.setattr(sys, "argv", flags)
+    assert report.main() == 0
+    monkeypatch.setattr(sys, "argv", [*flags, "--check"])
+    assert report.main() == 0

@@ -1,0 +1,84 @@
+"""Files of record: complete, valid JSON, written whole or not at all."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrec.results import commit, print_table, write_results
+
+ROW = {"race": "r", "contender": "jaxrec", "base": "peer", "ratio": 2.0}
+ROW |= {"lo": 1.9, "hi": 2.1, "n": 5, "unit": "tokens/s", "value": 10.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A configuration with what JSON does not know."""
+
+    folder: Path = Path("somewhere")
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_fields(tmp_path):
+    path = write_results(
+        tmp_path / "new" / "folder", "bench", [ROW], config=Config(), seed=3, wall_s=1.234, bar="2x"
+    )
+    read = json.loads(path.read_text())
+    assert path.name == "results.json" and read["rows"] == [ROW] and read["paired"] == []
+    assert read["config"] == {"folder": "somewhere", "sizes": [1, 2]}
+    assert (read["name"], read["seed"], read["wall_s"], read["bar"]) == ("bench", 3, 1.23, "2x")
+    assert {"python", "jax", "numpy"} <= set(read["versions"])
+    assert read["hardware"]["cores"] >= 1 and read["hardware"]["memory_gb"] > 0
+    assert read["commit"] == commit()
+
+
+def test_not_a_number_becomes_null_and_numpy_becomes_plain(tmp_path):
+    row = ROW | {"ratio": float("nan"), "hi": np.float32("inf"), "n": np.int64(5), "lo": np.ones(2)}
+    text = write_results(tmp_path, "bench", [row]).read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    read = json.loads(text)["rows"][0]
+    assert read["ratio"] is None and read["hi"] is None
+    assert read["n"] == 5 and read["lo"] == [1.0, 1.0]
+
+
+def test_a_row_that_lacks_a_key_is_refused(tmp_path):
+    short = {key: value for key, value in ROW.items() if key != "unit"}
+    with pytest.raises(ValueError, match="bench: row 1 lacks unit"):
+        write_results(tmp_path, "bench", [ROW, short])
+    assert not list(tmp_path.iterdir())
+    write_results(tmp_path, "anything else", [{"free": 1}])
+
+
+def test_the_headline_must_be_a_row(tmp_path):
+    row = {"row": "pooled", "k": 0, "accuracy": 0.5, "accuracy_lo": 0.4, "accuracy_hi": 0.6}
+    row |= {"nll": 0.7, "ece": 0.1}
+    with pytest.raises(ValueError, match="own_p_encoder"):
+        write_results(tmp_path, "personalize", [row], headline="own_p_encoder")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    old = write_results(tmp_path, "bench", [ROW]).read_text()
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_results(tmp_path, "bench", [ROW | {"n": 6}])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == old
+
+
+def test_table(capsys):
+    print_table(
+        [{"row": "own p", "accuracy": 0.123456}, {"row": "mean", "accuracy": None, "k": 30}]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "row    accuracy   k",
+        "-----  --------  --",
+        "own p    0.1235   -",
+        "mean          -  30",
+    ]
