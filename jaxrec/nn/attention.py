@@ -1,0 +1,256 @@
+"""Floor 2: attention over the sequence itself or over a memory, with every personal change that it accepts.
+
+    scores = q k^T / sqrt(K) + bias                      bias: MPNet's own, and the row's AttnBias
+    out    = (exp(scores) v + g exp(q k_p) v_p) / Z      (k_p, v_p): the row's prefix, its mass times the gate g
+
+Heads are grouped: H query heads share G key heads. Everything is written as batched matmuls on [B, G, H/G * L, K],
+which compiles to far better code on CPUs than a five-letter einsum does. Softmax is in f32.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.nn.cache import LayerCache
+from jaxrec.nn.layers import Dense, Norm, adapt, change_at
+from jaxrec.nn.rope import rotate
+from jaxrec.structs import AttnBias, LayerDelta, Prefix
+
+_FAR = 60.0  # exp(60) is finite in f32: how far a closed prefix may lie above the keys before its gradient is cut
+
+
+def attend(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BMGK: Float[Array, "B M G K"],
+    v_BMGK: Float[Array, "B M G K"],
+    mask_BLM: Bool[Array, "_ L M"],
+    bias_BHLM: Float[Array, "_ H L M"] | None = None,
+    prefix: Prefix | None = None,
+) -> Float[Array, "B L H K"]:
+    """Softmax attention of each query over the keys that `mask_BLM` shows it. A query that sees none gives 0."""
+    b, length, h, size = q_BLHK.shape
+    g = k_BMGK.shape[2]
+    q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
+    q_BGXK = q_BGXK.reshape(b, g, h // g * length, size)
+
+    def scores(k_BMGK: Array) -> Array:
+        s = jnp.einsum("bgxk,bmgk->bgxm", q_BGXK, k_BMGK, preferred_element_type=jnp.float32)
+        return (s / math.sqrt(size)).reshape(b, h, length, -1)
+
+    def mix(weights_BHLM: Array, v_BMGK: Array) -> Array:
+        w = weights_BHLM.astype(v_BMGK.dtype).reshape(b, g, h // g * length, -1)
+        o = jnp.einsum("bgxm,bmgk->bgxk", w, v_BMGK).reshape(b, g, h // g, length, size)
+        return o.transpose(0, 3, 1, 2, 4).reshape(b, length, h, size)
+
+    s_BHLM = scores(k_BMGK)
+    if bias_BHLM is not None:
+        s_BHLM = s_BHLM + bias_BHLM
+    seen = mask_BLM[:, None]
+    s_BHLM = jnp.where(seen, s_BHLM, jnp.finfo(jnp.float32).min)
+    top = jax.lax.stop_gradient(s_BHLM.max(-1, keepdims=True))
+    if prefix is None:
+        e = jnp.exp(s_BHLM - top) * seen
+        total = e.sum(-1, keepdims=True)
+        return mix(e / jnp.where(total > 0, total, 1.0), v_BMGK)
+    return _with_prefix(s_BHLM, seen, top, v_BMGK, prefix, scores, mix)
+
+
+def _with_prefix(s_BHLM, seen, top, v_BMGK, prefix: Prefix, scores, mix) -> Float[Array, "B L H K"]:
+    """Keys and prefix in one softmax, the prefix's mass times its gate.
+
+    The shared maximum leaves out a head whose gate is 0: then the sum over keys is, bit for bit, the one without a
+    prefix, and the gate still has its gradient exp(s_p) (v_p - out) / Z. Adding log(gate) to the scores has none.
+    """
+    b = s_BHLM.shape[0]
+    whole = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])).astype(v_BMGK.dtype)
+    gate = prefix.gate_NBH.astype(jnp.float32)[:, :, None, None]
+    s_BHLP = scores(whole(prefix.k_NBPGK))
+    top_p = jax.lax.stop_gradient(s_BHLP.max(-1, keepdims=True))
+    # rows that see no key have no maximum of their own: theirs is the prefix's
+    blind = ~seen.any(-1, keepdims=True)
+    top = jnp.where((gate != 0) | blind, jnp.maximum(top, top_p), top)
+    e = jnp.exp(s_BHLM - top) * seen
+    e_p = jnp.exp(jnp.minimum(s_BHLP - top, _FAR)) * gate
+    total = e.sum(-1, keepdims=True) + e_p.sum(-1, keepdims=True)
+    total = jnp.where(total > 0, total, 1.0)
+    return mix(e / total, v_BMGK) + mix(e_p / total, whole(prefix.v_NBPGK))
+
+
+# ------------------------------------------------------------------------------------------- masks, biases
+
+
+def self_mask(
+    mask_BL: Bool[Array, "B L"],
+    causal: bool,
+    segments_BL: Int[Array, "B L"] | None = None,
+    shared: int = 0,
+) -> Bool[Array, "B L L"]:
+    """Which key each query sees in its own row. Packed segments don't see each other, but the first `shared`
+    positions (a soft prompt) are seen from all of them."""
+    length = mask_BL.shape[1]
+    seen = mask_BL[:, None, :] & mask_BL[:, :, None]
+    if causal:
+        seen = seen & jnp.tril(jnp.ones((length, length), bool))[None]
+    if segments_BL is not None:
+        same = segments_BL[:, None, :] == segments_BL[:, :, None]
+        seen = seen & (same | (jnp.arange(length) < shared)[None, None, :])
+    return seen
+
+
+def distance_buckets(
+    distance: Int[Array, "*b"], buckets: int, causal: bool, far: int = 128
+) -> Int[Array, "*b"]:
+    """T5's buckets (Raffel 2020) of key position - query position: exact when near, logarithmic up to `far`."""
+    offset = 0
+    if causal:
+        n = jnp.maximum(-distance, 0)
+    else:
+        buckets //= 2
+        offset = (distance > 0) * buckets
+        n = jnp.abs(distance)
+    exact = max(buckets // 2, 1)
+    ratio = jnp.log(jnp.maximum(n, 1).astype(jnp.float32) / exact) / np.log(far / exact)
+    large = exact + (ratio * (buckets - exact)).astype(n.dtype)
+    return offset + jnp.where(n < exact, n, jnp.minimum(large, buckets - 1))
+
+
+def distance_bias(
+    table_BHX: Float[Array, "_b H X"],
+    query_BL: Int[Array, "_q L"],
+    key_BM: Int[Array, "_k M"],
+    causal: bool,
+) -> Float[Array, "_o H L M"]:
+    """The bias of each query-key pair by its distance bucket. Any of the three may lead with 1."""
+    between = key_BM[:, None, :] - query_BL[:, :, None]
+    bucket_BLM = distance_buckets(between, table_BHX.shape[-1], causal)
+    b = max(table_BHX.shape[0], bucket_BLM.shape[0])
+    if bucket_BLM.shape[0] == 1:
+        return table_BHX.astype(jnp.float32)[:, :, bucket_BLM[0]]
+    table_BHX = jnp.broadcast_to(table_BHX, (b, *table_BHX.shape[1:])).astype(jnp.float32)
+    return jax.vmap(lambda table_HX, bucket_LM: table_HX[:, bucket_LM])(table_BHX, bucket_BLM)
+
+
+def segment_bias(
+    table_BHX: Float[Array, "_b H X"], segment_BM: Int[Array, "B M"]
+) -> Float[Array, "B H 1 M"]:
+    """The bias of each key of a memory by the segment it belongs to (0: the turn's own, 1...: retrieved)."""
+    table = jnp.broadcast_to(table_BHX, (segment_BM.shape[0], *table_BHX.shape[1:]))
+    return jax.vmap(lambda t_HX, s_M: t_HX[:, s_M])(table.astype(jnp.float32), segment_BM)[
+        :, :, None
+    ]
+
+
+def _sum(*biases: Array | None) -> Array | None:
+    given = [b for b in biases if b is not None]
+    return sum(given[1:], given[0]) if given else None
+
+
+# ------------------------------------------------------------------------------------------------- modules
+
+
+class Attention(nn.Module):
+    """Self-attention (`attn`) with projections q, k, v, o; or cross-attention over a memory (`cross=True`).
+
+    Its sites in a delta are q, k, v, o and `attn`, or cross_q, cross_k, cross_v, cross_o and `cross`. Keys and values
+    of a memory are made by `remember`, once for all the tokens that will be decoded against it.
+    """
+
+    width: int  # of what it adds to
+    heads: int
+    groups: int
+    head_dim: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm_eps: float | None = None  # RMSNorm on each head's q and k (Qwen3), or none
+    cross: bool = False
+    causal: bool = True
+    init_std: float = 0.02
+    out_std: float = 0.02
+
+    def setup(self):
+        into = lambda n: Dense(n * self.head_dim, self.qkv_bias, self.init_std)
+        self.q, self.k, self.v = into(self.heads), into(self.groups), into(self.groups)
+        self.o = Dense(self.width, self.o_bias, self.out_std)
+        if self.qk_norm_eps is not None:
+            self.q_norm = Norm("rms", self.qk_norm_eps)
+            self.k_norm = Norm("rms", self.qk_norm_eps)
+
+    def __call__(
+        self,
+        x_BLD: Array,
+        mask_BLM: Array,
+        delta: LayerDelta | None = None,
+        *,
+        turn: tuple[Array, Array] | None = None,
+        positions: tuple[Array, Array] | None = None,
+        cache: LayerCache | None = None,
+        bias_BHLM: Array | None = None,
+    ) -> tuple[Array, LayerCache | None]:
+        """Self-attention. `turn`: rotary (cos, sin). `positions`: those of (queries, keys), for a distance bias.
+
+        With a cache the new keys and values are written into it first, and the queries see the cache's slots.
+        """
+        q, k, v = (self._heads_of(name, x_BLD, delta) for name in "qkv")
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        if cache is not None:
+            cache = cache.write(k, v)
+            k, v = cache.read()
+        change: AttnBias | None = change_at(delta, "attn_bias", "attn")
+        if change is not None:
+            bias_BHLM = _sum(
+                bias_BHLM, distance_bias(change.distance_NBHX, *positions, self.causal)
+            )
+        out = attend(
+            q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, self._prefix(delta)
+        )
+        return self._out(out, delta), cache
+
+    def remember(self, memory_BMD: Array, delta: LayerDelta | None = None) -> tuple[Array, Array]:
+        """Keys and values [B, M, G, K] of a memory."""
+        return self._heads_of("k", memory_BMD, delta), self._heads_of("v", memory_BMD, delta)
+
+    def over(
+        self,
+        x_BLD: Array,
+        memory: tuple[Array, Array],
+        mask_BM: Array,
+        delta: LayerDelta | None = None,
+        segment_BM: Array | None = None,
+    ) -> Array:
+        """Cross-attention of x over remembered keys and values; `segment_BM` names each key's segment."""
+        k, v = memory
+        q = self._heads_of("q", x_BLD, delta)
+        change: AttnBias | None = change_at(delta, "attn_bias", "cross")
+        bias = None
+        if change is not None and change.segment_NBHX is not None:
+            if segment_BM is None:
+                segment_BM = jnp.zeros(mask_BM.shape, jnp.int32)
+            bias = segment_bias(change.segment_NBHX, segment_BM)
+            bias = jnp.broadcast_to(bias, (*bias.shape[:2], x_BLD.shape[1], bias.shape[3]))
+        seen = jnp.broadcast_to(
+            mask_BM[:, None, :], (mask_BM.shape[0], x_BLD.shape[1], mask_BM.shape[1])
+        )
+        out = attend(q, k.astype(q.dtype), v.astype(q.dtype), seen, bias, self._prefix(delta))
+        return self._out(out, delta)
+
+    def _site(self, name: str) -> str:
+        return f"cross_{name}" if self.cross else name
+
+    def _prefix(self, delta: LayerDelta | None) -> Prefix | None:
+        return change_at(delta, "prefix", "cross" if self.cross else "attn")
+
+    def _heads_of(self, name: str, x_BLD: Array, delta: LayerDelta | None) -> Array:
+        """The projection `q`, `k` or `v` of x, cut into heads [B, L, H or G, K]."""
+        y = getattr(self, name)(x_BLD, delta, self._site(name))
+        y = y.reshape(*x_BLD.shape[:2], -1, self.head_dim)
+        normed = self.qk_norm_eps is not None and name != "v"
+        return getattr(self, f"{name}_norm")(y) if normed else y
+
+    def _out(self, out_BLHK: Array, delta: LayerDelta | None) -> Array:
+        y = self.o(out_BLHK.reshape(*out_BLHK.shape[:2], -1), delta, self._site("o"))
+        return adapt(y, change_at(delta, "adapter", "cross" if self.cross else "attn"))

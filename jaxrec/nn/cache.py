@@ -1,0 +1,52 @@
+"""Floor 2: the key-value cache of a tuple of stacks, and one layer's view of it while a scan carries it."""
+
+import flax.struct as struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.structs import KVCache
+
+
+def new_cache(
+    stacks: dict[str, int],
+    batch: int,
+    slots: int,
+    groups: int,
+    head_dim: int,
+    dtype: str = "float32",
+) -> KVCache:
+    """An empty cache: `stacks` gives the number of layers of each stack, `slots` the longest text a row can hold."""
+    empty = lambda: {
+        n: jnp.zeros((k, batch, slots, groups, head_dim), dtype) for n, k in stacks.items()
+    }
+    return KVCache(k=empty(), v=empty(), filled_B=jnp.zeros((batch,), jnp.int32))
+
+
+def slots_for(
+    mask_BL: Bool[Array, "B L"], filled_B: Int[Array, " B"], n_slots: int
+) -> Int[Array, "B L"]:
+    """The slot of each token: a row's real tokens in order from `filled`; padding gets a slot that does not exist."""
+    order_BL = jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) - 1
+    return jnp.where(mask_BL, filled_B[:, None] + order_BL, n_slots)
+
+
+@struct.dataclass
+class LayerCache:
+    """Layer `n` of one stack's keys and values, and where the present tokens go."""
+
+    k: Float[Array, "N B M G K"]
+    v: Float[Array, "N B M G K"]
+    slots_BL: Int[Array, "B L"]
+    n: int | Int[Array, ""]
+
+    def write(
+        self, k_BLGK: Float[Array, "B L G K"], v_BLGK: Float[Array, "B L G K"]
+    ) -> "LayerCache":
+        """Puts the tokens into their slots; those whose slot does not exist (padding) are dropped."""
+        rows = jnp.arange(k_BLGK.shape[0])[:, None]
+        put = lambda x, new: x.at[self.n, rows, self.slots_BL].set(new.astype(x.dtype), mode="drop")
+        return self.replace(k=put(self.k, k_BLGK), v=put(self.v, v_BLGK))
+
+    def read(self) -> tuple[Float[Array, "B M G K"], Float[Array, "B M G K"]]:
+        """Keys and values of this layer."""
+        return self.k[self.n], self.v[self.n]

@@ -1,0 +1,237 @@
+"""Floor 2: the causal language model: Llama-2/3, Qwen2/2.5/3 and Phi-2 as one configurable decoder.
+
+    ids_BL -> embed -> stack_0 -> stack_1 ... -> norm -> head -> logits_BLV
+
+Any row of a batch can carry its own `Delta`; nothing of it is structure. Parameters: `embed/table [V, D]`,
+`stack_i/{attn_norm, attn/{q,k,v,o,q_norm,k_norm}, mlp_norm, mlp/{gate,up,down}}` with leading N, `norm`, `head`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.delta import Sites, StackSites
+from jaxrec.nn.attention import Attention, self_mask
+from jaxrec.nn.cache import LayerCache, new_cache
+from jaxrec.nn.embed import Embed, enter, enter_cached
+from jaxrec.nn.layers import ACTIVATIONS, Dense, Mlp, Norm, adapt, change_at, low_rank
+from jaxrec.nn.rope import RopeScaling, rotary
+from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes
+from jaxrec.structs import Delta, HeadOutput, KVCache, LayerDelta, OuterDelta
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """What a decoder is made of, in words of no family. The defaults are a small Llama."""
+
+    vocab: int = 8192
+    d_model: int = 512
+    layers: int = 8
+    heads: int = 8
+    groups: int = 4  # key heads
+    head_dim: int = 64
+    d_ff: int = 1376
+    norm: str = "rms"  # rms | layer
+    norm_eps: float = 1e-6
+    gated: bool = True
+    activation: str = "silu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    qk_norm: bool = False
+    parallel: bool = False  # attention and MLP both read the same normed x (Phi-2)
+    rope_theta: float = 10000.0
+    rope_fraction: float = 1.0  # of each head's dimensions that turn
+    rope_scaling: RopeScaling | None = None
+    tied: bool = False
+    max_positions: int = 1024
+    init_std: float = 0.02
+    cuts: tuple[int, ...] = ()
+    dtype: str = "float32"  # of the computation; parameters keep their own
+    remat: str = "none"  # none | full | dots
+
+    def __post_init__(self):
+        stack_sizes(self.layers, self.cuts)
+        if self.heads % self.groups:
+            raise ValueError(f"{self.heads} heads can't share {self.groups} key heads evenly")
+        for name, known in (
+            ("norm", ("rms", "layer")),
+            ("activation", ACTIVATIONS),
+            ("remat", REMAT),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+
+    @property
+    def rotary_dim(self) -> int:
+        return int(self.head_dim * self.rope_fraction)
+
+
+class Block(nn.Module):
+    """One layer: pre-norm attention and MLP, one after the other or in parallel."""
+
+    cfg: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Array,
+        delta: LayerDelta | None = None,
+        cache: LayerCache | None = None,
+        *,
+        mask_BLM: Array,
+        turn: tuple[Array, Array],
+        positions: tuple[Array, Array],
+    ) -> tuple[Array, LayerCache | None]:
+        c = self.cfg
+        out_std = (
+            c.init_std / (2 * c.layers) ** 0.5
+        )  # keeps the residual's variance flat in depth (GPT-2)
+        norm = lambda name: Norm(c.norm, c.norm_eps, name=name)(
+            x_BLD, change_at(delta, "norm", name)
+        )
+        attention = Attention(
+            c.d_model, c.heads, c.groups, c.head_dim, c.qkv_bias, c.o_bias,
+            qk_norm_eps=c.norm_eps if c.qk_norm else None,
+            init_std=c.init_std, out_std=out_std, name="attn",
+        )  # fmt: skip
+        mlp = Mlp(c.d_ff, c.gated, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp")
+        feed = lambda h: adapt(mlp(h, delta), change_at(delta, "adapter", "mlp"))
+
+        h = norm("attn_norm")
+        attended, cache = attention(h, mask_BLM, delta, turn=turn, positions=positions, cache=cache)
+        if c.parallel:
+            return x_BLD + attended + feed(h), cache
+        x_BLD = x_BLD + attended
+        return x_BLD + feed(norm("mlp_norm")), cache
+
+
+class Decoder(nn.Module):
+    """The whole model. `constrain` is put on the residual stream after each layer (a sharding constraint)."""
+
+    cfg: DecoderConfig
+    constrain: Callable[[Array], Array] | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        ids_BL: Int[Array, "B L"] | None,
+        mask_BL: Bool[Array, "B L"] | None = None,
+        *,
+        positions_BL: Int[Array, "B L"] | None = None,
+        segments_BL: Int[Array, "B L"] | None = None,
+        inputs_BLD: Float[Array, "B L D"] | None = None,
+        delta: Delta | None = None,
+        cache: KVCache | None = None,
+        hidden: Sequence[int] = (),
+        logits: str = "all",
+    ) -> HeadOutput:
+        """What was asked for of each real token: the rows of a soft prompt are left out of what is returned.
+
+        mask_BL: True at real tokens, which may be padded at either side. segments_BL, positions_BL: of packed
+        examples. inputs_BLD: embeddings in place of those of ids_BL. hidden: HF `hidden_states` indices (0: the
+        embeddings, layers or -1: after the final norm). logits: "all" -> [B, L, V], "last" -> [B, 1, V] at
+        each row's last real token, or "none". cache: keys and values so far; the ids then are the next chunk.
+        """
+        c = self.cfg
+        if logits not in ("all", "last", "none"):
+            raise ValueError(f'logits={logits!r}: ask for "all", "last" or "none"')
+        if cache is not None and (segments_BL is not None or positions_BL is not None):
+            raise ValueError(
+                "a cache decides positions itself: give no positions_BL or segments_BL"
+            )
+        hidden = resolve_hidden(hidden, c.layers)
+        outer = OuterDelta() if delta is None else delta.outer
+        embed = Embed(c.vocab, c.d_model, c.init_std, name="embed")
+        x_BLD = (embed(ids_BL) if inputs_BLD is None else inputs_BLD).astype(c.dtype)
+        mask_BL = jnp.ones(x_BLD.shape[:2], bool) if mask_BL is None else mask_BL
+        if cache is None:
+            entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer)
+            keys_BM = entry.positions_BL
+            seen_BLM = self_mask(entry.mask_BL, True, entry.segments_BL, entry.shared)
+        else:
+            entry = enter_cached(x_BLD, mask_BL, cache, outer)
+            keys_BM = jnp.arange(entry.n_slots)[None]
+            # a slot up to one's own is filled, with keys of the same row
+            seen_BLM = keys_BM[:, None, :] <= entry.positions_BL[:, :, None]
+            seen_BLM = seen_BLM & entry.mask_BL[:, :, None]
+        context = {
+            "mask_BLM": seen_BLM,
+            "turn": rotary(entry.positions_BL, c.rotary_dim, c.rope_theta, c.rope_scaling),
+            "positions": (entry.positions_BL, keys_BM),
+        }
+        x_BLD = entry.x_BLD if self.constrain is None else self.constrain(entry.x_BLD)
+        x_BLD, cache, states = run_stacks(
+            self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
+            delta=delta, cache=cache, slots_BL=entry.positions_BL, hidden=hidden,
+            remat=c.remat, constrain=self.constrain,
+        )  # fmt: skip
+        if cache is not None:
+            cache = cache.replace(filled_B=cache.filled_B + entry.mask_BL.sum(1))
+        own = slice(entry.shared, None)  # without the soft prompt
+        normed = Norm(c.norm, c.norm_eps, name="norm")(x_BLD[:, own])
+        states = {i: x[:, own] for i, x in states.items()} | {c.layers: normed}
+        out = HeadOutput(hidden=tuple(states[i] for i in hidden) or None, cache=cache)
+        if logits == "none" and not self.is_initializing():
+            return out
+        if logits == "last":
+            normed = last_real(normed, mask_BL)
+        return out.replace(logits=self._logits(normed, embed, outer))
+
+    def _logits(self, x_BLD: Array, embed: "Embed", outer: OuterDelta) -> Array:
+        c = self.cfg
+        if c.tied:
+            y = embed.attend(x_BLD)
+        else:
+            y = Dense(c.vocab, c.head_bias, c.init_std, name="head")(x_BLD)
+        if outer.head is not None:
+            y = y + low_rank(x_BLD, outer.head)
+        return y.astype(jnp.float32)
+
+    @staticmethod
+    def sites(cfg: DecoderConfig) -> Sites:
+        """Where a decoder of this config can be changed."""
+        d, f, size = cfg.d_model, cfg.d_ff, cfg.head_dim
+        lora = {
+            "q": (d, cfg.heads * size),
+            "k": (d, cfg.groups * size),
+            "v": (d, cfg.groups * size),
+            "o": (cfg.heads * size, d),
+            **({"gate": (d, f)} if cfg.gated else {}),
+            "up": (d, f),
+            "down": (f, d),
+        }
+        norms = ("attn_norm",) if cfg.parallel else ("attn_norm", "mlp_norm")
+        stacks = {
+            name: StackSites(
+                n_layers=n,
+                lora=lora,
+                adapter={"attn": d, "mlp": d},
+                prefix={"attn": (cfg.heads, cfg.groups, size)},
+                norm=dict.fromkeys(norms, d),
+                scale={site: out for site, (_, out) in lora.items()},
+                attn_bias={"attn": cfg.heads},
+            )
+            for name, n in stack_sizes(cfg.layers, cfg.cuts).items()
+        }
+        return Sites(stacks=stacks, d_model=d, vocab=cfg.vocab)
+
+
+def decoder_cache(cfg: DecoderConfig, batch: int, slots: int) -> KVCache:
+    """An empty cache for `batch` rows of at most `slots` tokens, a soft prompt's included."""
+    sizes = stack_sizes(cfg.layers, cfg.cuts)
+    return new_cache(sizes, batch, slots, cfg.groups, cfg.head_dim, cfg.dtype)
+
+
+def last_real(x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]) -> Float[Array, "B 1 D"]:
+    """Each row's vector at its last real token (at the last position where a row has none)."""
+    if x_BLD.shape[1] == 1:
+        return x_BLD
+    last_B = mask_BL.shape[1] - 1 - jnp.argmax(mask_BL[:, ::-1], axis=1)
+    return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)

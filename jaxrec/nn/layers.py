@@ -1,0 +1,160 @@
+"""Floor 2: the pieces of a layer, each of which accepts its part of a `LayerDelta`.
+
+`dense` is the one seam through which every matrix of a model is applied: a plain kernel or a quantised one, plus a
+LoRA that may differ from row to row. Inside a scan over layers the leaves of a delta come *without* N: they lead
+with B, or with 1 where all rows share them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrec.structs import Adapter, Film, LayerDelta, Lora
+
+ACTIVATIONS: dict[str, Callable] = {
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def weight(module: nn.Module, name: str, shape: tuple[int, ...], init: Callable) -> Any:
+    """The parameter `name` of a linen module: what was given to `apply`, or a new f32 array while initialising.
+
+    Unlike `self.param` it lets any tree stand in an array's place (a quantised kernel), as long as what it calls
+    its `shape` is right. Raises ValueError on another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, jnp.float32)
+    value = module.get_variable("params", name)
+    if tuple(value.shape) != tuple(shape):
+        where = "/".join((*module.path, name))
+        raise ValueError(
+            f"parameter {where} has shape {tuple(value.shape)}, the model needs {shape}"
+        )
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ dense
+
+
+def dense(
+    x_BLD: Float[Array, "*b D"],
+    w: Any,
+    lora: Lora | None = None,
+    bias_F: Float[Array, " F"] | None = None,
+) -> Float[Array, "*b F"]:
+    """x @ w + bias, plus the row's LoRA. `w` is a kernel [D, F], or a quantised tree that has `.matmul(x)`.
+
+    A LoRA needs x [B, L, D]. x is contracted with `a` first, so no [B, D, F] kernel is ever made.
+    """
+    y = w.matmul(x_BLD) if hasattr(w, "matmul") else x_BLD @ w.astype(x_BLD.dtype)
+    if bias_F is not None:
+        y = y + bias_F.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y if lora is None else y + low_rank(x_BLD, lora)
+
+
+def low_rank(x_BLD: Float[Array, "B L D"], lora: Lora) -> Float[Array, "B L F"]:
+    """((x a) b) * scale, `a` and `b` per row, or one for all rows."""
+    a_BDR, b_BRF = lora.a_NBDR.astype(x_BLD.dtype), lora.b_NBRF.astype(x_BLD.dtype)
+    scale_B11 = jax.lax.stop_gradient(lora.scale_NB).astype(x_BLD.dtype)[:, None, None]
+    if a_BDR.shape[0] == 1:  # shared: two plain matmuls are faster than a batch of small ones
+        return ((x_BLD @ a_BDR[0]) * scale_B11) @ b_BRF[0]
+    return jnp.einsum("blr,brf->blf", jnp.einsum("bld,bdr->blr", x_BLD, a_BDR) * scale_B11, b_BRF)
+
+
+class Dense(nn.Module):
+    """One matrix of a model (`kernel` [D, F], `bias` [F] by option) at a named site of the delta."""
+
+    features: int
+    use_bias: bool = False
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Array, delta: LayerDelta | None = None, site: str | None = None) -> Array:
+        normal = nn.initializers.normal(self.init_std)
+        kernel = weight(self, "kernel", (x.shape[-1], self.features), normal)
+        zeros = nn.initializers.zeros_init()
+        bias = weight(self, "bias", (self.features,), zeros) if self.use_bias else None
+        y = dense(x, kernel, change_at(delta, "lora", site), bias)
+        scale_BF = change_at(delta, "scale", site)
+        return y if scale_BF is None else rescale(y, scale_BF)
+
+
+def change_at(delta: LayerDelta | None, kind: str, site: str | None) -> Any:
+    """The change of one kind at one site, or None. `kind` is a field of LayerDelta."""
+    changes = None if delta is None else getattr(delta, kind)
+    return None if changes is None else changes.get(site)
+
+
+def rescale(y_BLF: Float[Array, "B L F"], scale_BF: Float[Array, "_ F"]) -> Float[Array, "B L F"]:
+    """IA3 (Liu 2022) as an offset: y * (1 + s), so that zero is the identity."""
+    return y_BLF * (1 + scale_BF[:, None, :]).astype(y_BLF.dtype)
+
+
+def adapt(y_BLD: Float[Array, "B L D"], adapter: Adapter | None) -> Float[Array, "B L D"]:
+    """y + gelu(y down + down_bias) up + up_bias, the bottleneck after a sublayer (Houlsby 2019)."""
+    if adapter is None:
+        return y_BLD
+    d, bd, u, bu = (
+        x.astype(y_BLD.dtype)
+        for x in (adapter.down_NBDA, adapter.down_bias_NBA, adapter.up_NBAD, adapter.up_bias_NBD)
+    )
+    if d.shape[0] == 1:
+        h_BLA = jax.nn.gelu(y_BLD @ d[0] + bd[:, None, :])
+        return y_BLD + h_BLA @ u[0] + bu[:, None, :]
+    h_BLA = jax.nn.gelu(jnp.einsum("bld,bda->bla", y_BLD, d) + bd[:, None, :])
+    return y_BLD + jnp.einsum("bla,bad->bld", h_BLA, u) + bu[:, None, :]
+
+
+# ------------------------------------------------------------------------------------------------ norm, mlp
+
+
+class Norm(nn.Module):
+    """RMSNorm ("rms") or LayerNorm ("layer") over the last axis, in f32, then the row's FiLM."""
+
+    kind: str = "rms"
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array, film: Film | None = None) -> Array:
+        size = (x.shape[-1],)
+        # [D] against [..., D]: rank promotion is made explicit by the reshape
+        wide = lambda v: v.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + size)
+        scale = wide(weight(self, "scale", size, nn.initializers.ones_init()))
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
+        if self.kind == "layer":
+            y = y + wide(weight(self, "bias", size, nn.initializers.zeros_init()))
+        if film is not None:
+            y = y * (1 + film.gamma_NBD[:, None, :]) + film.beta_NBD[:, None, :]
+        return y.astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """down(act(gate x) * up x) when gated, else down(act(up x)); sites `gate`, `up`, `down`."""
+
+    d_ff: int
+    gated: bool = True
+    activation: str = "silu"
+    use_bias: bool = False
+    init_std: float = 0.02
+    out_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, delta: LayerDelta | None = None) -> Array:
+        act = ACTIVATIONS[self.activation]
+        into = lambda site: Dense(self.d_ff, self.use_bias, self.init_std, name=site)(
+            x_BLD, delta, site
+        )
+        h_BLF = act(into("gate")) * into("up") if self.gated else act(into("up"))
+        return Dense(x_BLD.shape[-1], self.use_bias, self.out_std, name="down")(
+            h_BLF, delta, "down"
+        )

@@ -1,0 +1,169 @@
+"""Floor 2: a stack of equal layers. Its parameters are stacked along N and it runs as one `lax.scan`.
+
+A backbone is a tuple of stacks, cut at configured layers, so that "the top three layers" is a path like any other.
+A stack of one layer skips the scan: a scan copies each layer's weights out of the stack at every step, which costs
+nothing in training and half the speed in decoding. `recut` changes the cuts of given parameters.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxrec.nn.cache import LayerCache
+from jaxrec.structs import Delta, KVCache
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def stack_sizes(layers: int, cuts: Sequence[int]) -> dict[str, int]:
+    """{stack name: number of layers}. Raises ValueError when the cuts don't lie inside and rise."""
+    edges = (0, *cuts, layers)
+    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        raise ValueError(f"cuts {tuple(cuts)} must rise strictly between 0 and {layers} layers")
+    return {f"stack_{i}": b - a for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))}
+
+
+def recut(params: PyTree, old: Any, new: Any) -> PyTree:
+    """Parameters cut at `old.cuts` as parameters cut at `new.cuts` (two configs of the same backbone).
+
+    `jaxrec.delta.restack` does the same for a Delta. For serving on CPU cut between all layers:
+    `dataclasses.replace(cfg, cuts=every_layer(cfg))`.
+    """
+    source, target = stack_sizes(old.layers, old.cuts), stack_sizes(new.layers, new.cuts)
+    if old.layers != new.layers:
+        raise ValueError(f"{old.layers} layers can't be cut into {new.layers}")
+    if source == target:
+        return params
+    layer = lambda name, n: jax.tree.map(lambda x: x[n : n + 1], params[name])
+    layers = iter([layer(name, n) for name, size in source.items() for n in range(size)])
+    rest = {k: v for k, v in params.items() if not re.fullmatch(r"stack_\d+", k)}
+    join = lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0]
+    return rest | {
+        name: jax.tree.map(join, *(next(layers) for _ in range(size)))
+        for name, size in target.items()
+    }
+
+
+def every_layer(cfg: Any) -> tuple[int, ...]:
+    """The cuts that make each layer a stack of its own."""
+    return tuple(range(1, cfg.layers))
+
+
+def resolve_hidden(hidden: Sequence[int], layers: int) -> tuple[int, ...]:
+    """HF `hidden_states` indices (negative ones count from the end) as numbers 0...layers."""
+    for i in hidden:
+        if not -layers - 1 <= i <= layers:
+            raise ValueError(f"hidden state {i} asked of {layers} layers; there are 0...{layers}")
+    return tuple(i % (layers + 1) for i in hidden)
+
+
+def check_stacks(delta: Delta | None, names: Sequence[str]) -> None:
+    """Raises ValueError when a delta changes a stack that the model does not have."""
+    unknown = sorted(set(delta.stacks) - set(names)) if delta is not None else []
+    if unknown:
+        raise ValueError(f"the model has no stack {unknown[0]!r}; it has {', '.join(names)}")
+
+
+class Stack:
+    """Runs the layers of one stack after another.
+
+    `block` is a linen module of one layer: `block.apply({"params": w}, x, delta, cache, **context) -> (x, cache)`.
+    """
+
+    def __init__(self, block: nn.Module, layers: int, remat: str, constrain: Callable | None):
+        self.block, self.layers, self.remat, self.constrain = block, layers, remat, constrain
+
+    def init(self, key: Array, x_BLD: Array, context: dict) -> PyTree:
+        """Stacked parameters, every leaf leading with N."""
+        one = lambda k: self.block.init(k, x_BLD, None, None, **context)["params"]
+        return jax.vmap(one)(jax.random.split(key, self.layers))
+
+    def run(
+        self,
+        weights: PyTree,
+        x_BLD: Array,
+        delta: Any,
+        kv: tuple[Array, Array, Array] | None,
+        context: dict,
+        taps: dict[int, int],
+        tapped: Array | None,
+    ) -> tuple[Array, tuple[Array, Array] | None, Array | None]:
+        """(x, the cache's new (k, v), `tapped`), x after layer i written to `tapped[taps[i]]`."""
+        changes, make = delta.by_layer() if delta is not None else (None, lambda _: None)
+        # the row beyond the end of `tapped` is that of layers which nobody asked for
+        rows = jnp.array([taps.get(i, len(taps)) for i in range(self.layers)])
+
+        def layer(carry, xs):
+            x, kv, tapped = carry
+            w, change, n, row = xs
+            cache = None if kv is None else LayerCache(kv[0], kv[1], kv[2], n)
+            x, cache = self.block.apply({"params": w}, x, make(change), cache, **context)
+            x = x if self.constrain is None else self.constrain(x)
+            if taps:
+                tapped = tapped.at[row].set(x, mode="drop")
+            return (x, None if kv is None else (cache.k, cache.v, kv[2]), tapped), None
+
+        if REMAT[self.remat] is not None:
+            layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=self.layers == 1)
+        carry = (x_BLD, kv, tapped)
+        if self.layers == 1:
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+            carry, _ = layer(carry, (first(weights), first(changes), 0, rows[0]))
+        else:
+            xs = (weights, changes, jnp.arange(self.layers), rows)
+            carry, _ = jax.lax.scan(layer, carry, xs)
+        x, kv, tapped = carry
+        return x, kv, tapped
+
+
+def run_stacks(
+    module: nn.Module,
+    block: nn.Module,
+    sizes: dict[str, int],
+    x_BLD: Array,
+    context: dict,
+    *,
+    delta: Delta | None = None,
+    cache: KVCache | None = None,
+    slots_BL: Array | None = None,
+    hidden: Sequence[int] = (),
+    remat: str = "none",
+    constrain: Callable | None = None,
+) -> tuple[Array, KVCache | None, dict[int, Array]]:
+    """All stacks of a backbone over x, their parameters read from (or, at init, made in) `module`.
+
+    Gives x after the last layer, the cache with `filled_B` yet to be advanced, and {i: x after i layers} for each i
+    in `hidden` but the last.
+    """
+    check_stacks(delta, list(sizes))
+    states = {0: x_BLD} if 0 in hidden else {}
+    k, v = ({}, {}) if cache is None else (dict(cache.k), dict(cache.v))
+    start = 0
+    for name, size in sizes.items():
+        stack = Stack(block, size, remat, constrain)
+        if module.has_variable("params", name):
+            weights = module.get_variable("params", name)
+        else:
+            weights = module.param(name, stack.init, x_BLD, context)
+        inner = [i for i in sorted(set(hidden)) if start < i < start + size]
+        taps = {i - start - 1: row for row, i in enumerate(inner)}
+        tapped = jnp.zeros((len(inner), *x_BLD.shape), x_BLD.dtype) if inner else None
+        kv = None if cache is None else (k[name], v[name], slots_BL)
+        change = None if delta is None else delta.stacks.get(name)
+        x_BLD, kv, tapped = stack.run(weights, x_BLD, change, kv, context, taps, tapped)
+        if kv is not None:
+            k[name], v[name] = kv[0], kv[1]
+        start += size
+        states |= {i: tapped[row] for row, i in enumerate(inner)} | (
+            {start: x_BLD} if start in hidden else {}
+        )
+    return x_BLD, None if cache is None else cache.replace(k=k, v=v), states
