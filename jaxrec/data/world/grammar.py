@@ -1,6 +1,6 @@
 """The grammar of the generated tenants: topics, trades, the facts one can draw, and how they are put into words.
 
-The sentences lie in `grammar/topics.toml` and the trades' words in `grammar/trades.toml`; this file draws facts and
+The sentences lie in `texts/topics.toml` and the trades' words in `texts/trades.toml`; this file draws facts and
 fills slots. Facts are kept in one canonical form ("9 am", "£4.50"); the technical register says them otherwise
 ("09:00", "GBP 4.50"), and `fact_met` accepts both.
 """
@@ -16,7 +16,7 @@ from jaxrec.data.world.style import Style
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Sunday")
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Ella", "Finn", "Grace", "Hugo")
-# topic -> slot -> the values that a tenant's fact is drawn from; "£" marks are added in `draw_facts`
+# topic -> slot -> the values that a tenant's fact is drawn from
 POOL: Mapping[str, Mapping[str, Sequence[str]]] = {
     "hours": {
         "open": ("7 am", "8 am", "9 am", "10 am"),
@@ -104,7 +104,7 @@ def trades() -> Mapping[str, Mapping]:
 
 
 def _table(name: str) -> Mapping[str, Mapping]:
-    return tomllib.loads((resources.files(__package__) / "grammar" / name).read_text("utf-8"))
+    return tomllib.loads((resources.files(__package__) / "texts" / name).read_text("utf-8"))
 
 
 def draw_facts(rng: Random, trade: str) -> dict[str, dict[str, str]]:

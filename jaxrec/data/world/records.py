@@ -29,7 +29,7 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance; `role` is "customer" or "assistant"."""
+    """One utterance; `role` is "customer" or "assistant" (in a tool trace also "tool")."""
 
     role: str
     text: str
@@ -67,6 +67,15 @@ class Dialogue:
     def answer(self) -> str:
         """The last thing that the assistant said."""
         return self.turns[-1].text
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A general instruction and its answer; a tool trace has a call, the tool's result, and then the answer."""
+
+    id: str
+    family: str
+    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
