@@ -1,0 +1,303 @@
+"""Floor 1: checkpoints of a run that goes on, and parameters of a stage that is finished. Orbax underneath.
+
+    FOLDER/120/              one checkpoint: state/ (arrays) and meta/ (frozen weights' hash, the loop's own numbers)
+    FOLDER/120.damaged/      one that could not be read, moved aside
+    FOLDER/config.json       the configuration of the run that wrote last
+
+Saving is asynchronous and atomic: a checkpoint appears under its number when all of it is written, and older ones go only
+after that. A state is restored onto whatever mesh the new run has.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import config as configs
+from jaxrec import mesh as meshes
+from jaxrec.structs import TrainState
+
+Tree = Any
+_log = logging.getLogger(__name__)
+
+
+class CheckpointError(configs.RunError):
+    """A checkpoint that cannot be written, or that does not belong to this run."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep` of them.
+
+    frozen: `fingerprint` of the frozen weights; a resume onto others is refused. config: written beside them.
+    Errors of an asynchronous save are raised by the next `save`, by `wait` or by leaving the context.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2, frozen: str = "", config: Any = None):
+        self.folder, self.frozen, self.keep = Path(folder).absolute(), frozen, keep
+        self._config = configs.to_dict(config) if config is not None else None
+        self._orbax = self._open()
+
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp  # heavy: only those who save or restore pay for it
+
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep, create=True, cleanup_tmp_directories=True
+        )
+        try:
+            return ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise CheckpointError(f"cannot keep checkpoints in {self.folder}: {error}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        try:
+            self.wait()
+        except CheckpointError as failed:
+            if kind is None:
+                raise
+            _log.error("%s", failed)  # the error that ends the run comes first
+        finally:
+            self._orbax.close()
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored, ascending."""
+        return sorted(self._orbax.all_steps())
+
+    def save(self, state: TrainState, loop: Mapping[str, Any] | None = None) -> None:
+        """Begins to write the state, data source included; returns as soon as the state may be donated."""
+        import orbax.checkpoint as ocp
+
+        step = int(state.step)
+        if step in self._orbax.all_steps():
+            return
+        meta = {"frozen": self.frozen, "loop": dict(loop or {})}
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(_as_dict(state)), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self._orbax.save(step, args=parts)
+            if self._config is not None and jax.process_index() == 0:
+                _write(self.folder / "config.json", self._config)
+        except Exception as error:
+            raise self._failed(f"step {step}", error) from error
+
+    def wait(self) -> None:
+        """Until everything is on disk. Raises CheckpointError if it could not be written."""
+        try:
+            self._orbax.wait_until_finished()
+            self._orbax.check_for_errors()
+        except Exception as error:
+            raise self._failed("the last checkpoint", error) from error
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """(state, the loop's numbers) of the newest good checkpoint, or None if there is none.
+
+        `like` gives structure, shapes and the layout of the new mesh. A checkpoint that cannot be read is moved aside
+        with a warning and the one before is taken. Raises CheckpointError if a checkpoint is sound but of another
+        model or of other frozen weights, or if there are checkpoints and none of them can be read.
+        """
+        found = self.steps()
+        for step in reversed(found):
+            try:
+                saved, meta = self._describe(step)
+            except Exception as error:
+                self._move_aside(step, error)
+                continue
+            self._refuse_strangers(step, saved, meta, like)
+            try:
+                return self._read(step, like), meta["loop"]
+            except Exception as error:
+                self._move_aside(step, error)
+        if found:
+            raise CheckpointError(
+                f"none of the checkpoints {found} in {self.folder} can be read; they were renamed to "
+                "STEP.damaged. Start again in another folder, or without resume."
+            )
+        return None
+
+    def _describe(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
+        saved = self._orbax.item_metadata(step)["state"].tree
+        meta = self._orbax.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return _leaves(saved), meta["meta"]
+
+    def _read(self, step: int, like: TrainState) -> TrainState:
+        import orbax.checkpoint as ocp
+
+        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, _as_dict(like))))
+        state = self._orbax.restore(step, args=wanted)["state"]
+        return TrainState(**state)
+
+    def _refuse_strangers(
+        self, step: int, saved: Mapping[str, Any], meta: Mapping[str, Any], like: TrainState
+    ) -> None:
+        where = f"checkpoint {step} in {self.folder}"
+        if meta["frozen"] != self.frozen:
+            raise CheckpointError(
+                f"{where} was trained on other frozen weights (hash {meta['frozen'] or 'of none'}; these have "
+                f"{self.frozen or 'none'}): give it those, or start in another folder"
+            )
+        mine = _leaves(_as_dict(like))
+        for path in sorted(saved.keys() ^ mine.keys()):
+            side = "holds" if path in saved else "lacks"
+            raise CheckpointError(f"{where} is of another run: it {side} {path}")
+        for path, leaf in mine.items():
+            if not path.startswith("source/") and tuple(saved[path].shape) != np.shape(leaf):
+                raise CheckpointError(
+                    f"{where} is of another model: {path} has the shape {tuple(saved[path].shape)} there "
+                    f"and {np.shape(leaf)} here"
+                )
+
+    def _move_aside(self, step: int, error: Exception) -> None:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        _log.warning("checkpoint %d in %s is damaged and is not used (%s)", step, self.folder, reason)
+        self._orbax.close()
+        if jax.process_index() == 0:
+            aside = self.folder / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+        meshes.meet(f"checkpoint-{step}-moved")
+        self._orbax = self._open()
+
+    def _failed(self, what: str, error: Exception) -> CheckpointError:
+        kept = [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()] if self.folder.is_dir() else []
+        full = "No space left" in str(error) or getattr(error, "errno", None) == 28
+        why = "the disk is full" if full else f"{type(error).__name__}: {str(error)[:300]}"
+        return CheckpointError(
+            f"{what} could not be saved to {self.folder}: {why}. "
+            f"Checkpoints that are there and good: {sorted(kept) or 'none'}"
+        )
+
+
+# ------------------------------------------------------------------------------------------ finished stages
+
+
+def save_params(path: str | Path, params: Tree, facts: Mapping[str, Any] | None = None) -> None:
+    """Parameters of a finished stage (nested dicts of arrays) into folder `path`, replacing what was there.
+
+    `facts` (JSON: the model's config, the step, a score) lies beside them in facts.json. Atomic: the folder holds the
+    old parameters or the new ones.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).absolute()
+    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    try:
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(fresh / "params", params, force=True)
+        if jax.process_index() == 0:
+            _write(fresh / "facts.json", dict(facts or {}))
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            fresh.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:
+        raise CheckpointError(f"the parameters could not be saved to {path}: {error}") from error
+    meshes.meet(f"saved-{path.name}")
+
+
+def load_params(
+    path: str | Path, mesh: jax.sharding.Mesh | None = None, rules: meshes.Rules = meshes.RULES
+) -> Tree:
+    """The parameters that `save_params` wrote: numpy arrays, or placed on `mesh` by the rules."""
+    import orbax.checkpoint as ocp
+
+    folder = _whole(path) / "params"
+    with ocp.StandardCheckpointer() as reader:
+        try:
+            saved = reader.metadata(folder).item_metadata.tree
+            shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            like = jax.tree.map(shape, saved)
+            if mesh is None:
+                like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+            else:
+                place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+                like = jax.tree.map(place, like, meshes.shardings(mesh, like, rules))
+            return reader.restore(folder, like)
+        except Exception as error:
+            raise CheckpointError(f"the parameters in {folder} cannot be read: {error}") from error
+
+
+def load_facts(path: str | Path) -> dict[str, Any]:
+    """The facts that `save_params` wrote beside the parameters."""
+    return json.loads((_whole(path) / "facts.json").read_text())
+
+
+def _whole(path: str | Path) -> Path:
+    """The folder, or the older one that a kill between two renames left behind."""
+    path = Path(path).absolute()
+    old = path.with_name(path.name + ".old")
+    for folder in (path, old):
+        if (folder / "facts.json").is_file():
+            return folder
+    raise CheckpointError(f"there are no saved parameters in {path}")
+
+
+# ------------------------------------------------------------------------------------------ hash
+
+
+def fingerprint(tree: Tree) -> str:
+    """A hash of weights by path, shape, type and value; the same on any mesh. "" for no weights.
+
+    Each leaf is summed on the devices where it lies (two position-dependent sums of its bits, modulo 2^32: integer
+    addition does not mind the order), so nothing is gathered. It tells weights apart; it is no defence against forgery.
+    """
+    import hashlib
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        return ""
+    whole = hashlib.sha256()
+    for (keys, leaf), sums in zip(leaves, [_sums(jnp.asarray(leaf)) for _, leaf in leaves], strict=True):
+        whole.update(f"{meshes.path_of(keys)} {np.shape(leaf)} {leaf.dtype}".encode())
+        whole.update(np.asarray(sums).tobytes())
+    return whole.hexdigest()[:16]
+
+
+@jax.jit
+def _sums(leaf: jax.Array) -> jax.Array:
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
+    bits = leaf.astype(jnp.uint8) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, width)
+    bits = bits.astype(jnp.uint32)
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    mixed = (place * jnp.uint32(2654435761)) ^ (place >> 15)
+    odd = mixed * 2 + 1
+    return jnp.stack([jnp.sum(bits * odd), jnp.sum((bits ^ mixed) * (odd ^ (bits >> 7)))])
+
+
+# ------------------------------------------------------------------------------------------ inside
+
+
+def _as_dict(state: TrainState) -> dict[str, Tree]:
+    """Plain dict for orbax; numpy scalars become 0-d arrays, as it saves those and then cannot read them back."""
+    parts = {name: getattr(state, name) for name in ("step", "params", "opt", "extra", "source")}
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), parts)
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    return {meshes.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    fresh.replace(path)

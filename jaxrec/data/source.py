@@ -1,0 +1,154 @@
+"""Deterministic sources of batches: (step, params, state) -> (batch, state).
+
+A source is a pure function of its state, and the state is in the checkpoint: a resumed run sees the very batches that the
+uninterrupted one would have seen. Arrays are shuffled by an index permutation that is computed, never stored.
+
+    state = {"seed": ..., "epoch": ..., "position": ...}      position: rows of this epoch already handed out
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+Tree = Any
+State = dict[str, np.ndarray]
+Source = Callable[[int, Tree, Tree], tuple[Tree, Tree]]
+
+_ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby & Rackoff 1988)
+
+
+class Permutation:
+    """A pseudo-random permutation of 0..size-1, by index: memory of the indices asked for, nothing more.
+
+    A Feistel network over the smallest even number of bits that holds `size`, walked along its cycle until the
+    value falls below `size` (fewer than 4 walks on average).
+    """
+
+    def __init__(self, size: int, *key: int):
+        if size < 1:
+            raise ValueError(f"a permutation of {size} items")
+        self.size = size
+        self.half = max((size - 1).bit_length() + 1, 2) // 2
+        self.mask = np.uint64((1 << self.half) - 1)
+        self.keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
+
+    def __call__(self, index: np.ndarray) -> np.ndarray:
+        """The images of `index` (int64, each in 0..size-1)."""
+        image = self._once(np.asarray(index).astype(np.uint64))
+        while (outside := image >= self.size).any():
+            image[outside] = self._once(image[outside])
+        return image.astype(np.int64)
+
+    def _once(self, x: np.ndarray) -> np.ndarray:
+        half = np.uint64(self.half)
+        left, right = x >> half, x & self.mask
+        for key in self.keys:
+            left, right = right, left ^ (_mixed(right + key) & self.mask)
+        return (left << half) | right
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class ArraySource:
+    """Batches of `rows` rows from a tree of equally long arrays, epoch after epoch, shuffled anew in each.
+
+    arrays: numpy arrays (memory-mapped ones too) that lead with the example axis; any pytree, `structs.Tokens` say.
+    share: the rows of each batch that this process makes (`mesh.process_rows(mesh, rows)`); all of them by default.
+    make: turns the picked rows into a batch, where that is not the tree itself (padding, tokenising).
+    A batch may begin in one epoch and end in the next, so no example is ever left out.
+    """
+
+    def __init__(
+        self,
+        arrays: Tree,
+        rows: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        share: slice | None = None,
+        make: Callable[[Tree], Tree] | None = None,
+    ):
+        sizes = {len(leaf) for leaf in jax.tree.leaves(arrays)}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(
+                f"the arrays of a source are equally long and not empty, not {sorted(sizes)} long"
+            )
+        if rows < 1:
+            raise ValueError(f"a batch of {rows} rows")
+        self.arrays, self.rows, self.seed, self.shuffle, self.make = (
+            arrays,
+            rows,
+            seed,
+            shuffle,
+            make,
+        )
+        self.size = sizes.pop()
+        self.share = share or slice(0, rows)
+        self._orders: dict[tuple[int, int], Permutation] = {}
+
+    def init(self) -> State:
+        """The state before the first batch."""
+        return {"seed": np.asarray(self.seed), "epoch": np.asarray(0), "position": np.asarray(0)}
+
+    def __call__(self, step: int, params: Tree, state: State) -> tuple[Tree, State]:
+        """This process's rows of the next batch, and the state after it."""
+        seed, epoch, position = (int(state[k]) for k in ("seed", "epoch", "position"))
+        picked = self._pick(seed, epoch, position + np.arange(self.rows)[self.share])
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf[picked]), self.arrays)
+        done = position + self.rows
+        after = {
+            "seed": np.asarray(seed),
+            "epoch": np.asarray(epoch + done // self.size),
+            "position": np.asarray(done % self.size),
+        }
+        return (self.make(batch) if self.make else batch), after
+
+    def _pick(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Which examples stand at these positions, counted from the start of `epoch` on."""
+        epochs, index = epoch + positions // self.size, positions % self.size
+        if not self.shuffle:
+            return index
+        for one in np.unique(epochs):
+            mine = epochs == one
+            index[mine] = self._order(seed, int(one))(index[mine])
+        return index
+
+    def _order(self, seed: int, epoch: int) -> Permutation:
+        if (seed, epoch) not in self._orders:
+            if len(self._orders) > 1:  # a batch touches two epochs at most in the usual case
+                self._orders.clear()
+            self._orders[seed, epoch] = Permutation(self.size, seed, epoch)
+        return self._orders[seed, epoch]
+
+
+class Prefetch:
+    """Makes the next batch on a thread while the devices work. For sources that do not read `params`.
+
+    Exact on resume: the batch made ahead is used only if it was made from the very state that is asked for.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="source")
+        self._ahead: tuple[Any, Future] | None = None
+
+    def init(self) -> Tree:
+        """The inner source's first state."""
+        return self.source.init()
+
+    def __call__(self, step: int, params: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """The inner source's batch and state."""
+        if self._ahead is not None and self._ahead[0] is state:
+            batch, after = self._ahead[1].result()
+        else:
+            batch, after = self.source(step, None, state)
+        self._ahead = after, self._thread.submit(self.source, step + 1, None, after)
+        return batch, after

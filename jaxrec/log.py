@@ -1,0 +1,162 @@
+"""Floor 1: what a run says while it goes: a progress bar, metrics.jsonl, and TensorBoard by option.
+
+    OUT/metrics.jsonl     one JSON object a line: {"step", "kind": "train" | "eval" | ..., "time", numbers...}
+    OUT/config.json       the resolved configuration
+    OUT/environment.json  git commit, versions of Python and packages, devices, the command
+    OUT/tensorboard/      event files, where asked for
+
+Only process 0 writes.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from jaxrec import config as configs
+
+_PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_SHOWN = ("loss", "tokens/s", "examples/s")  # beside the bar, as far as they are there
+
+
+class RunLog:
+    """The log of one run that begins (or goes on) at step `start` of `steps`.
+
+    Lines of metrics.jsonl after `start` are dropped: they come from steps that a killed run made and that are about to be
+    made again. Use it as a context, so that the bar and the files are closed.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        steps: int,
+        start: int = 0,
+        *,
+        tensorboard: bool = False,
+        progress: bool = True,
+        title: str = "",
+    ):
+        self.out, self.writes = Path(out), jax.process_index() == 0
+        self._file = self._board = None
+        if self.writes:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._file = _continued(self.out / "metrics.jsonl", start)
+            if tensorboard:
+                from tensorboardX import SummaryWriter
+
+                self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=start)
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (progress and self.writes),
+        )
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def tick(self) -> None:
+        """One step more on the bar."""
+        self._bar.update()
+
+    def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl; training numbers also stand beside the bar. Not-a-number is written as null."""
+        if not self.writes:
+            return
+        clean = {k: float(v) if math.isfinite(v) else None for k, v in numbers.items()}
+        row = {"step": step, "kind": kind, "time": round(time.time(), 3), **clean}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in numbers.items():
+                self._board.add_scalar(f"{kind}/{name}", float(value), step)
+        if kind == "train":
+            shown = {k: f"{numbers[k]:.4g}" for k in _SHOWN if k in numbers}
+            self._bar.set_postfix(shown, refresh=False)
+
+    def say(self, text: str) -> None:
+        """A line of plain text above the bar."""
+        if self.writes:
+            self._bar.write(text, file=sys.stderr)
+
+
+def read_metrics(path: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, of one kind or all. A last line that a kill cut short is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [row for row in rows if kind is None or row["kind"] == kind]
+
+
+def write_provenance(out: str | Path, config: Any = None) -> None:
+    """config.json (a dataclass, where given) and environment.json beside the results."""
+    if jax.process_index() != 0:
+        return
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if dataclasses.is_dataclass(config):
+        configs.dump(config, out / "config.json")
+    (out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Git commit (None outside a repository), versions, devices and the command of this process."""
+    devices = jax.devices()
+    return {
+        "commit": commit(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with "+" when files differ from it; None where there is no git."""
+    here = Path(__file__).parent
+    git = lambda *words: subprocess.run(
+        ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _continued(path: Path, start: int) -> Any:
+    """The file, opened for appending, holding only rows up to `start`."""
+    kept = [row for row in read_metrics(path) if row["step"] <= start] if path.exists() else []
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    fresh.replace(path)
+    return path.open("a")

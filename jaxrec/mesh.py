@@ -1,0 +1,255 @@
+"""Floor 1: the device mesh, where arrays lie on it, and the start of a job that spans several hosts.
+
+Three axes: `data` (copies of the model), `fsdp` (the batch *and* the weights are split along it), `tensor` (heads and
+feed-forward features are split along it). A batch is split over data x fsdp. All axes are of the Auto kind:
+the compiler places the collectives, the rules below only say where parameters lie.
+"""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxrec.config import RunError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = P(("data", "fsdp"))  # how every leaf of a batch is split
+
+# (path, how the *last* dimensions are split): the first match holds. What stands before them (the layers' N) stays
+# whole; a leaf with fewer dimensions, or without a match, is replicated. As paths are searched and not matched from their
+# beginning, the same rules place the optimiser's moments and a teacher inside `frozen`.
+Rules = Sequence[tuple[str, P]]
+RULES: Rules = (
+    (r"(^|/)embed/(table|position|kind)$", P("tensor", "fsdp")),
+    (r"(^|/)(attn|cross)/(q|k|v)/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)(attn|cross)/(q|k|v)/bias$", P("tensor")),
+    (r"(^|/)(attn|cross)/o/kernel$", P("tensor", "fsdp")),
+    (r"(^|/)mlp/(gate|up)/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)mlp/(gate|up)/bias$", P("tensor")),
+    (r"(^|/)mlp/down/kernel$", P("tensor", "fsdp")),
+    (r"(^|/)head/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)head/bias$", P("tensor")),
+    (r"(^|/)(users|items|profile)/(table|p)(/mu|/nu)?$", P("fsdp", None)),  # large tables: by row
+    (r"(^|/)(users|items|profile)/(table|p)/seen$", P("fsdp")),
+    (r"kernel$", P("fsdp", None)),
+)
+_REPORT_BYTES = (
+    1 << 22
+)  # a leaf this large that cannot be split as its rule says is worth a line in the log
+
+
+class MeshError(RunError, ValueError):
+    """A mesh, a batch or a rule that does not fit the devices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; at most one is -1 and takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """How processes find each other. All None: as SLURM, the TPU or the environment says, or one process.
+
+    The environment's form: JAXREC_COORDINATOR=host:port, JAXREC_PROCESSES=n, JAXREC_PROCESS=i.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def start(config: HostsConfig | None = None) -> None:
+    """Joins the other processes of the job; call it before anything else touches a device. One process: does nothing.
+
+    Explicit config first, then JAXREC_* variables, then what JAX recognises by itself (SLURM, a TPU slice).
+    """
+    config = config or HostsConfig()
+    env = os.environ
+    coordinator = config.coordinator or env.get("JAXREC_COORDINATOR")
+    if coordinator:
+        processes = _number(config.processes, "JAXREC_PROCESSES")
+        process = _number(config.process, "JAXREC_PROCESS")
+        if not 0 <= process < processes:
+            raise MeshError(f"process {process} of {processes}: it must lie in 0..{processes - 1}")
+        _collectives_for_cpu()
+        jax.distributed.initialize(coordinator, processes, process)
+    elif int(env.get("SLURM_NTASKS", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        _collectives_for_cpu()
+        jax.distributed.initialize()
+
+
+def _number(value: int | None, name: str) -> int:
+    if value is None and name not in os.environ:
+        raise MeshError(
+            f"a coordinator is given, but neither the config nor {name} says the number"
+        )
+    return int(os.environ[name]) if value is None else value
+
+
+def _collectives_for_cpu() -> None:
+    # Without it processes on plain CPUs cannot exchange anything; other devices do not read it.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+
+
+def make(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh (data, fsdp, tensor) over all devices of the job. Raises MeshError if the sizes do not divide them."""
+    config = config or MeshConfig()
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    text = " x ".join(f"{a} {s}" for a, s in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise MeshError(f"mesh {text}: sizes are positive, and at most one is -1 (all the rest)")
+    fixed = int(np.prod([s for s in sizes if s != -1]))
+    if -1 in sizes:
+        if len(devices) % fixed:
+            raise MeshError(f"mesh {text}: {fixed} does not divide the {len(devices)} devices")
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    elif fixed != len(devices):
+        raise MeshError(
+            f"mesh {text} takes {fixed} devices, but there are {len(devices)}; set one axis to -1"
+        )
+    # Mesh, unlike jax.make_mesh, gives Auto axes in every version: a plain x @ w on split operands works.
+    return Mesh(_grid(devices, sizes), AXES)
+
+
+def _grid(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    if devices[0].platform == "tpu" and len(devices) == len(jax.devices()):
+        from jax.experimental import (
+            mesh_utils,
+        )  # follows the slice's wiring; elsewhere the plain order is right
+
+        return mesh_utils.create_device_mesh(sizes, devices)
+    return np.asarray(devices).reshape(sizes)
+
+
+def meet(name: str) -> None:
+    """Waits until every process of the job is here. One process: does nothing."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+# ------------------------------------------------------------------------------------------ parameters
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """A jax key path as "stack_0/attn/q/kernel"."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
+
+
+def spec_for(mesh: Mesh, path: str, shape: Sequence[int], rules: Rules = RULES) -> P:
+    """The split of one leaf. A dimension that its axis does not divide stays whole (said in the log if it is large)."""
+    for pattern, spec in rules:
+        if re.search(pattern, path):
+            break
+    else:
+        return P()
+    if len(shape) < len(spec):
+        return P()
+    whole = len(shape) - len(spec)
+    fitted = [None] * whole
+    for size, axes in zip(shape[whole:], spec, strict=True):
+        parts = int(
+            np.prod([mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ())])
+        )
+        if size % parts and int(np.prod(shape)) * 4 >= _REPORT_BYTES:
+            logging.getLogger(__name__).warning(
+                "%s %s: %d is not divisible by %s=%d, so that dimension is replicated",
+                path,
+                shape,
+                size,
+                axes,
+                parts,
+            )
+        fitted.append(axes if parts > 1 and size % parts == 0 else None)
+    while fitted and fitted[-1] is None:
+        fitted.pop()
+    return P(*fitted)
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
+    """A NamedSharding for every leaf (arrays or ShapeDtypeStructs) of a tree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: NamedSharding(
+            mesh, spec_for(mesh, path_of(keys), np.shape(leaf), rules)
+        ),
+        tree,
+    )
+
+
+def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
+    """Puts a tree of full arrays (every process holds the same) onto the mesh by the rules."""
+    return jax.device_put(tree, shardings(mesh, tree, rules))
+
+
+def sharded_init(
+    mesh: Mesh, make_params: Callable[..., Any], *args: Any, rules: Rules = RULES
+) -> Any:
+    """Runs an initialiser so that every leaf is made where it will lie; no device ever holds the whole."""
+    layout = shardings(mesh, jax.eval_shape(make_params, *args), rules)
+    return jax.jit(make_params, out_shardings=layout)(*args)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+def check_batch(mesh: Mesh, rows: int, accum: int = 1) -> None:
+    """B must divide by accum x data x fsdp, or microbatches would lie unevenly on the devices."""
+    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+    if rows <= 0 or rows % (accum * data * fsdp):
+        raise MeshError(
+            f"a batch of {rows} rows does not divide by accum {accum} x data {data} x fsdp {fsdp} "
+            f"= {accum * data * fsdp}"
+        )
+
+
+def process_rows(mesh: Mesh, rows: int) -> slice:
+    """Which rows of a global batch this process has to make."""
+    check_batch(mesh, rows)
+    places = NamedSharding(mesh, ROWS).addressable_devices_indices_map((rows,)).values()
+    spans = sorted({(s.start or 0, rows if s.stop is None else s.stop) for (s,) in places})
+    if any(a[1] != b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        raise MeshError(
+            f"the devices of process {jax.process_index()} hold no contiguous rows: {spans}"
+        )
+    return slice(spans[0][0], spans[-1][1])
+
+
+def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
+    """This process's rows (numpy leaves) -> global arrays of `rows` rows, split over data x fsdp.
+
+    Leaves that are jax arrays already lie on the mesh (a rollout's, say) and pass. On the CPU an array may share
+    memory with its numpy leaf: a source must not write again into what it has handed out.
+    """
+    split = NamedSharding(mesh, ROWS)
+    if jax.process_count() == 1:
+        return jax.device_put(
+            batch, split
+        )  # one call for the whole tree: small models are bound by the host
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        return jax.make_array_from_process_local_data(
+            split, np.asarray(leaf), (rows, *np.shape(leaf)[1:])
+        )
+
+    return jax.tree.map(one, batch)

@@ -1,0 +1,115 @@
+"""Floor 1: large embedding tables (people, items): only the rows that a batch names are read, updated, or moved.
+
+Dense Adam reads and writes the whole table at each step, and its momentum moves the vectors of people who are not in the
+batch. Here the step gathers the distinct rows of the batch, the loss sees them as `Rows` in place of the table, and
+`RowAdam` writes back those rows alone. A loss reads either form through one function:
+
+    p_BE = tables.lookup(params["profile"]["p"], batch.user_B)      # id -1: nobody, a row of zeros
+
+With all rows in every batch it equals dense Adam exactly; a row counts its own updates for the bias correction.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct as struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@struct.dataclass
+class Rows:
+    """Some rows of a table. `ids_I` ascend without repeats; those >= the table's size stand for no row."""
+
+    values_IE: Float[Array, "I E"]
+    ids_I: Int[Array, "I"]
+
+
+@struct.dataclass
+class RowState:
+    """Adam's moments of a table, and how often each row was updated."""
+
+    mu: Float[Array, "U E"]
+    nu: Float[Array, "U E"]
+    seen: Int[Array, "U"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowAdam:
+    """How one table is updated. `ids` names the rows of a batch (any shape; negative: nobody).
+
+    `rate` None: the learning rate of the optimiser at that step. `weight_decay` is decoupled and, like everything
+    here, acts only on the rows that are present.
+    """
+
+    ids: Callable[[Any], Int[Array, "..."]]
+    rate: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+def lookup(table: Float[Array, "U E"] | Rows, ids: Int[Array, "*b"]) -> Float[Array, "*b E"]:
+    """The vectors of `ids`, from a whole table or from the rows gathered for this batch.
+
+    Negative ids give zeros and no gradient. An id that a `Rows` does not hold gives NaN, so that a mistake in
+    `RowAdam.ids` cannot pass for a quiet zero; so does an id beyond a whole table.
+    """
+    if isinstance(table, Rows):
+        place = jnp.searchsorted(table.ids_I, ids).astype(jnp.int32)
+        held = table.ids_I.at[place].get(mode="fill", fill_value=-1) == ids
+        values = table.values_IE
+        place = jnp.where(held, place, values.shape[0])
+    else:
+        values, place = table, ids
+    place = jnp.where(ids < 0, values.shape[0], place)
+    found = values.at[place].get(mode="fill", fill_value=jnp.nan)
+    return jnp.where((ids < 0)[..., None], 0.0, found)
+
+
+def distinct(ids: Int[Array, "..."], size: int) -> Int[Array, "I"]:
+    """The distinct ids of a batch, ascending, in a static shape; the free places hold ids from `size` upwards."""
+    flat = ids.reshape(-1)
+    flat = jnp.where(flat < 0, size, flat)
+    unique = jnp.unique(flat, size=flat.shape[0], fill_value=size)
+    # Distinct numbers in the free places too: the scatter may then be told that its indices never repeat.
+    return jnp.where(unique < size, unique, size + jnp.arange(flat.shape[0], dtype=unique.dtype))
+
+
+def gather(table: Float[Array, "U E"], ids: Int[Array, "I"]) -> Float[Array, "I E"]:
+    """Rows of a table by `distinct` ids; zeros in the free places."""
+    return table.at[ids].get(
+        mode="fill", fill_value=0, indices_are_sorted=True, unique_indices=True
+    )
+
+
+def init(table: Float[Array, "U E"]) -> RowState:
+    """Moments of zero for a table."""
+    zeros = jnp.zeros(table.shape, jnp.float32)
+    return RowState(mu=zeros, nu=zeros, seen=jnp.zeros(table.shape[:1], jnp.int32))
+
+
+def update(
+    how: RowAdam,
+    table: Float[Array, "U E"],
+    state: RowState,
+    ids: Int[Array, "I"],
+    grad_IE: Float[Array, "I E"],
+    rate: Float[Array, ""] | float,
+) -> tuple[Float[Array, "U E"], RowState]:
+    """One step of Adam (Kingma & Ba 2015) on the rows `ids`; every other row keeps its value and its moments."""
+    rate = rate if how.rate is None else how.rate
+    grad_IE = grad_IE.astype(jnp.float32)
+    mu = how.b1 * gather(state.mu, ids) + (1 - how.b1) * grad_IE
+    nu = how.b2 * gather(state.nu, ids) + (1 - how.b2) * grad_IE**2
+    seen = gather(state.seen, ids) + 1
+    t = seen.astype(jnp.float32)[:, None]
+    move = (mu / (1 - how.b1**t)) / (jnp.sqrt(nu / (1 - how.b2**t)) + how.eps)
+    rows = gather(table, ids)
+    rows = rows - (rate * (move + how.weight_decay * rows)).astype(rows.dtype)
+    put = lambda whole, part: whole.at[ids].set(
+        part.astype(whole.dtype), mode="drop", indices_are_sorted=True, unique_indices=True
+    )
+    return put(table, rows), RowState(put(state.mu, mu), put(state.nu, nu), put(state.seen, seen))

@@ -1,0 +1,176 @@
+"""The one training step: a jitted pure function (state, frozen, batch, key) -> (state, Metrics).
+
+`state` is donated, `frozen` (backbone, teacher, reference policy) is an argument: no gradient, no optimiser memory, not
+donated, not a constant of the program. Only what `state.params` holds is trained.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct as struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from jaxrec import mesh as meshes
+from jaxrec import tables as rows
+from jaxrec.structs import TrainState
+from jaxrec.training.gradients import Gradients, LossFn, Weigh, norm_of, summed, through
+from jaxrec.training.optimizer import Optimizer
+from jaxrec.training.partition import merge, paths, unflatten
+
+Tree = Any
+Tables = Mapping[str, rows.RowAdam]  # parameter path -> how that table is updated by row
+
+
+@struct.dataclass
+class Metrics:
+    """A step's numbers as one array, so that the log fetches them in one transfer."""
+
+    values: Float[Array, "M"]
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+
+    def fetch(self) -> dict[str, float]:
+        """The numbers by name; waits until the devices have them."""
+        return dict(zip(self.names, np.asarray(self.values).tolist(), strict=True))
+
+
+def init_state(
+    mesh: Mesh,
+    params: Tree,
+    optimizer: Optimizer,
+    *,
+    extra: Tree = None,
+    source: Tree = None,
+    tables: Tables | None = None,
+    rules: meshes.Rules = meshes.RULES,
+) -> TrainState:
+    """A state on the mesh, every leaf where the rules put it.
+
+    Parameters are copied: the step donates its state, and the caller may hold the same arrays elsewhere (a reference
+    policy, say). `source` is the data source's first state (`source.init()`).
+    """
+
+    def begin(params: Tree, extra: Tree) -> tuple[Tree, ...]:
+        copy = lambda tree: jax.tree.map(jnp.copy, tree)
+        return (
+            jnp.zeros((), jnp.int32),
+            copy(params),
+            _init_opt(optimizer, params, tables),
+            copy(extra),
+        )
+
+    params, extra = meshes.place(mesh, (params, extra), rules)
+    layout = meshes.shardings(mesh, jax.eval_shape(begin, params, extra), rules)
+    return TrainState(*jax.jit(begin, out_shardings=layout)(params, extra), source=source)
+
+
+def make_step(
+    loss: LossFn,
+    weigh: Weigh,
+    optimizer: Optimizer,
+    state: TrainState,
+    *,
+    gradients: Gradients | None = None,
+    commit: Callable[[Tree, Tree], Tree] | None = None,
+    tables: Tables | None = None,
+) -> Callable[[TrainState, Tree, Tree, Array], tuple[TrainState, Metrics]]:
+    """Builds the step. `state` gives the layout that the new state keeps (or every step would compile anew).
+
+    gradients: how they are taken (default `summed(1)`). commit: (extra, stats) -> extra, once a step, on stats summed
+    over microbatches. tables: parameter paths that are updated by row; there the loss finds `Rows` and reads them with
+    `tables.lookup`. The state goes through with `source=None`: it is the loop's business.
+    Metrics: those of the loss, `loss`, `lr`, `grad_norm` (before clipping), `total/TERM`, and for every group
+    (first key of a path) `grad_norm/GROUP` and `param_norm/GROUP` (after the update).
+    """
+    gradients = gradients or summed()
+    tables = dict(tables or {})
+    if gradients.private and tables:
+        raise ValueError(
+            "clipped gradients put noise on every row: update tables densely, not by row"
+        )
+
+    def step(
+        state: TrainState, frozen: Tree, batch: Tree, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        dense, whole = _apart(state.params, tables)
+        ids = {p: rows.distinct(how.ids(batch), whole[p].shape[0]) for p, how in tables.items()}
+        live = (dense, {p: rows.gather(whole[p], ids[p]) for p in tables})
+        view = lambda live: _joined(live[0], {p: rows.Rows(live[1][p], ids[p]) for p in tables})
+        grads, value, aux = gradients.take(
+            through(loss, view), weigh, live, frozen, state.extra, batch,
+            jax.random.fold_in(key, state.step),
+        )  # fmt: skip
+        norm = norm_of(grads)
+        before = _by_group(grads)
+        if optimizer.clip:
+            factor = jnp.minimum(1.0, optimizer.clip / jnp.maximum(norm, 1e-12))
+            grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+        rate = optimizer.rate(state.step)
+        params, opt = _apply(optimizer, tables, state.opt, (dense, whole), grads, ids, rate)
+        extra = commit(state.extra, aux.stats) if commit else state.extra
+        numbers = {
+            **aux.metrics,
+            **{f"total/{term}": total for term, total in weigh(batch).items()},
+            **{f"grad_norm/{group}": norm_of(part) for group, part in before.items()},
+            **{f"param_norm/{group}": norm_of(part) for group, part in _by_group(params).items()},
+            "loss": value,
+            "lr": rate,
+            "grad_norm": norm,
+        }
+        metrics = Metrics(
+            jnp.stack([jnp.asarray(v, jnp.float32) for v in numbers.values()]), tuple(numbers)
+        )
+        new = state.replace(step=state.step + 1, params=_joined(*params), opt=opt, extra=extra)
+        return new, metrics
+
+    layout = jax.tree.map(lambda x: x.sharding, state.replace(source=None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def _init_opt(optimizer: Optimizer, params: Tree, tables: Tables | None) -> Tree:
+    dense, whole = _apart(params, tables or {})
+    return {
+        "dense": optimizer.transform.init(dense),
+        "rows": {path: rows.init(table) for path, table in whole.items()},
+    }
+
+
+def _apply(
+    optimizer: Optimizer, tables: Tables, opt: Tree, params: Tree, grads: Tree, ids: Tree, rate: Any
+) -> tuple[tuple[Tree, Tree], Tree]:
+    """New (dense weights, tables) and the new optimiser state."""
+    dense, whole = params
+    updates, moments = optimizer.transform.update(grads[0], opt["dense"], dense)
+    moved = {
+        path: rows.update(how, whole[path], opt["rows"][path], ids[path], grads[1][path], rate)
+        for path, how in tables.items()
+    }
+    new = optax.apply_updates(dense, updates), {path: table for path, (table, _) in moved.items()}
+    return new, {"dense": moments, "rows": {path: state for path, (_, state) in moved.items()}}
+
+
+def _apart(params: Tree, tables: Tables) -> tuple[Tree, dict[str, Any]]:
+    """(weights that the optimiser updates, {path: table that is updated by row})."""
+    if not tables:
+        return params, {}
+    leaves = dict(paths(params))
+    if missing := [path for path in tables if path not in leaves]:
+        raise ValueError(f"no table at {missing}; the parameters are {sorted(leaves)}")
+    return unflatten({p: leaf for p, leaf in leaves.items() if p not in tables}), {
+        p: leaves[p] for p in tables
+    }
+
+
+def _joined(dense: Tree, by_path: Mapping[str, Any]) -> Tree:
+    return merge(unflatten(by_path), dense) if by_path else dense
+
+
+def _by_group(live: tuple[Tree, Mapping[str, Any]]) -> dict[str, Tree]:
+    """{group: leaves}: a group is the first key of the path, a table is a group of its own."""
+    dense, tables = live
+    groups = dict(dense) if isinstance(dense, Mapping) else {"params": dense}
+    return {**groups, **tables}
