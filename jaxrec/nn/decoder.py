@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.delta import Sites, StackSites
-from jaxrec.nn.attention import Attention, self_mask
+from jaxrec.nn.attention import Attention
 from jaxrec.nn.cache import LayerCache, new_cache
-from jaxrec.nn.embed import Embed, enter, enter_cached
+from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import ACTIVATIONS, Dense, Mlp, Norm, adapt, change_at, low_rank
 from jaxrec.nn.rope import RopeScaling, rotary
 from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes
@@ -151,20 +151,11 @@ class Decoder(nn.Module):
         embed = Embed(c.vocab, c.d_model, c.init_std, name="embed")
         x_BLD = (embed(ids_BL) if inputs_BLD is None else inputs_BLD).astype(c.dtype)
         mask_BL = jnp.ones(x_BLD.shape[:2], bool) if mask_BL is None else mask_BL
-        if cache is None:
-            entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer)
-            keys_BM = entry.positions_BL
-            seen_BLM = self_mask(entry.mask_BL, True, entry.segments_BL, entry.shared)
-        else:
-            entry = enter_cached(x_BLD, mask_BL, cache, outer)
-            keys_BM = jnp.arange(entry.n_slots)[None]
-            # a slot up to one's own is filled, with keys of the same row
-            seen_BLM = keys_BM[:, None, :] <= entry.positions_BL[:, :, None]
-            seen_BLM = seen_BLM & entry.mask_BL[:, :, None]
+        entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer, cache)
         context = {
-            "mask_BLM": seen_BLM,
+            "mask_BLM": entry.seen_BLM,
             "turn": rotary(entry.positions_BL, c.rotary_dim, c.rope_theta, c.rope_scaling),
-            "positions": (entry.positions_BL, keys_BM),
+            "positions": (entry.positions_BL, entry.key_positions_BM),
         }
         x_BLD = entry.x_BLD if self.constrain is None else self.constrain(entry.x_BLD)
         x_BLD, cache, states = run_stacks(
@@ -173,7 +164,7 @@ class Decoder(nn.Module):
             remat=c.remat, constrain=self.constrain,
         )  # fmt: skip
         if cache is not None:
-            cache = cache.replace(filled_B=cache.filled_B + entry.mask_BL.sum(1))
+            cache = cache.replace(filled_B=entry.filled_B)
         own = slice(entry.shared, None)  # without the soft prompt
         normed = Norm(c.norm, c.norm_eps, name="norm")(x_BLD[:, own])
         states = {i: x[:, own] for i, x in states.items()} | {c.layers: normed}
@@ -184,7 +175,7 @@ class Decoder(nn.Module):
             normed = last_real(normed, mask_BL)
         return out.replace(logits=self._logits(normed, embed, outer))
 
-    def _logits(self, x_BLD: Array, embed: "Embed", outer: OuterDelta) -> Array:
+    def _logits(self, x_BLD: Array, embed: Embed, outer: OuterDelta) -> Array:
         c = self.cfg
         if c.tied:
             y = embed.attend(x_BLD)

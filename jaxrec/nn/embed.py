@@ -5,6 +5,7 @@ import flax.struct as struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.nn.attention import self_mask
 from jaxrec.nn.cache import slots_for
 from jaxrec.nn.layers import weight
 from jaxrec.structs import KVCache, OuterDelta
@@ -31,14 +32,14 @@ class Embed(nn.Module):
 
 @struct.dataclass
 class Entry:
-    """Embeddings with the outer delta in them. L counts the `shared` rows of a soft prompt, which come first."""
+    """What enters the layers, and who sees whom. L counts the `shared` rows of a soft prompt, which come first."""
 
     x_BLD: Float[Array, "B L D"]
-    mask_BL: Bool[Array, "B L"]
     positions_BL: Int[Array, "B L"]  # with a cache: the slots too
-    segments_BL: Int[Array, "B L"] | None = None
+    key_positions_BM: Int[Array, "_ M"]
+    seen_BLM: Bool[Array, "B L M"]
+    filled_B: Int[Array, "B"] | None = None  # of the cache, these tokens included
     shared: int = struct.field(pytree_node=False, default=0)
-    n_slots: int = struct.field(pytree_node=False, default=0)
 
 
 def enter(
@@ -47,62 +48,52 @@ def enter(
     positions_BL: Int[Array, "B L"] | None,
     segments_BL: Int[Array, "B L"] | None,
     outer: OuterDelta,
+    cache: KVCache | None = None,
+    causal: bool = True,
 ) -> Entry:
-    """Whole texts. Positions, if not given, count real tokens; a soft prompt shifts them by its length.
+    """Embeddings x with the outer delta in them: whole texts, or (with a cache) the next chunk of each.
 
-    The offset goes to each token at position 0: in a packed row, to the first of each example.
+    Positions, if not given, count real tokens; a soft prompt shifts them by its length. The offset goes to each token
+    at position 0: in a packed row, to the first of each example. In a cache a token's position is its slot, and
+    offset and soft prompt enter with a row's first chunk that has a real token.
+    Raises ValueError when a chunk can't fit into the cache.
     """
+    begins_B1 = jnp.ones((x_BLD.shape[0], 1), bool)
+    if cache is not None:
+        begins_B1 = (cache.filled_B[:, None] == 0) & mask_BL.any(1, keepdims=True)
     if positions_BL is None:
         positions_BL = jnp.maximum(jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) - 1, 0)
-    x_BLD = _offset(x_BLD, mask_BL & (positions_BL == 0), outer)
-    if outer.prompt_BPD is None:
-        return Entry(x_BLD, mask_BL, positions_BL, segments_BL)
-    batch, shared = x_BLD.shape[0], outer.prompt_BPD.shape[1]
-    fill = lambda row: jnp.broadcast_to(row[None], (batch, shared))
-    if segments_BL is not None:
-        segments_BL = _before(fill(jnp.zeros(shared, segments_BL.dtype)), segments_BL)
-    return Entry(
-        _prompted(x_BLD, outer),
-        _before(fill(jnp.ones(shared, bool)), mask_BL),
-        _before(fill(jnp.arange(shared)), positions_BL + shared),
-        segments_BL,
-        shared,
-    )
-
-
-def enter_cached(
-    x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], cache: KVCache, outer: OuterDelta
-) -> Entry:
-    """The next chunk of texts whose beginning is in the cache: a token's position is its slot.
-
-    Offset and soft prompt enter with a row's first chunk that has a real token; later chunks find them in the
-    cache. Raises ValueError when the chunk can't fit into the cache.
-    """
-    n_slots = next(iter(cache.k.values())).shape[2]
-    begins_B = (cache.filled_B == 0) & mask_BL.any(1)
-    first_BL = mask_BL & (jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) == 1) & begins_B[:, None]
-    x_BLD, shared = _offset(x_BLD, first_BL, outer), 0
+    if outer.embed_BD is not None:
+        first_BL = mask_BL & (positions_BL == 0) & begins_B1
+        x_BLD = x_BLD + first_BL[:, :, None] * outer.embed_BD[:, None, :].astype(x_BLD.dtype)
+    shared = 0
     if outer.prompt_BPD is not None:
         shared = outer.prompt_BPD.shape[1]
-        x_BLD = _prompted(x_BLD, outer)
-        mask_BL = _before(jnp.repeat(begins_B[:, None], shared, axis=1), mask_BL)
+        fill = lambda rows: jnp.broadcast_to(rows, (x_BLD.shape[0], shared))
+        mask_BL = _before(fill(begins_B1), mask_BL)
+        positions_BL = _before(fill(jnp.arange(shared)[None]), positions_BL + shared)
+        if segments_BL is not None:
+            segments_BL = _before(fill(jnp.zeros((1, 1), segments_BL.dtype)), segments_BL)
+        prompt = outer.prompt_BPD.astype(x_BLD.dtype)
+        x_BLD = _before(jnp.broadcast_to(prompt, (x_BLD.shape[0], *prompt.shape[1:])), x_BLD)
+    if cache is None:
+        seen_BLM = self_mask(mask_BL, causal, segments_BL, shared)
+        return Entry(x_BLD, positions_BL, positions_BL, seen_BLM, shared=shared)
+    return _into_cache(x_BLD, mask_BL, cache, shared)
+
+
+def _into_cache(x_BLD: Array, mask_BL: Array, cache: KVCache, shared: int) -> Entry:
+    n_slots = next(iter(cache.k.values())).shape[2]
     if x_BLD.shape[1] > n_slots:
         raise ValueError(
             f"{x_BLD.shape[1]} tokens at once, but the cache has {n_slots} slots a row"
         )
     slots_BL = slots_for(mask_BL, cache.filled_B, n_slots)
-    return Entry(x_BLD, mask_BL, slots_BL, None, shared, n_slots)
-
-
-def _offset(x_BLD: Array, first_BL: Array, outer: OuterDelta) -> Array:
-    if outer.embed_BD is None:
-        return x_BLD
-    return x_BLD + first_BL[:, :, None] * outer.embed_BD[:, None, :].astype(x_BLD.dtype)
-
-
-def _prompted(x_BLD: Array, outer: OuterDelta) -> Array:
-    prompt = outer.prompt_BPD.astype(x_BLD.dtype)
-    return _before(jnp.broadcast_to(prompt, (x_BLD.shape[0], *prompt.shape[1:])), x_BLD)
+    slots_1M = jnp.arange(n_slots)[None]
+    # every slot up to one's own is filled, with a key of the same row
+    seen_BLM = (slots_1M[:, None, :] <= slots_BL[:, :, None]) & mask_BL[:, :, None]
+    filled_B = cache.filled_B + mask_BL.sum(1)
+    return Entry(x_BLD, slots_BL, slots_1M, seen_BLM, filled_B, shared)
 
 
 def _before(first: Array, then: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.delta import Sites, StackSites
-from jaxrec.nn.attention import Attention, distance_bias, self_mask
+from jaxrec.nn.attention import Attention, distance_bias
 from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import ACTIVATIONS, Mlp, Norm, adapt, change_at, weight
 from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes
@@ -122,13 +122,13 @@ class Encoder(nn.Module):
         words = Embed(c.vocab, c.d_model, c.init_std, name="embed")
         x_BLD = (words(ids_BL) if inputs_BLD is None else inputs_BLD).astype(c.dtype)
         mask_BL = jnp.ones(x_BLD.shape[:2], bool) if mask_BL is None else mask_BL
-        entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer)
+        entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer, causal=False)
         length = entry.x_BLD.shape[1]
         if length > c.max_length:
             raise ValueError(f"{length} tokens, but this encoder has {c.max_length} positions")
         x_BLD = self._embed(entry.x_BLD, entry.positions_BL)
         context = {
-            "mask_BLM": self_mask(entry.mask_BL, False, entry.segments_BL, entry.shared),
+            "mask_BLM": entry.seen_BLM,
             "positions": (entry.positions_BL, entry.positions_BL),
         }
         if c.distance_buckets:

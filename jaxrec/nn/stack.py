@@ -5,6 +5,7 @@ A stack of one layer skips the scan: a scan copies each layer's weights out of t
 nothing in training and half the speed in decoding. `recut` changes the cuts of given parameters.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,9 +28,9 @@ REMAT = {
 def stack_sizes(layers: int, cuts: Sequence[int]) -> dict[str, int]:
     """{stack name: number of layers}. Raises ValueError when the cuts don't lie inside and rise."""
     edges = (0, *cuts, layers)
-    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(edges)):
         raise ValueError(f"cuts {tuple(cuts)} must rise strictly between 0 and {layers} layers")
-    return {f"stack_{i}": b - a for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))}
+    return {f"stack_{i}": b - a for i, (a, b) in enumerate(itertools.pairwise(edges))}
 
 
 def recut(params: PyTree, old: Any, new: Any) -> PyTree:
