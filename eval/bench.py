@@ -1,0 +1,92 @@
+"""The speed races: jaxrec's own code against its peers, on this machine, in the same run.
+
+    python -m eval.bench --peers .venv-bench/bin/python --out results/bench      (what `make bench` does)
+    python -m eval.bench --race generate-16 --race encode                        some of them
+    python -m eval.bench --list
+
+Every contender lives in a process of its own; rounds are interleaved and rotated; a round in which other programs
+took part of the CPU is run again. Contenders must first give the base's answers (within 1e-3). A race whose peer is
+not installed says so in its rows. Writes one file a race, DIR/RACE.json.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.race import harness
+from eval.race.card import RACES
+from eval.race.harness import Race
+from eval.race.shape import CACHE
+
+COLUMNS = ("race", "contender", "ratio", "lo", "hi", "n", "value", "unit", "base", "bar", "note")
+
+
+def choose(names: Sequence[str]) -> list[Race]:
+    """The races of these names, or all. A name's beginning stands for all that begin so ("generate")."""
+    if not names:
+        return list(RACES)
+    for name in names:
+        if not any(race.name.startswith(name) for race in RACES):
+            known = ", ".join(race.name for race in RACES)
+            raise SystemExit(f"bench: there is no race {name!r}; the races are {known}")
+    return [race for race in RACES if race.name.startswith(tuple(names))]
+
+
+def main() -> int:
+    """Runs the chosen races one after another. Exit status 1 when one of our own contenders failed."""
+    flags = parse()
+    races = choose(flags.race)
+    if flags.list:
+        for race in races:
+            print(f"{race.name:18}{race.about}\n{'':18}{', '.join(race.entries)}")
+        return 0
+    from jaxrec.results import print_table, write_results
+
+    if flags.peers is not None and not flags.peers.exists():
+        print(f"bench: no Python at {flags.peers}: the peers' rows will be empty", file=sys.stderr)
+        flags.peers = None
+    pythons = {False: sys.executable, True: str(flags.peers.absolute()) if flags.peers else None}
+    broken = False
+    for race in races:
+        start = time.perf_counter()
+        print(f"{race.name}: {race.about}", flush=True)
+        rounds = flags.rounds or race.rounds
+        rows, versions = harness.run(race, pythons, CACHE / "logs", rounds)
+        print_table(rows, COLUMNS)
+        write_results(
+            flags.out,
+            "bench",
+            rows,
+            config={"race": race.name, "rounds": rounds},
+            wall_s=time.perf_counter() - start,
+            filename=f"{race.name}.json",
+            versions=versions,
+            command=f"python -m eval.bench --race {race.name}",
+        )
+        broken |= any(
+            row["contender"].startswith("jaxrec") and row["value"] is None for row in rows
+        )
+    return int(broken)
+
+
+def parse() -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--race", action="append", default=[], help="a race's name or its beginning"
+    )
+    parser.add_argument("--list", action="store_true", help="say which races there are")
+    parser.add_argument("--peers", type=Path, help="the Python of the peers' environment")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="where files go")
+    parser.add_argument("--rounds", type=int, help="calm rounds a race needs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

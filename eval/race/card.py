@@ -1,0 +1,125 @@
+"""The races: who runs against whom, on what, and the ratio that we hold ourselves to.
+
+Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
+"""
+
+from eval.race import shape
+from eval.race.harness import Entry, Race
+
+JAX, TORCH = "eval.race.jax_", "eval.race.torch_"
+TOKENS = 16 * shape.NEW
+POPULATIONS = (1, 256, 1_000, 10_000)
+
+
+def _tenants(
+    name: str, about: str, module: str, bar: float, merged: bool, **options: object
+) -> Race:
+    """Sixteen tenants in a batch, and batches drawn from more and more tenants, against one shared delta."""
+    entry = lambda work: Entry(JAX + module, work, options)
+    entries = {"jaxrec, one shared delta": entry("shared"), "jaxrec, 16 tenants": entry("distinct")}
+    entries |= {"jaxrec, merged": entry("merged")} if merged else {}
+    streams = {n: f"jaxrec, stream over {n:,} tenants" for n in POPULATIONS}
+    entries |= {label: entry(f"stream_{n}") for n, label in streams.items()}
+    return Race(
+        name=name,
+        about=about,
+        base="jaxrec, one shared delta",
+        entries=entries,
+        unit="tokens/s",
+        units=TOKENS,
+        bars={"jaxrec, 16 tenants": bar},
+    )
+
+
+def _generate(batch: int) -> Race:
+    return Race(
+        name=f"generate-{batch}",
+        about=f"greedy generation at batch {batch} against transformers generate",
+        base="transformers",
+        entries={
+            "transformers": Entry(f"{TORCH}decode", options={"batch": batch}, peer=True),
+            "jaxrec": Entry(f"{JAX}decode", options={"batch": batch}),
+        },
+        unit="tokens/s",
+        units=batch * shape.NEW,
+        bars={"jaxrec": 1.6},
+    )
+
+
+RACES = (
+    _tenants(
+        "tenants-head",
+        "decoding through the preference head: p as FiLM and first-token offset, a p of each row's own",
+        "tenants_head",
+        bar=0.98,
+        merged=False,
+    ),
+    _tenants(
+        "tenants-lora-qv",
+        "decoding through the backbone: LoRA of rank 8 on q and v, made from each row's own p",
+        "tenants_lora",
+        bar=0.88,
+        merged=True,
+        sites="q|v",
+    ),
+    _tenants(
+        "tenants-lora-all",
+        "the same on all seven sites",
+        "tenants_lora",
+        bar=0.88,
+        merged=True,
+        sites=".*",
+    ),
+    Race(
+        name="adapters",
+        about="16 LoRAs (rank 16, seven sites) in one batch against PEFT adapter_names",
+        base="peft, 16 adapters",
+        entries={
+            "peft, 16 adapters": Entry(f"{TORCH}decode", options={"adapters": 16}, peer=True),
+            "peft, one adapter": Entry(f"{TORCH}decode", options={"adapters": 1}, peer=True),
+            "jaxrec, 16 LoRAs": Entry(f"{JAX}decode", options={"adapters": 16}),
+        },
+        unit="tokens/s",
+        units=TOKENS,
+        bars={"jaxrec, 16 LoRAs": 5.0},
+        rounds=5,
+    ),
+    _generate(1),
+    _generate(16),
+    Race(
+        name="sft",
+        about="a LoRA training step (rank 16, seven sites, AdamW, fp32) on 8 x 256 tokens",
+        base="torch + peft",
+        entries={
+            "torch + peft": Entry(f"{TORCH}sft", peer=True),
+            "jaxrec": Entry(f"{JAX}sft"),
+        },
+        unit="tokens/s",
+        units=8 * 256,
+    ),
+    Race(
+        name="encode",
+        about="MiniLM sentence vectors of 512 short texts, tokenising included",
+        base="sentence-transformers",
+        entries={
+            "sentence-transformers": Entry(f"{TORCH}encode", peer=True),
+            "onnxruntime": Entry(f"{TORCH}encode", options={"engine": "onnxruntime"}, peer=True),
+            "jaxrec": Entry(f"{JAX}encode"),
+        },
+        unit="texts/s",
+        units=512,
+    ),
+    Race(
+        name="start",
+        about="a new process: import of jaxrec, and --help of a training script (bar: 2 s)",
+        base="import peft",
+        entries={
+            "import peft": Entry(f"{TORCH}start", peer=True),
+            "jaxrec, import": Entry(f"{JAX}start", "import"),
+            "jaxrec, --help": Entry(f"{JAX}start", "help"),
+        },
+        unit="s",
+        units=1,
+        rounds=5,
+    ),
+)

@@ -1,0 +1,245 @@
+"""Runs a race: contenders in processes of their own, one at work at a time, rounds interleaved and rotated.
+
+A round is every contender once. A ratio is taken inside a round, so what slows the whole machine for a while slows
+both sides of it. A round during which other programs used more than `FOREIGN` of a core is thrown away unseen and
+run again; when that happens too often the row says so.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOREIGN = 0.15  # cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One contender: which process does its work, and under what name. Entries of one process share it."""
+
+    module: str
+    work: str = "work"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    peer: bool = False  # runs in the peers' environment
+
+    @property
+    def process(self) -> tuple[str, str, bool]:
+        """What tells its process from another."""
+        return self.module, json.dumps(dict(self.options), sort_keys=True), self.peer
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """Who runs what against whom. `units` is what one call of a contender's work does."""
+
+    name: str
+    about: str
+    base: str
+    entries: Mapping[str, Entry]
+    unit: str
+    units: float
+    bars: Mapping[str, float] = dataclasses.field(default_factory=dict)  # contender -> least ratio
+    tolerance: float = 1e-3  # of the answers, against the base's
+    rounds: int = 7
+
+
+class Worker:
+    """A contender's process, from the driver's side."""
+
+    def __init__(self, entry: Entry, python: str, log: Path):
+        module, options, _ = entry.process
+        self.log = log
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                [python, "-m", "eval.race.worker", module, "--options", options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=quiet_environment(),
+            )
+        self.greeting = self._read()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends one request and waits for its reply. Raises RuntimeError when the process has died."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Lets the process end; kills it when it doesn't."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a contender's process died; its last words are in {self.log}")
+        return json.loads(line)
+
+
+def quiet_environment() -> dict[str, str]:
+    """The same threads for everybody, no network, no warnings; this checkout importable by the peers too."""
+    cores = str(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), cores)
+    return (
+        dict(os.environ)
+        | threads
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
+
+
+def run(
+    race: Race, pythons: Mapping[bool, str | None], logs: Path, rounds: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(one race's rows, the versions its contenders gave).
+
+    `pythons` maps "is a peer" to an interpreter, or to None where there is none. A contender that is missing, or
+    whose answers differ from the base's, has a row without figures and a note.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    workers: dict[tuple, Worker] = {}
+    notes: dict[str, str] = {}
+    try:
+        for name, entry in race.entries.items():
+            if pythons[entry.peer] is None:
+                notes[name] = "not installed"
+            elif entry.process not in workers:
+                log = logs / f"{race.name}-{len(workers)}.log"
+                workers[entry.process] = Worker(entry, str(pythons[entry.peer]), log)
+        for name, entry in race.entries.items():
+            if entry.process in workers:
+                notes |= refusal(name, workers[entry.process].greeting)
+        able = {n: (workers[e.process], e) for n, e in race.entries.items() if n not in notes}
+        agreement = compare(race, able)
+        notes |= {
+            n: f"answers differ by {d:.1e}" for n, d in agreement.items() if d > race.tolerance
+        }
+        able = {name: both for name, both in able.items() if name not in notes}
+        samples, rejected = interleave(able, rounds)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rows = [
+        row(race, name, samples, rejected, notes, agreement.get(name), able.get(name))
+        for name in race.entries
+        if name != race.base
+    ]
+    ready = [worker.greeting.get("ready", {}) for worker in workers.values()]
+    return rows, {k: v for greeting in ready for k, v in greeting.get("versions", {}).items()}
+
+
+def refusal(name: str, greeting: Mapping[str, Any]) -> dict[str, str]:
+    """Why this contender can't run, or nothing."""
+    if "missing" in greeting:
+        return {name: f"{greeting['missing']} is not installed"}
+    if "failed" in greeting:
+        print(f"{name}: {greeting['failed']}", file=sys.stderr)
+        return {name: f"failed: {greeting['failed']}"[:160]}
+    return {}
+
+
+def compare(race: Race, able: Mapping[str, tuple[Worker, Entry]]) -> dict[str, float]:
+    """Largest difference between each contender's answer and the base's, relative to the answer's own size."""
+    import numpy as np
+
+    if race.base not in able:
+        return {}
+    answers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, (worker, entry)) in enumerate(able.items()):
+            saved = worker.ask(answer=entry.work, to=f"{folder}/{i}.npy")["saved"]
+            if saved is not None:
+                answers[name] = np.load(saved)
+    if race.base not in answers:
+        return {}
+    wanted = answers.pop(race.base)
+    size = float(np.abs(wanted).max()) or 1.0
+    return {
+        name: float(np.abs(got - wanted).max()) / size
+        if got.shape == wanted.shape
+        else float("inf")
+        for name, got in answers.items()
+    }
+
+
+def interleave(
+    able: Mapping[str, tuple[Worker, Entry]], rounds: int
+) -> tuple[list[dict[str, dict]], int]:
+    """(clean rounds of samples by contender, how many were thrown away). Gives up after three times as many."""
+    clean: list[dict[str, dict]] = []
+    dirty: list[dict[str, dict]] = []
+    names = list(able)
+    while names and len(clean) < rounds and len(clean) + len(dirty) < 3 * rounds:
+        turn = (len(clean) + len(dirty)) % len(names)
+        order = names[turn:] + names[:turn]
+        sample = {name: able[name][0].ask(work=able[name][1].work) for name in order}
+        calm = all(s["foreign"] <= FOREIGN for s in sample.values())
+        (clean if calm else dirty).append(sample)
+    if (
+        len(clean) < 2
+    ):  # better a number with a warning than none: `row` says that the machine was not calm
+        return clean + dirty, -len(dirty)
+    return clean, len(dirty)
+
+
+def row(
+    race: Race,
+    name: str,
+    samples: Sequence[Mapping[str, Mapping[str, float]]],
+    rejected: int,
+    notes: Mapping[str, str],
+    difference: float | None,
+    able: tuple[Worker, Entry] | None,
+) -> dict[str, Any]:
+    """One contender against the base: median and range of the ratios of all rounds, median throughput."""
+    out: dict[str, Any] = {"race": race.name, "contender": name, "base": race.base}
+    out |= {"ratio": None, "lo": None, "hi": None, "n": 0, "unit": race.unit, "value": None}
+    out |= {"base_value": None, "bar": race.bars.get(name), "about": race.about}
+    if race.base in notes:
+        out["note"] = f"{race.base}: {notes[race.base]}"
+    if name in notes:
+        return out | {"note": notes[name]}
+    assert able is not None
+    worker, entry = able
+    ready = worker.greeting["ready"]
+    out["info"] = dict(ready["info"].get(entry.work, {})) | {"memory_mb": ready["memory_mb"]}
+    if difference is not None:
+        out["info"]["answers_differ_by"] = float(f"{difference:.1e}")
+    seconds = [sample[name]["seconds"] for sample in samples]
+    middle = statistics.median(seconds)
+    value = lambda s: s if race.unit == "s" else race.units / s
+    out |= {"n": len(seconds), "value": value(middle), "rejected_rounds": abs(rejected)}
+    out["cores_used"] = round(statistics.median(sample[name]["cpu"] for sample in samples), 2)
+    if rejected < 0:
+        out["note"] = "other programs were running"
+    if race.base in samples[0] and name != race.base:
+        base = [sample[race.base]["seconds"] for sample in samples]
+        ratios = [b / s for b, s in zip(base, seconds, strict=True)]
+        out |= {"ratio": statistics.median(ratios), "lo": min(ratios), "hi": max(ratios)}
+        out["base_value"] = value(statistics.median(base))
+    return out

@@ -1,0 +1,42 @@
+"""The peers' LoRA training step: torch autograd through a PEFT model, AdamW, fp32."""
+
+import os
+
+from eval.race import shape
+from eval.race.torch_decode import with_adapters
+from eval.race.worker import Work
+
+
+def prepare(
+    size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16
+) -> dict[str, Work]:
+    """One step on `batch` x `length` tokens, all of which count in the loss."""
+    import numpy as np
+    import peft
+    import torch
+    import transformers
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
+    )
+    model = with_adapters(model, size, 1, rank).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+    ids = torch.tensor(shape.prompts(size, batch, length))
+    losses: list[float] = []
+
+    def step() -> None:
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+
+    def first_losses() -> np.ndarray:
+        while len(losses) < 3:
+            step()
+        return np.array(losses[:3])
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"work": Work(step, first_losses, versions | {"peft": peft.__version__})}

@@ -1,0 +1,16 @@
+"""What the peers take to start: a new process that imports peft."""
+
+import subprocess
+import sys
+
+from eval.race.worker import Work
+
+
+def prepare() -> dict[str, Work]:
+    """Each run is a process of its own."""
+    import peft
+
+    command = [sys.executable, "-c", "import peft"]
+    return {
+        "work": Work(lambda: subprocess.run(command, check=True), None, {"peft": peft.__version__})
+    }

@@ -1,0 +1,114 @@
+"""The contender's side of a race: a process that works when it is told to, and says what that took.
+
+    PYTHON -m eval.race.worker MODULE --options '{"batch": 16}'
+
+MODULE has `prepare(**options) -> dict[str, Work]`, which does everything that is not to be timed: imports,
+weights, compilation. Then one JSON object a line, request on stdin, reply on stdout:
+
+    {"work": NAME}                 -> {"seconds", "cpu", "foreign"}
+    {"answer": NAME, "to": PATH}   -> {"saved": PATH}: what the work computes, so that contenders can be compared
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass
+class Work:
+    """One thing to be timed. `run` blocks until done; `answer` gives an array that the others must match."""
+
+    run: Callable[[], Any]
+    answer: Callable[[], Any] | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def busy_seconds() -> float | None:
+    """CPU seconds that all programs of this machine have used, stolen time included; None where it can't be read."""
+    try:
+        with open("/proc/stat") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and of those it started and has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def timed(run: Callable[[], Any]) -> dict[str, float]:
+    """Runs it once: wall seconds, cores used by it, cores used by everyone else meanwhile."""
+    own, busy, start = own_seconds(), busy_seconds(), time.perf_counter()
+    run()
+    seconds, after = time.perf_counter() - start, busy_seconds()
+    own = own_seconds() - own
+    foreign = 0.0 if busy is None or after is None else max(0.0, after - busy - own)
+    return {"seconds": seconds, "cpu": own / seconds, "foreign": foreign / seconds}
+
+
+def serve(works: dict[str, Work], requests: Any, reply: Callable[[dict], None]) -> None:
+    """Answers requests until there are no more."""
+    for line in requests:
+        asked = json.loads(line)
+        if "work" in asked:
+            reply(timed(works[asked["work"]].run))
+            continue
+        answer = works[asked["answer"]].answer
+        if answer is not None:
+            import numpy
+
+            numpy.save(asked["to"], numpy.asarray(answer()))
+        reply({"saved": asked["to"] if answer is not None else None})
+
+
+def peak_memory_mb() -> int:
+    """The most memory this process has held."""
+    scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale
+
+
+def main() -> None:
+    """Prepares the module named on the command line and serves it."""
+    parser = argparse.ArgumentParser(prog="python -m eval.race.worker", description=__doc__)
+    parser.add_argument("module", help="such as eval.race.jax_decode")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON: arguments of prepare")
+    flags = parser.parse_args()
+    # Libraries print as they like: the protocol keeps the real stdout, and they get stderr.
+    protocol = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(message: dict) -> None:
+        print(json.dumps(message), file=protocol, flush=True)
+
+    start = time.perf_counter()
+    try:
+        works = importlib.import_module(flags.module).prepare(**flags.options)
+        for work in works.values():
+            work.run()  # compilation, first touch of memory
+    except ImportError as error:
+        reply({"missing": str(error.name or error)})
+        return
+    except Exception as error:
+        reply({"failed": f"{type(error).__name__}: {error}"})
+        raise
+    ready = {"prepare_s": round(time.perf_counter() - start, 1), "memory_mb": peak_memory_mb()}
+    ready["versions"] = {k: v for work in works.values() for k, v in work.versions.items()}
+    ready["info"] = {name: work.info for name, work in works.items()}
+    reply({"ready": ready})
+    serve(works, sys.stdin, reply)
+
+
+if __name__ == "__main__":
+    main()
