@@ -25,6 +25,12 @@ from jaxrec.structs import TrainState
 
 Tree = Any
 _log = logging.getLogger(__name__)
+_LIST = "files.json"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+)  # what orbax and tensorstore raise over missing or cut files
 
 
 class CheckpointError(configs.RunError):
@@ -41,16 +47,19 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2, frozen: str = "", config: Any = None):
         self.folder, self.frozen, self.keep = Path(folder).absolute(), frozen, keep
         self._config = configs.to_dict(config) if config is not None else None
+        self._saving = 0
         self._orbax = self._open()
 
     def _open(self) -> Any:
         import orbax.checkpoint as ocp  # heavy: only those who save or restore pay for it
 
+        after = ocp.AsyncOptions(post_finalization_callback=self._list_files)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, create=True, cleanup_tmp_directories=True
+            max_to_keep=self.keep, create=True, cleanup_tmp_directories=True, async_options=after
         )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         try:
-            return ocp.CheckpointManager(self.folder, options=options)
+            return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         except OSError as error:
             raise CheckpointError(f"cannot keep checkpoints in {self.folder}: {error}") from error
 
@@ -78,6 +87,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._orbax.all_steps():
             return
+        self.wait()  # one save at a time
+        self._saving = step
         meta = {"frozen": self.frozen, "loop": dict(loop or {})}
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(_as_dict(state)), meta=ocp.args.JsonSave(meta)
@@ -108,13 +119,13 @@ class Checkpoints:
         for step in reversed(found):
             try:
                 saved, meta = self._describe(step)
-            except Exception as error:
+            except _UNREADABLE as error:
                 self._move_aside(step, error)
                 continue
             self._refuse_strangers(step, saved, meta, like)
             try:
                 return self._read(step, like), meta["loop"]
-            except Exception as error:
+            except _UNREADABLE as error:
                 self._move_aside(step, error)
         if found:
             raise CheckpointError(
@@ -123,17 +134,41 @@ class Checkpoints:
             )
         return None
 
+    def _list_files(self) -> None:
+        """Once a checkpoint stands under its number: the size of each of its files, by which a cut one is known."""
+        folder = self.folder / str(self._saving)
+        if jax.process_index() == 0 and folder.is_dir():
+            _write(folder / _LIST, _sizes(folder))
+
+    def _check_files(self, step: int) -> None:
+        """Raises ValueError for a file that is cut or gone, before orbax stumbles over it in many threads at once.
+
+        A checkpoint whose list is missing (killed just before it was written) is left to the reading itself.
+        """
+        folder = self.folder / str(step)
+        if not (folder / _LIST).is_file():
+            return
+        found = _sizes(folder)
+        for name, size in json.loads((folder / _LIST).read_text()).items():
+            if found.get(name) != size:
+                raise ValueError(f"{name} has {found.get(name, 'no')} bytes, {size} were written")
+
     def _describe(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        saved = self._orbax.item_metadata(step)["state"].tree
+        self._check_files(step)
+        saved = self._orbax.item_metadata(step)["state"]
+        if saved is None:
+            raise ValueError("its metadata cannot be read")
         meta = self._orbax.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return _leaves(saved), meta["meta"]
+        return _leaves(saved.tree), meta["meta"]
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         import orbax.checkpoint as ocp
 
-        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, _as_dict(like))))
+        wanted = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(_abstract, _as_dict(like)))
+        )
         state = self._orbax.restore(step, args=wanted)["state"]
         return TrainState(**state)
 
@@ -159,7 +194,9 @@ class Checkpoints:
 
     def _move_aside(self, step: int, error: Exception) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        _log.warning("checkpoint %d in %s is damaged and is not used (%s)", step, self.folder, reason)
+        _log.warning(
+            "checkpoint %d in %s is damaged and is not used (%s)", step, self.folder, reason
+        )
         self._orbax.close()
         if jax.process_index() == 0:
             aside = self.folder / f"{step}.damaged"
@@ -169,7 +206,11 @@ class Checkpoints:
         self._orbax = self._open()
 
     def _failed(self, what: str, error: Exception) -> CheckpointError:
-        kept = [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()] if self.folder.is_dir() else []
+        kept = (
+            [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()]
+            if self.folder.is_dir()
+            else []
+        )
         full = "No space left" in str(error) or getattr(error, "errno", None) == 28
         why = "the disk is full" if full else f"{type(error).__name__}: {str(error)[:300]}"
         return CheckpointError(
@@ -258,7 +299,9 @@ def fingerprint(tree: Tree) -> str:
     if not leaves:
         return ""
     whole = hashlib.sha256()
-    for (keys, leaf), sums in zip(leaves, [_sums(jnp.asarray(leaf)) for _, leaf in leaves], strict=True):
+    for (keys, leaf), sums in zip(
+        leaves, [_sums(jnp.asarray(leaf)) for _, leaf in leaves], strict=True
+    ):
         whole.update(f"{meshes.path_of(keys)} {np.shape(leaf)} {leaf.dtype}".encode())
         whole.update(np.asarray(sums).tobytes())
     return whole.hexdigest()[:16]
@@ -267,7 +310,9 @@ def fingerprint(tree: Tree) -> str:
 @jax.jit
 def _sums(leaf: jax.Array) -> jax.Array:
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-    bits = leaf.astype(jnp.uint8) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, width)
+    bits = (
+        leaf.astype(jnp.uint8) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, width)
+    )
     bits = bits.astype(jnp.uint32)
     place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
     for axis in reversed(range(bits.ndim)):
@@ -284,7 +329,9 @@ def _sums(leaf: jax.Array) -> jax.Array:
 def _as_dict(state: TrainState) -> dict[str, Tree]:
     """Plain dict for orbax; numpy scalars become 0-d arrays, as it saves those and then cannot read them back."""
     parts = {name: getattr(state, name) for name in ("step", "params", "opt", "extra", "source")}
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), parts)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), parts
+    )
 
 
 def _abstract(leaf: Any) -> Any:
@@ -295,6 +342,11 @@ def _abstract(leaf: Any) -> Any:
 
 def _leaves(tree: Tree) -> dict[str, Any]:
     return {meshes.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _LIST)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
