@@ -29,9 +29,6 @@ from jaxrec.structs import (
 )
 
 
-# A path rule for `split`: every number of a delta but the constants of its layout.
-TRAINABLE = r"(?!.*scale_NB$).*"
-
 
 class _Hashable:
     """Mappings become FrozenDicts, so that sites can be a static argument of jit and a field of a flax module."""
@@ -132,7 +129,7 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
 
     LoRA: `a` uniform He, `b` zero (Hu 2021). Adapter: `down` normal 0.02, `up` zero. Prefix: keys and values
     normal 0.02, gate zero, so that it starts as the identity and its gate learns first. Soft prompt: normal 0.02.
-    `scale_NB` is a constant of the layout, not to be trained: keep it out by the rule `TRAINABLE`.
+    `scale_NB` is a constant of the layout: where a LoRA is applied no gradient flows into it.
     """
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes(sites, cfg, batch))
     keys = jax.random.split(key, len(paths))

@@ -195,6 +195,31 @@ class Pairs:
 
 
 @struct.dataclass
+class Turns:
+    """Questions and answers, whose business answered, and what is known of it (`models.profile.Evidence`)."""
+
+    question: Tokens
+    answer: Tokens
+    tenant_B: Leaf
+    evidence: PyTree = None
+
+
+@struct.dataclass
+class Retrofit:
+    """What Z must be good for: going on (`context` -> `continuation`), restoring (`corrupted` -> `spans`, T5's form),
+    meaning (`first` and `second` say the same; `meaning_B` numbers what they say) and routing (`topic_B`, or -1)."""
+
+    context: Tokens
+    continuation: Tokens
+    corrupted: Tokens
+    spans: Tokens
+    first: Tokens
+    second: Tokens
+    meaning_B: Leaf
+    topic_B: Leaf
+
+
+@struct.dataclass
 class TrainState:
     """Everything a run needs to go on: `extra` moves without gradient, `source` is the data source's own state."""
 

@@ -39,10 +39,9 @@ EVERY = DeltaConfig(
 
 
 def _random(cfg, batch=1, seed=0, sites=SITES):
-    shapes = deltas.shapes(sites, cfg, batch)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    rng = np.random.default_rng(seed)
+    normal = lambda x: rng.normal(size=x.shape).astype(np.float32)
+    return jax.tree.map(normal, deltas.shapes(sites, cfg, batch))
 
 
 def test_take_and_bank_are_inverse():

@@ -1,5 +1,7 @@
 """A(p): lazy equals materialised, the start is the identity, rows are independent."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,22 +15,24 @@ from tests.test_delta import EVERY, SITES
 @pytest.fixture(scope="module")
 def made():
     net = Hypernet(SITES, EVERY, width=16)
-    params = net.init(jax.random.key(0), jnp.ones((1, 5)))["params"]
+    params = jax.jit(net.init)(jax.random.key(0), jnp.ones((1, 5)))["params"]
     return net, params
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def whole(net, params, p_BE):
+    return deltas.materialise(net.apply({"params": params}, p_BE))
+
+
 def _stirred(params):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda x: x + rng.normal(scale=0.1, size=x.shape).astype(np.float32), params)
 
 
 def test_starts_as_the_identity_whatever_p_is(made):
     net, params = made
     p_BE = jax.random.normal(jax.random.key(1), (3, 5))
-    delta = deltas.materialise(net.apply({"params": params}, p_BE))
+    delta = whole(net, params, p_BE)
     stack = delta.stacks["stack_1"]
     zero = (stack.lora["q"].b_NBRF, stack.adapter["attn"].up_NBAD, stack.prefix["attn"].gate_NBH)
     for x in (*zero, stack.norm["mlp_norm"].gamma_NBD, delta.outer.embed_BD):
@@ -38,20 +42,20 @@ def test_starts_as_the_identity_whatever_p_is(made):
 
 def test_has_the_layout_of_its_spec(made):
     net, params = made
-    delta = net.apply({"params": params}, jnp.ones((2, 5)))
-    deltas.check(delta, SITES)
-    whole = deltas.materialise(delta)
-    assert deltas.batch_size(whole) == 2
-    assert jax.tree.structure(whole) == jax.tree.structure(deltas.shapes(SITES, EVERY))
+    lazy = jax.jit(lambda params, p: net.apply({"params": params}, p))(params, jnp.ones((2, 5)))
+    deltas.check(lazy, SITES)
+    made = whole(net, params, jnp.ones((2, 5)))
+    assert deltas.batch_size(made) == 2
+    assert jax.tree.structure(made) == jax.tree.structure(deltas.shapes(SITES, EVERY))
 
 
 def test_a_row_depends_on_its_own_p_only(made):
     net, params = made
     params = _stirred(params)
     p_BE = jax.random.normal(jax.random.key(1), (3, 5))
-    together = deltas.materialise(net.apply({"params": params}, p_BE))
+    together = whole(net, params, p_BE)
     for i in range(3):
-        alone = deltas.materialise(net.apply({"params": params}, p_BE[i : i + 1]))
+        alone = whole(net, params, p_BE[i : i + 1])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
             deltas.take(together, jnp.array([i])),
@@ -61,9 +65,7 @@ def test_a_row_depends_on_its_own_p_only(made):
 
 def test_layers_differ_and_so_do_people(made):
     net, params = made
-    delta = deltas.materialise(
-        net.apply({"params": _stirred(params)}, jax.random.normal(jax.random.key(1), (2, 5)))
-    )
+    delta = whole(net, _stirred(params), jax.random.normal(jax.random.key(1), (2, 5)))
     b_NBRF = delta.stacks["stack_1"].lora["q"].b_NBRF
     assert not np.allclose(b_NBRF[0], b_NBRF[1])
     assert not np.allclose(b_NBRF[:, 0], b_NBRF[:, 1])

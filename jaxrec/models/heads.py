@@ -1,0 +1,230 @@
+"""The generative tenant preference head: a small decoder that reads Z and speaks in a tenant's voice.
+
+    memory = [z_cls ; z_seq ; retrieved z]  --(optional encoder)-->  keys and values, made once a turn
+    answer ids -> embed -> N x (self-attention, cross-attention over the memory, MLP) -> norm -> logits
+
+p is no input of its own: it arrives as a `Delta` (an offset to the first token, a soft prompt, conditional norms, a
+LoRA, ...) that A(p) makes for these `sites`. So a head without a tenant is the same program with delta None.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct as struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jaxrec.delta import Sites, StackSites
+from jaxrec.nn.attention import Attention
+from jaxrec.nn.cache import LayerCache, new_cache
+from jaxrec.nn.decoder import Embed, enter, last_real
+from jaxrec.nn.layers import Dense, Mlp, Norm, adapt, change_at, low_rank
+from jaxrec.nn.rope import rotary
+from jaxrec.nn.stack import check_stacks
+from jaxrec.structs import Delta, HeadOutput, KVCache, LayerDelta, LFEOutput, OuterDelta
+
+STACK = "stack_0"  # a head has one stack; its one or two layers are unrolled, not scanned
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """Size of a generative head."""
+
+    vocab: int = 2048
+    d_model: int = 128
+    layers: int = 2
+    heads: int = 4
+    d_ff: int = 352
+    d_z: int = 128
+    memory_encoder: bool = False  # one self-attention layer over the memory before it is read
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+
+    def __post_init__(self):
+        if self.d_model % self.heads:
+            raise ValueError(f"width {self.d_model} does not divide into {self.heads} heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.heads
+
+
+@struct.dataclass
+class Memory:
+    """What a head can attend to. `segment`: 0 the turn's own Z, 1 and above the retrieved passages."""
+
+    z_BMD: Array
+    mask_BM: Array
+    segment_BM: Array
+
+
+@struct.dataclass
+class Recall:
+    """A memory made ready for decoding: keys and values of every layer. Made once a turn, read at every token."""
+
+    k_NBMGK: Array
+    v_NBMGK: Array
+    mask_BM: Array
+    segment_BM: Array
+
+
+def memory_of(turn: LFEOutput, retrieved: LFEOutput | None = None) -> Memory:
+    """z_cls, then z_seq, then what was retrieved (z_seq of passages joined along L by the caller)."""
+    z = [turn.z_cls_BD[:, None], turn.z_seq_BLD]
+    mask = [turn.mask_BL.any(-1, keepdims=True), turn.mask_BL]
+    segment = [jnp.zeros((turn.mask_BL.shape[0], 1 + turn.mask_BL.shape[1]), jnp.int32)]
+    if retrieved is not None:
+        z, mask = [*z, retrieved.z_seq_BLD], [*mask, retrieved.mask_BL]
+        segment.append(jnp.ones(retrieved.mask_BL.shape, jnp.int32))
+    join = lambda xs: jnp.concatenate(xs, axis=1)
+    return Memory(join(z), join(mask), join(segment))
+
+
+class HeadBlock(nn.Module):
+    """One layer: self-attention over the answer so far, cross-attention over the memory, MLP."""
+
+    cfg: HeadConfig
+
+    def setup(self):
+        c = self.cfg
+        out_std = c.init_std / (3 * c.layers) ** 0.5
+        attention = lambda cross: Attention(
+            c.d_model, c.heads, c.heads, c.head_dim, cross=cross, init_std=c.init_std, out_std=out_std
+        )
+        self.attn, self.cross = attention(False), attention(True)
+        self.attn_norm, self.cross_norm, self.mlp_norm = Norm(), Norm(), Norm()
+        self.mlp = Mlp(c.d_ff, init_std=c.init_std, out_std=out_std)
+
+    def remember(self, memory_BMD: Array, delta: LayerDelta | None) -> tuple[Array, Array]:
+        """This layer's keys and values of the memory."""
+        return self.cross.remember(memory_BMD, delta)
+
+    def __call__(
+        self,
+        x_BLD: Array,
+        recall: Recall,
+        layer: int,
+        delta: LayerDelta | None = None,
+        cache: LayerCache | None = None,
+        *,
+        mask_BLM: Array,
+        turn: tuple[Array, Array],
+        positions: tuple[Array, Array],
+    ) -> tuple[Array, LayerCache | None]:
+        norm = lambda name: getattr(self, name)(x_BLD, change_at(delta, "norm", name))
+        attended, cache = self.attn(
+            norm("attn_norm"), mask_BLM, delta, turn=turn, positions=positions, cache=cache
+        )
+        x_BLD = x_BLD + attended
+        memory = recall.k_NBMGK[layer], recall.v_NBMGK[layer]
+        x_BLD = x_BLD + self.cross.over(
+            norm("cross_norm"), memory, recall.mask_BM, delta, recall.segment_BM
+        )
+        fed = self.mlp(norm("mlp_norm"), delta)
+        return x_BLD + adapt(fed, change_at(delta, "adapter", "mlp")), cache
+
+
+class GenerativeHead(nn.Module):
+    """TPH A: generates an answer from Z. Its parameters are shared by all tenants."""
+
+    cfg: HeadConfig
+
+    def setup(self):
+        c = self.cfg
+        self.embed = Embed(c.vocab, c.d_model, c.init_std)
+        self.into = Dense(c.d_model, init_std=c.d_z**-0.5)
+        self.into_norm = Norm()
+        if c.memory_encoder:
+            self.reader = Attention(
+                c.d_model, c.heads, c.heads, c.head_dim, causal=False, init_std=c.init_std
+            )
+            self.reader_norm = Norm()
+        self.layer = [HeadBlock(c) for _ in range(c.layers)]
+        self.norm = Norm()
+
+    def remember(self, memory: Memory, delta: Delta | None = None) -> Recall:
+        """The memory's keys and values at every layer."""
+        x_BMD = self.into(memory.z_BMD)
+        if self.cfg.memory_encoder:
+            seen = memory.mask_BM[:, None, :] & memory.mask_BM[:, :, None]
+            x_BMD = x_BMD + self.reader(self.reader_norm(x_BMD), seen)[0]
+        x_BMD = self.into_norm(x_BMD)
+        kv = [b.remember(x_BMD, d) for b, d in zip(self.layer, self._deltas(delta), strict=True)]
+        k, v = (jnp.stack(x) for x in zip(*kv, strict=True))
+        return Recall(k, v, memory.mask_BM, memory.segment_BM)
+
+    def __call__(
+        self,
+        ids_BL: Int[Array, "B L"],
+        mask_BL: Bool[Array, "B L"],
+        recall: Recall,
+        *,
+        delta: Delta | None = None,
+        cache: KVCache | None = None,
+        logits: str = "all",
+    ) -> HeadOutput:
+        """Logits of an answer so far. The first real token of a row (its BOS) gets p's offset, where p has one.
+
+        logits: "all" -> [B, L, V], "last" -> [B, 1, V] at each row's last real token. With a cache `ids_BL` is
+        the next chunk.
+        """
+        c = self.cfg
+        outer = OuterDelta() if delta is None else delta.outer
+        entry = enter(self.embed(ids_BL), mask_BL, None, None, outer, cache)
+        x_BLD = entry.x_BLD
+        context = {
+            "mask_BLM": entry.seen_BLM,
+            "turn": rotary(entry.positions_BL, c.head_dim, c.rope_theta),
+            "positions": (entry.positions_BL, entry.key_positions_BM),
+        }
+        kv = None if cache is None else (cache.k[STACK], cache.v[STACK])
+        for n, (block, change) in enumerate(zip(self.layer, self._deltas(delta), strict=True)):
+            view = None if kv is None else LayerCache(*kv, entry.positions_BL, n)
+            x_BLD, view = block(x_BLD, recall, n, change, view, **context)
+            kv = None if view is None else (view.k, view.v)
+        x_BLD = self.norm(x_BLD[:, x_BLD.shape[1] - ids_BL.shape[1] :])
+        if logits == "last":
+            x_BLD = last_real(x_BLD, mask_BL)
+        y = self.embed.attend(x_BLD)
+        if outer.head is not None:
+            y = y + low_rank(x_BLD, outer.head)
+        if cache is not None:
+            cache = KVCache({STACK: kv[0]}, {STACK: kv[1]}, entry.filled_B)
+        return HeadOutput(hidden=x_BLD, logits=y.astype(jnp.float32), cache=cache)
+
+    def answer(
+        self, ids_BL: Array, mask_BL: Array, memory: Memory, delta: Delta | None = None
+    ) -> HeadOutput:
+        """Teacher forcing: the memory read and the whole answer scored in one pass."""
+        return self(ids_BL, mask_BL, self.remember(memory, delta), delta=delta)
+
+    def _deltas(self, delta: Delta | None) -> list[LayerDelta | None]:
+        check_stacks(delta, [STACK])
+        layers = self.cfg.layers
+        if delta is None or STACK not in delta.stacks:
+            return [None] * layers
+        xs, make = delta.stacks[STACK].by_layer()
+        return [make(jax.tree.map(lambda x, n=n: x[n], xs)) for n in range(layers)]
+
+    @staticmethod
+    def sites(cfg: HeadConfig) -> Sites:
+        """Where a head of this config can be changed."""
+        d, f = cfg.d_model, cfg.d_ff
+        square = dict.fromkeys(("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"), (d, d))
+        lora = {**square, "gate": (d, f), "up": (d, f), "down": (f, d)}
+        stack = StackSites(
+            n_layers=cfg.layers,
+            lora=lora,
+            adapter=dict.fromkeys(("attn", "cross", "mlp"), d),
+            prefix=dict.fromkeys(("attn", "cross"), (cfg.heads, cfg.heads, cfg.head_dim)),
+            norm=dict.fromkeys(("attn_norm", "cross_norm", "mlp_norm"), d),
+            scale={site: out for site, (_, out) in lora.items()},
+            attn_bias={"attn": cfg.heads, "cross": cfg.heads},
+        )
+        return Sites({STACK: stack}, d_model=d, vocab=cfg.vocab)
+
+
+def head_cache(cfg: HeadConfig, batch: int, slots: int) -> KVCache:
+    """An empty cache for answers of at most `slots` tokens (a soft prompt's rows included)."""
+    return new_cache({STACK: cfg.layers}, batch, slots, cfg.heads, cfg.head_dim)

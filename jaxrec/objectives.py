@@ -1,0 +1,251 @@
+"""Floor 4: one short function per training stage: what is forwarded, what is penalised, what is counted.
+
+Each returns an `Objective`: the LossFn and the `weigh` that gives its denominators before the first microbatch
+(`jaxrec.training.gradients` has the contract). `params` and `frozen` are two parts of one tree; which is which is the
+script's rule of paths, so a loss joins them and does not care.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrec import tables
+from jaxrec.delta import take
+from jaxrec.losses.classification import cross_entropy
+from jaxrec.losses.contrastive import info_nce
+from jaxrec.losses.tokens import distil, next_token
+from jaxrec.models.heads import GenerativeHead, memory_of
+from jaxrec.models.lfe import extract
+from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.models.profile import ProfileEncoder
+from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
+from jaxrec.training.gradients import LossFn, Spanning
+from jaxrec.training.partition import merge
+
+
+class Objective(NamedTuple):
+    """What a stage minimises, and what its terms are divided by."""
+
+    loss: LossFn | Spanning
+    weigh: Callable[[Any], dict[str, Float[Array, ""]]]
+
+
+def targets(tokens: Tokens) -> Float[Array, ""]:
+    """Weight of all predictions in a batch of token rows: the first token of a row is predicted by nothing."""
+    return jnp.maximum(tokens.loss_BL[:, 1:].sum(), 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- pretrain
+
+
+def pretrain(model: nn.Module) -> Objective:
+    """Next token over packed rows, mean over predicted tokens. Metrics: `nll` (nats), `accuracy`."""
+
+    def loss(params, frozen, extra, batch: Tokens, totals, key_B):
+        del frozen, extra, key_B
+        out = model.apply(
+            {"params": params},
+            batch.ids_BL,
+            batch.mask_BL,
+            segments_BL=batch.segments_BL,
+            positions_BL=batch.positions_BL,
+        )
+        sums = next_token(out.logits, batch.ids_BL, batch.loss_BL)
+        nll = sums["nll"] / totals["tokens"]
+        return nll, Aux({"nll": nll, "accuracy": sums["correct"] / totals["tokens"]})
+
+    return Objective(loss, lambda batch: {"tokens": targets(batch)})
+
+
+# ---------------------------------------------------------------------------------------------- retrofit
+
+
+class RetrofitParts(NamedTuple):
+    """The models of the retrofit: what is kept (backbone, LFE) and what is dropped at the end (the other three)."""
+
+    backbone: nn.Module
+    teacher: nn.Module  # any decoder of the same vocabulary; params under frozen["teacher"]
+    lm: PersonalLM
+    reader: GenerativeHead  # tiny decoder on Z, for distillation ("distil_head") and for spans ("denoise_head")
+    topics: int
+
+
+class RetrofitWeights(NamedTuple):
+    """How much each of the four objectives counts."""
+
+    distil: float = 1.0
+    denoise: float = 1.0
+    contrast: float = 0.5
+    routing: float = 0.5
+    temperature: float = 0.05
+
+
+def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights()) -> Objective:
+    """Distil + denoise + InfoNCE + routing, all from Z alone. Spans the batch through InfoNCE alone.
+
+    Trains "lfe" and the training-only "distil_head", "denoise_head", "probe" (and by option "delta", a LoRA on the
+    backbone's top layers); frozen: "backbone", "teacher".
+    """
+
+    def z_of(tree, tokens: Tokens) -> LFEOutput:
+        lfe = parts.lm.lfe
+        return extract(parts.backbone, lfe, tree["backbone"], tree["lfe"], tokens, tree.get("delta"))
+
+    def read(tree, head: str, z: LFEOutput, tokens: Tokens) -> Array:
+        return parts.reader.apply(
+            {"params": tree[head]}, tokens.ids_BL, tokens.mask_BL, memory_of(z), method="answer"
+        ).logits
+
+    def encode(params, frozen, extra, batch: Retrofit, key_B):
+        del extra, key_B
+        tree = merge(params, frozen)
+        told = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
+        student = read(tree, "distil_head", z_of(tree, batch.context), batch.continuation)
+        restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)
+        first, second = z_of(tree, batch.first), z_of(tree, batch.second)
+        kernel, bias = tree["probe"]["kernel"], tree["probe"]["bias"]
+        row = lambda fn, *xs: jax.vmap(lambda *x: fn(*(y[None] for y in x)))(*xs)
+        nll = lambda logits, tokens: row(next_token, logits, tokens.ids_BL, tokens.loss_BL)
+        routed = first.z_cls_BD @ kernel + bias[None]
+        return {
+            "distil": row(distil, student, told, batch.continuation.loss_BL),
+            "continued": nll(student, batch.continuation),
+            "denoised": nll(restored, batch.spans),
+            "routed": row(cross_entropy, routed, batch.topic_B, jnp.ones(routed.shape[0])),
+            "first": first.z_cls_BD,
+            "second": second.z_cls_BD,
+        }
+
+    def score(params, frozen, extra, seen, batch: Retrofit, totals, key_B):
+        del params, frozen, extra, key_B
+        same_BB = batch.meaning_B[:, None] == batch.meaning_B[None, :]
+        contrast = info_nce(seen["first"], seen["second"], weights.temperature, same_BB)
+        terms = {
+            "distil": seen["distil"].sum() / totals["continuation"],
+            "denoise": seen["denoised"]["nll"].sum() / totals["spans"],
+            "contrast": contrast["nce"] / totals["rows"],
+            "routing": seen["routed"]["nll"].sum() / totals["topics"],
+        }
+        loss = sum(getattr(weights, name) * term for name, term in terms.items())
+        reported = {
+            "z_nll": seen["continued"]["nll"].sum() / totals["continuation"],
+            "denoise_accuracy": seen["denoised"]["correct"].sum() / totals["spans"],
+            "contrast_accuracy": contrast["hits"] / totals["rows"],
+            "routing_accuracy": seen["routed"]["correct"].sum() / totals["topics"],
+        }
+        return loss, Aux({**terms, **reported})
+
+    def weigh(batch: Retrofit):
+        return {
+            "continuation": targets(batch.continuation),
+            "spans": targets(batch.spans),
+            "rows": jnp.float32(batch.topic_B.shape[0]),
+            "topics": jnp.maximum((batch.topic_B >= 0).sum(), 1).astype(jnp.float32),
+        }
+
+    return Objective(Spanning(encode, score), weigh)
+
+
+def teacher_logits(
+    teacher: nn.Module, params: Any, context: Tokens, continuation: Tokens
+) -> Float[Array, "B L V"]:
+    """A decoder's logits over `continuation` when it has read `context`: no gradient, the padding between ignored."""
+    join = lambda a, b: jnp.concatenate([a, b], axis=1)
+    ids = join(context.ids_BL, continuation.ids_BL)
+    mask = join(context.mask_BL, continuation.mask_BL)
+    out = teacher.apply({"params": params}, ids, mask)
+    return jax.lax.stop_gradient(out.logits[:, context.ids_BL.shape[1] :])
+
+
+# --------------------------------------------------------------------------------------------- universal
+
+
+def universal(
+    lm: PersonalLM,
+    encoder: ProfileEncoder,
+    *,
+    teacher: nn.Module | None = None,
+    distil_weight: float = 0.0,
+    align: float = 0.1,
+    p_dropout: float = 0.1,
+) -> Objective:
+    """SFT of the shared head over many tenants: answers from Z(question) and p.
+
+    A row's p is its tenant's line of the profile table or, at the toss of a coin, what the profile encoder makes of the
+    tenant's evidence; `align` pulls the encoder's p towards the table's. A part `p_dropout` of the rows gets p = 0, so
+    that the head is trained for a stranger too. With a teacher, `distil_weight` times KL(teacher || head) is added.
+    Trains "head", "hypernet", "encoder" and, by row, "profile/p"; frozen: "backbone", "lfe" (and "teacher").
+    """
+
+    def loss(params, frozen, extra, batch: Turns, totals, key_B):
+        del extra
+        tree = merge(params, frozen)
+        toss = lambda n, chance: jax.vmap(
+            lambda key: jax.random.bernoulli(jax.random.fold_in(key, n), chance)
+        )(key_B)[:, None]
+        own_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        inferred_BE = encoder.apply({"params": tree["encoder"]}, batch.evidence)
+        p_BE = jnp.where(toss(1, 0.5), inferred_BE, own_BE)
+        p_BE = jnp.where(toss(2, p_dropout), 0.0, p_BE)
+        gap_BE = jnp.square(inferred_BE - jax.lax.stop_gradient(own_BE))
+        logits, terms = _answered(lm, tree, batch, lm.personal(tree, p_BE), totals)
+        terms["align"] = gap_BE.mean(-1).sum() / totals["rows"]
+        total = terms["nll"] + align * terms["align"]
+        if teacher is not None:
+            told = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
+            terms["distil"] = distil(logits, told, batch.answer.loss_BL) / totals["tokens"]
+            total = total + distil_weight * terms["distil"]
+        return total, Aux(terms)
+
+    return Objective(loss, _weigh_turns)
+
+
+# ------------------------------------------------------------------------------------------- personalize
+
+
+def personalize(lm: PersonalLM, prior: float = 1e-3) -> Objective:
+    """SFT of many tenants' own vectors at once, everything else frozen.
+
+    Trains "profile/p", each tenant's line by that tenant's answers alone; `prior` times the squared distance to
+    frozen["start"] (the encoder's p, or zeros) keeps a p of few examples near where it began.
+    """
+
+    def loss(params, frozen, extra, batch: Turns, totals, key_B):
+        del extra, key_B
+        tree = merge(params, frozen)
+        p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        away = jnp.square(p_BE - tree["start"][batch.tenant_B]).sum() / totals["rows"]
+        _, terms = _answered(lm, tree, batch, lm.personal(tree, p_BE), totals)
+        return terms["nll"] + prior * away, Aux({**terms, "away": away})
+
+    return Objective(loss, _weigh_turns)
+
+
+def personalize_delta(lm: PersonalLM) -> Objective:
+    """SFT of many tenants' own Deltas of the head at once, without p. Trains "delta", a bank with a row a tenant."""
+
+    def loss(params, frozen, extra, batch: Turns, totals, key_B):
+        del extra, key_B
+        tree = merge(params, frozen)
+        _, terms = _answered(lm, tree, batch, take(tree["delta"], batch.tenant_B), totals)
+        return terms["nll"], Aux(terms)
+
+    return Objective(loss, _weigh_turns)
+
+
+def _answered(
+    lm: PersonalLM, tree: Any, batch: Turns, delta: Delta, totals: Any
+) -> tuple[Array, dict[str, Array]]:
+    """Logits of the answers, and `nll` (nats) and `accuracy` a token."""
+    logits = lm.answer(tree, lm.encode(tree, batch.question), batch.answer, delta).logits
+    sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
+    per_token = {"nll": sums["nll"], "accuracy": sums["correct"]}
+    return logits, {name: value / totals["tokens"] for name, value in per_token.items()}
+
+
+def _weigh_turns(batch: Turns) -> dict[str, Float[Array, ""]]:
+    return {"tokens": targets(batch.answer), "rows": jnp.float32(batch.tenant_B.shape[0])}
