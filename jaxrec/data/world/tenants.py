@@ -7,6 +7,7 @@ three, is seen in training, while no held-out triple is. Held-out dialogues use 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice, product
 from random import Random
 
@@ -176,8 +177,12 @@ def _filled(rng: Random, tenant: Tenant) -> Tenant:
         _dialogue(rng, tenant, f"held-{i:02d}", "ask_heldout", t, seen)
         for i, t in _rounds(rng, HELD_OUT)
     ]
-    fields = dict(onboarding=tuple(onboarding), preferences=tuple(preferences), heldout=tuple(held))
-    return Tenant(**{**vars(tenant), **fields})
+    return replace(
+        tenant,
+        onboarding=tuple(onboarding),
+        preferences=tuple(preferences),
+        heldout=tuple(held),
+    )
 
 
 def _rounds(rng: Random, count: int) -> list[tuple[int, str]]:
@@ -282,4 +287,4 @@ def _rival(rng: Random, style: Style) -> tuple[Style, list[str]]:
     }
     changed = rng.sample(sorted(axes), rng.choice((1, 2, 3)))
     new = {a: rng.choice([v for v in axes[a] if v != getattr(style, a)]) for a in changed}
-    return Style(**{**vars(style), **new}), changed
+    return replace(style, **new), changed
