@@ -4,8 +4,8 @@
     FOLDER/120.damaged/      one that could not be read, moved aside
     FOLDER/config.json       the configuration of the run that wrote last
 
-Saving is asynchronous and atomic: a checkpoint appears under its number when all of it is written, and older ones go only
-after that. A state is restored onto whatever mesh the new run has.
+Saving is asynchronous and atomic: a checkpoint appears under its number when all of it is written, and older
+ones go only after that. A state is restored onto whatever mesh the new run has.
 """
 
 import json
@@ -135,19 +135,19 @@ class Checkpoints:
         return None
 
     def _list_files(self) -> None:
-        """Once a checkpoint stands under its number: the size of each of its files, by which a cut one is known."""
-        folder = self.folder / str(self._saving)
-        if jax.process_index() == 0 and folder.is_dir():
-            _write(folder / _LIST, _sizes(folder))
+        """The size of each file, by which a cut one is known; written just before the checkpoint takes its number."""
+        if jax.process_index() == 0:
+            for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                _write(folder / _LIST, _sizes(folder))
 
     def _check_files(self, step: int) -> None:
         """Raises ValueError for a file that is cut or gone, before orbax stumbles over it in many threads at once.
 
-        A checkpoint whose list is missing (killed just before it was written) is left to the reading itself.
+        Damage that keeps a file's size is left to the reading itself: its checksums find it.
         """
         folder = self.folder / str(step)
         if not (folder / _LIST).is_file():
-            return
+            raise ValueError(f"{_LIST} is gone")
         found = _sizes(folder)
         for name, size in json.loads((folder / _LIST).read_text()).items():
             if found.get(name) != size:
@@ -345,8 +345,9 @@ def _leaves(tree: Tree) -> dict[str, Any]:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _LIST)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
+    """Of the parts' files; those beside the parts are orbax's own, which it still rewrites."""
+    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -32,8 +32,8 @@ _SHOWN = ("loss", "tokens/s", "examples/s")  # beside the bar, as far as they ar
 class RunLog:
     """The log of one run that begins (or goes on) at step `start` of `steps`.
 
-    Lines of metrics.jsonl after `start` are dropped: they come from steps that a killed run made and that are about to be
-    made again. Use it as a context, so that the bar and the files are closed.
+    Lines of metrics.jsonl after `start` are dropped: they come from steps that a killed run made and that are about
+    to be made again. Use it as a context, so that the bar and the files are closed.
     """
 
     def __init__(

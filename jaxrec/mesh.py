@@ -6,6 +6,7 @@ the compiler places the collectives, the rules below only say where parameters l
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 import re
@@ -23,8 +24,8 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))  # how every leaf of a batch is split
 
 # (path, how the *last* dimensions are split): the first match holds. What stands before them (the layers' N) stays
-# whole; a leaf with fewer dimensions, or without a match, is replicated. As paths are searched and not matched from their
-# beginning, the same rules place the optimiser's moments and a teacher inside `frozen`.
+# whole; a leaf with fewer dimensions, or without a match, is replicated. As paths are searched and not matched from
+# their beginning, the same rules place the optimiser's moments and a teacher inside `frozen`.
 Rules = Sequence[tuple[str, P]]
 RULES: Rules = (
     (r"(^|/)embed/(table|position|kind)$", P("tensor", "fsdp")),
@@ -152,11 +153,7 @@ def path_of(keys: Sequence[Any]) -> str:
 
 def spec_for(mesh: Mesh, path: str, shape: Sequence[int], rules: Rules = RULES) -> P:
     """The split of one leaf. A dimension that its axis does not divide stays whole (said in the log if it is large)."""
-    for pattern, spec in rules:
-        if re.search(pattern, path):
-            break
-    else:
-        return P()
+    spec = next((spec for pattern, spec in rules if re.search(pattern, path)), P())
     if len(shape) < len(spec):
         return P()
     whole = len(shape) - len(spec)
@@ -226,7 +223,7 @@ def process_rows(mesh: Mesh, rows: int) -> slice:
     check_batch(mesh, rows)
     places = NamedSharding(mesh, ROWS).addressable_devices_indices_map((rows,)).values()
     spans = sorted({(s.start or 0, rows if s.stop is None else s.stop) for (s,) in places})
-    if any(a[1] != b[0] for a, b in zip(spans, spans[1:], strict=False)):
+    if any(a[1] != b[0] for a, b in itertools.pairwise(spans)):
         raise MeshError(
             f"the devices of process {jax.process_index()} hold no contiguous rows: {spans}"
         )

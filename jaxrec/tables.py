@@ -1,8 +1,8 @@
 """Floor 1: large embedding tables (people, items): only the rows that a batch names are read, updated, or moved.
 
-Dense Adam reads and writes the whole table at each step, and its momentum moves the vectors of people who are not in the
-batch. Here the step gathers the distinct rows of the batch, the loss sees them as `Rows` in place of the table, and
-`RowAdam` writes back those rows alone. A loss reads either form through one function:
+Dense Adam reads and writes the whole table at each step, and its momentum moves the vectors of people who are not
+in the batch. Here the step gathers the distinct rows of the batch, the loss sees them as `Rows` in place of the
+table, and `RowAdam` writes back those rows alone. A loss reads either form through one function:
 
     p_BE = tables.lookup(params["profile"]["p"], batch.user_B)      # id -1: nobody, a row of zeros
 

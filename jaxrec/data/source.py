@@ -1,7 +1,7 @@
 """Deterministic sources of batches: (step, params, state) -> (batch, state).
 
-A source is a pure function of its state, and the state is in the checkpoint: a resumed run sees the very batches that the
-uninterrupted one would have seen. Arrays are shuffled by an index permutation that is computed, never stored.
+A source is a pure function of its state, and the state is in the checkpoint: a resumed run sees the very batches
+that the uninterrupted one would have seen. Arrays are shuffled by an index permutation that is computed, never stored.
 
     state = {"seed": ..., "epoch": ..., "position": ...}      position: rows of this epoch already handed out
 """

@@ -1,7 +1,7 @@
 """How gradients are taken is an argument of the step: `summed`, `cached` or `clipped`.
 
-A loss divides by totals of the *whole* batch that `weigh` gave before the first microbatch, so gradients of microbatches
-simply add up, with several terms of different weights too: `accum=4` equals `accum=1`.
+A loss divides by totals of the *whole* batch that `weigh` gave before the first microbatch, so gradients of
+microbatches simply add up, with several terms of different weights too: `accum=4` equals `accum=1`.
 
     weigh:  batch -> {term: total weight}
     LossFn: (params, frozen, extra, batch, totals, key_B) -> (loss, Aux(metrics, stats))
@@ -135,10 +135,10 @@ def cached(accum: int) -> Gradients:
 def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradients:
     """Differentially private gradients (Abadi et al. 2016): each row's gradient clipped to norm `clip`, then noise.
 
-    `noise` is the multiplier sigma: normal noise of deviation sigma x clip on the sum, then divided by `expected`, the
-    expected size of a Poisson-sampled batch (a fixed number: the true size is itself private). Padding rows, those whose
-    every total is 0, add nothing. Each row is weighed alone, so its loss is its own mean. `chunk` rows are taken at
-    once; it must divide B. Metrics are sums over the real rows over `expected`, and are *not* private.
+    `noise` is the multiplier sigma: normal noise of deviation sigma x clip on the sum, then divided by `expected`,
+    the expected size of a Poisson-sampled batch (a fixed number: the true size is itself private). Padding rows,
+    those whose every total is 0, add nothing. Each row is weighed alone, so its loss is its own mean. `chunk` rows
+    are taken at once; it must divide B. Metrics are sums over the real rows over `expected`, and are *not* private.
     """
 
     def take(loss, weigh, params, frozen, extra, batch, key):

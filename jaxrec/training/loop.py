@@ -4,8 +4,8 @@
     OUT/best/               the parameters with the best monitored value, and facts.json
     OUT/metrics.jsonl, config.json, environment.json, tensorboard/      (jaxrec.log)
 
-The devices never wait for the log: while they work on step n, the host checks and writes the numbers of step n - 1. Before
-anything is saved, the numbers of that very step have been seen to be finite, so every checkpoint is a good one.
+The devices never wait for the log: while they work on step n, the host checks and writes the numbers of step n - 1.
+Before anything is saved, the numbers of that very step have been seen to be finite, so every checkpoint is a good one.
 
 How a run ends: all steps made, or the monitored value no longer gets better -> `fit` returns. SIGTERM -> the state is
 saved and the process exits with status 143 (128 + 15). A loss, gradient or weight that is not finite -> NonFinite.

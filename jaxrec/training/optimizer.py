@@ -62,7 +62,7 @@ def rate(config: OptConfig, steps: int) -> Callable[[Any], Any]:
 
 
 def make(config: OptConfig, steps: int) -> Optimizer:
-    """The optimiser of a run of `steps` steps. Norms are clipped by the step, over dense weights and table rows alike."""
+    """The optimiser of a run of `steps` steps. Norms are clipped by the step, over weights and table rows alike."""
     schedule = rate(config, steps)
     decayed = lambda params: jax.tree_util.tree_map_with_path(
         lambda keys, _: not re.search(config.no_decay, path_of(keys)), params
