@@ -1,0 +1,219 @@
+"""Floor 3: a Hugging Face `config.json` as one of our configs, and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxrec.hub.names import ARCHITECTURES
+from jaxrec.nn.decoder import DecoderConfig
+from jaxrec.nn.encoder import EncoderConfig
+from jaxrec.nn.rope import SCALINGS, RopeScaling
+
+ACTIVATION = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+_HF_ACTIVATION = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+# our RopeScaling field -> HF's key
+_ROPE = {
+    "factor": "factor",
+    "original_max": "original_max_position_embeddings",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+    "truncate": "truncate",
+}
+_ROPE_OF = {
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max", "low_freq_factor", "high_freq_factor"),
+    "yarn": (
+        "factor", "original_max", "beta_fast", "beta_slow",
+        "attention_factor", "mscale", "mscale_all_dim", "truncate",
+    ),
+}  # fmt: skip
+
+Config = DecoderConfig | EncoderConfig
+
+
+def read_config(folder: str | Path) -> tuple[Config, str]:
+    """(our config, the family) of a folder's `config.json`.
+
+    Raises FileNotFoundError when it is missing, ValueError when the architecture or one of its options is not
+    supported, or a field is missing.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: a model folder holds config.json and *.safetensors"
+        )
+    return from_hf(json.loads(path.read_text()))
+
+
+def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
+    """(our config, the family) of the contents of a `config.json`. Raises ValueError as `read_config`."""
+    family = hf.get("model_type")
+    if family not in ARCHITECTURES:
+        raise ValueError(
+            f"model_type {family!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
+        )
+    try:
+        return (
+            _encoder(hf, family) if family in ("bert", "mpnet") else _decoder(hf, family)
+        ), family
+    except KeyError as missing:
+        raise ValueError(f"config.json of a {family} model lacks the field {missing}") from None
+
+
+def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
+    rope = hf.get("rope_parameters") or {}
+    heads, phi = hf["num_attention_heads"], family == "phi"
+    _refuse(hf, "use_sliding_window", "sliding-window attention")
+    _refuse(hf, "qk_layernorm", "Phi with normed queries and keys")
+    bias = hf.get("attention_bias", False)
+    return DecoderConfig(
+        vocab=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        layers=hf["num_hidden_layers"],
+        heads=heads,
+        groups=hf.get("num_key_value_heads") or heads,
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+        d_ff=hf["intermediate_size"],
+        norm="layer" if phi else "rms",
+        norm_eps=hf["layer_norm_eps"] if phi else hf.get("rms_norm_eps", 1e-6),
+        gated=not phi,
+        activation=_activation(hf.get("hidden_act", "gelu_new" if phi else "silu")),
+        qkv_bias=phi or family == "qwen2" or bias,
+        o_bias=phi or (bias and family != "qwen2"),
+        mlp_bias=phi or hf.get("mlp_bias", False),
+        head_bias=phi,
+        qk_norm=family == "qwen3",
+        parallel=phi,
+        rope_theta=float(rope.get("rope_theta") or hf.get("rope_theta", 10000.0)),
+        rope_fraction=_fraction(hf, rope, 0.5 if phi else 1.0),
+        rope_scaling=_scaling(rope or hf.get("rope_scaling"), hf["max_position_embeddings"]),
+        tied=hf.get("tie_word_embeddings", False),
+        max_positions=hf["max_position_embeddings"],
+        init_std=hf.get("initializer_range", 0.02),
+    )
+
+
+def _encoder(hf: dict[str, Any], family: str) -> EncoderConfig:
+    mpnet = family == "mpnet"
+    if hf.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"position embeddings {hf['position_embedding_type']!r} are not supported")
+    return EncoderConfig(
+        vocab=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        layers=hf["num_hidden_layers"],
+        heads=hf["num_attention_heads"],
+        d_ff=hf["intermediate_size"],
+        activation=_activation(hf.get("hidden_act", "gelu")),
+        norm_eps=hf.get("layer_norm_eps", 1e-12),
+        max_positions=hf["max_position_embeddings"],
+        first_position=2 if mpnet else 0,  # MPNet counts on from its padding's row, 1
+        types=0 if mpnet else hf.get("type_vocab_size", 2),
+        distance_buckets=hf.get("relative_attention_num_buckets", 32) if mpnet else 0,
+        init_std=hf.get("initializer_range", 0.02),
+    )
+
+
+def _activation(name: str) -> str:
+    if name not in ACTIVATION:
+        raise ValueError(
+            f"activation {name!r} is not supported; supported are {', '.join(ACTIVATION)}"
+        )
+    return ACTIVATION[name]
+
+
+def _refuse(hf: dict[str, Any], field: str, what: str) -> None:
+    if hf.get(field):
+        raise ValueError(f"{what} ({field} in config.json) is not supported")
+
+
+def _fraction(hf: dict[str, Any], rope: dict[str, Any], default: float) -> float:
+    return rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default
+
+
+def _scaling(rope: dict[str, Any] | None, longest: int) -> RopeScaling | None:
+    kind = (rope or {}).get("rope_type") or (rope or {}).get("type") or "default"
+    if kind == "default":
+        return None
+    if kind not in SCALINGS:
+        raise ValueError(
+            f"rope scaling {kind!r} is not supported; supported are {', '.join(SCALINGS)}"
+        )
+    given = {
+        ours: rope[_ROPE[ours]] for ours in _ROPE_OF[kind] if rope.get(_ROPE[ours]) is not None
+    }
+    if kind == "yarn":
+        given.setdefault("original_max", longest)
+    return RopeScaling(kind=kind, **given)
+
+
+# ------------------------------------------------------------------------------------------------- and back
+
+
+def family_of(cfg: Config) -> str:
+    """The HF family that holds a model of this config. Raises ValueError when none does."""
+    if isinstance(cfg, EncoderConfig):
+        family = "mpnet" if cfg.distance_buckets else "bert"
+    elif cfg.parallel:
+        family = "phi"
+    elif cfg.qk_norm:
+        family = "qwen3"
+    else:
+        family = "qwen2" if cfg.qkv_bias and not cfg.o_bias else "llama"
+    back, _ = from_hf(to_hf(cfg, family))
+    # cuts, precision and rematerialisation are how we run a model, not what it is
+    own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat")}
+    lost = [k for k, v in own.items() if getattr(back, k) != v]
+    if lost:
+        raise ValueError(
+            f"no supported HF architecture holds this model: as {family} it would lose {', '.join(lost)}"
+        )
+    return family
+
+
+def to_hf(cfg: Config, family: str) -> dict[str, Any]:
+    """The contents of a `config.json` for a model of this family."""
+    shared = {
+        "architectures": [ARCHITECTURES[family]],
+        "model_type": family,
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.d_model,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "intermediate_size": cfg.d_ff,
+        "hidden_act": _HF_ACTIVATION[cfg.activation],
+        "max_position_embeddings": cfg.max_positions,
+        "initializer_range": cfg.init_std,
+    }
+    if isinstance(cfg, EncoderConfig):
+        own = {"relative_attention_num_buckets": cfg.distance_buckets, "pad_token_id": 1}
+        own = own if family == "mpnet" else {"type_vocab_size": cfg.types, "pad_token_id": 0}
+        return shared | own | {"layer_norm_eps": cfg.norm_eps}
+    return shared | {
+        "num_key_value_heads": cfg.groups,
+        "head_dim": cfg.head_dim,
+        "layer_norm_eps" if family == "phi" else "rms_norm_eps": cfg.norm_eps,
+        "attention_bias": cfg.qkv_bias and cfg.o_bias,
+        "mlp_bias": cfg.mlp_bias,
+        "rope_theta": cfg.rope_theta,
+        "partial_rotary_factor": cfg.rope_fraction,
+        "rope_scaling": _hf_scaling(cfg.rope_scaling),
+        "tie_word_embeddings": cfg.tied,
+    }
+
+
+def _hf_scaling(s: RopeScaling | None) -> dict[str, Any] | None:
+    if s is None or s.kind == "default":
+        return None
+    fields = {_ROPE[k]: getattr(s, k) for k in _ROPE_OF[s.kind]}
+    return {"rope_type": s.kind} | {k: v for k, v in fields.items() if v is not None}

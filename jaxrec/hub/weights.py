@@ -1,0 +1,259 @@
+"""Floor 3: Hugging Face safetensors <-> our params.
+
+What is read follows from the model: its own shapes say which parameters there are, the tables in `names` where they
+lie, and with shardings given, each process reads only the slices that its devices hold.
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+
+from jaxrec.hub.config import Config, family_of, read_config, to_hf
+from jaxrec.hub.names import NAMES, spellings, transposed
+from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.nn.encoder import Encoder
+from jaxrec.nn.stack import stack_sizes
+
+SHARD_BYTES = 5 << 30
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_*")
+_FILES += ("vocab*", "merges.txt", "generation_config.json", "chat_template*", "sentence_*")
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a model: a local one as it is, or a hub id, downloaded (or found in the cache).
+
+    Raises FileNotFoundError naming both readings when it is neither.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=list(_FILES)))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{str(source)!r} is no folder here, and the hub gave no such model: {error}"
+        ) from error
+
+
+def model_of(cfg: Config) -> nn.Module:
+    """The flax module of a config."""
+    return Decoder(cfg) if isinstance(cfg, DecoderConfig) else Encoder(cfg)
+
+
+def shapes_of(cfg: Config) -> PyTree:
+    """The parameters of a config as `jax.ShapeDtypeStruct`s."""
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(model_of(cfg).init, jax.random.key(0), ids)["params"]
+
+
+def load(
+    source: str | Path,
+    *,
+    param_dtype: Any = None,
+    shardings: PyTree | Callable[[PyTree], PyTree] | None = None,
+    **changes: Any,
+) -> tuple[Config, PyTree]:
+    """(config, params) of a local folder or a hub id.
+
+    param_dtype: that of the file when None. shardings: a tree like params (or a function from the tree of
+    shapes to it); each process then reads its devices' slices only. changes: fields of our config to set, such
+    as `dtype="bfloat16"`, `cuts=(21,)`, `remat="full"`; fields that the weights decide will not fit them.
+
+    Raises FileNotFoundError on missing files and ValueError on unsupported architectures, missing tensors, and weights
+    that don't fit the config (naming the first tensor and both shapes).
+    """
+    folder = find(source)
+    cfg, family = read_config(folder)
+    cfg = dataclasses.replace(cfg, **changes)
+    shapes = shapes_of(cfg)
+    placed = flatten_dict(shardings(shapes) if callable(shardings) else shardings or {}, sep="/")
+    with Tensors(folder, family) as tensors:
+        flat = flatten_dict(shapes, sep="/")
+        sources = {path: locate(path, cfg, family) for path in flat}
+        for path, leaf in flat.items():
+            tensors.check(path, sources[path], leaf.shape)
+        arrays = {
+            path: _read(tensors, path, sources[path], leaf.shape, param_dtype, placed.get(path))
+            for path, leaf in flat.items()
+        }
+    return cfg, unflatten_dict(arrays, sep="/")
+
+
+def locate(path: str, cfg: Config, family: str) -> list[str]:
+    """The tensors that make the parameter at our path: one for each layer of its stack, or just one."""
+    stack = re.match(r"(stack_\d+)/", path)
+    if stack is None:
+        return [_name(path, family)]
+    sizes = stack_sizes(cfg.layers, cfg.cuts)
+    starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    name = _name("layer/" + path[stack.end() :], family)
+    start = starts[stack[1]]
+    return [name.format(n=n) for n in range(start, start + sizes[stack[1]])]
+
+
+def _name(path: str, family: str) -> str:
+    if path not in NAMES[family]:
+        raise ValueError(f"a {family} checkpoint has no place for the parameter {path}")
+    return NAMES[family][path]
+
+
+def _read(
+    tensors: "Tensors", path: str, names: list[str], shape: tuple, dtype: Any, sharding: Any
+) -> jax.Array:
+    stacked, turn = path.startswith("stack_"), transposed(path)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        layers, rest = (names[index[0]], index[1:]) if stacked else (names, index)
+        read = [tensors.slice(name, rest[::-1] if turn else rest) for name in layers]
+        read = [x.T if turn else x for x in read]
+        x = np.stack(read) if stacked else read[0]
+        return np.ascontiguousarray(x, dtype=dtype or x.dtype)
+
+    if sharding is None:
+        return jnp.array(
+            part((slice(None),) * len(shape))
+        )  # a copy: jnp.asarray may alias the file's memory
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+class Tensors:
+    """The tensors of a checkpoint, in one safetensors file or several, read a slice at a time."""
+
+    def __init__(self, folder: Path, family: str):
+        self.folder, self.family, self._open = folder, family, {}
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            self.file_of = json.loads(index.read_text())["weight_map"]
+        elif (folder / "model.safetensors").is_file():
+            self.file_of = dict.fromkeys(
+                self._file("model.safetensors").keys(), "model.safetensors"
+            )
+        else:
+            raise FileNotFoundError(
+                f"{folder} has neither model.safetensors nor model.safetensors.index.json; weights in other"
+                " formats must be saved as safetensors first"
+            )
+
+    def __enter__(self) -> "Tensors":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.clear()
+
+    def check(self, path: str, names: list[str], shape: tuple[int, ...]) -> None:
+        """Raises ValueError when a tensor of a parameter is missing or has another shape than the config says."""
+        if path.startswith("stack_"):
+            shape = shape[1:]
+        shape = shape[::-1] if transposed(path) else shape
+        for name in names:
+            found = tuple(self._find(name).get_shape())
+            if found != tuple(shape):
+                raise ValueError(
+                    f"the weights don't fit config.json: tensor {name} has shape {found}, the config asks for"
+                    f" {tuple(shape)} ({path})"
+                )
+
+    def slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of one tensor."""
+        return self._find(name)[index]
+
+    def _find(self, name: str) -> Any:
+        for spelling in spellings(name, self.family):
+            if spelling in self.file_of:
+                return self._file(self.file_of[spelling]).get_slice(spelling)
+        raise ValueError(
+            f"the checkpoint in {self.folder} lacks the tensor {name}; it has {len(self.file_of)} tensors,"
+            f" the first is {min(self.file_of, default='none')}"
+        )
+
+    def _file(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        if name not in self._open:
+            if not (self.folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{self.folder / name} is missing, though the index names it"
+                )
+            self._open[name] = safe_open(self.folder / name, framework="numpy")
+        return self._open[name]
+
+
+# -------------------------------------------------------------------------------------------------- saving
+
+
+def save(folder: str | Path, cfg: Config, params: PyTree, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes config.json and model.safetensors in HF's layout (several files and an index beyond `shard_bytes`).
+
+    `transformers` loads the folder with `from_pretrained`. The config is written last, so that a folder
+    whose saving was cut short does not look whole. Raises ValueError when no supported architecture holds the model.
+    """
+    from safetensors.numpy import save_file
+
+    folder, family = Path(folder), family_of(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = list(_in_groups(_hf_tensors(cfg, params, family), shard_bytes))
+    files = ["model.safetensors"]
+    if len(groups) > 1:
+        files = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    weight_map, total = {}, 0
+    for file, group in zip(files, groups, strict=True):
+        arrays = {name: make() for name, make in group}
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(arrays, file)
+        total += sum(x.nbytes for x in arrays.values())
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    dtype = jax.tree.leaves(params)[0].dtype.name
+    contents = to_hf(cfg, family) | {"dtype": dtype, "torch_dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(contents, indent=2) + "\n")
+
+
+def _hf_tensors(
+    cfg: Config, params: PyTree, family: str
+) -> Iterator[tuple[str, int, Callable[[], np.ndarray]]]:
+    """(name, bytes, how to make the array) of every tensor, so that only one group of them is in memory."""
+    for path, leaf in flatten_dict(params, sep="/").items():
+        names = locate(path, cfg, family)
+        for i, name in enumerate(names):
+
+            def make(leaf=leaf, i=i, path=path) -> np.ndarray:
+                x = np.asarray(leaf[i] if path.startswith("stack_") else leaf)
+                return np.ascontiguousarray(x.T if transposed(path) else x)
+
+            yield name, leaf.nbytes // len(names), make
+
+
+def _in_groups(
+    tensors: Iterator[tuple[str, int, Callable]], limit: int
+) -> Iterator[list[tuple[str, Callable]]]:
+    group, size = [], 0
+    for name, nbytes, make in tensors:
+        if group and size + nbytes > limit:
+            yield group
+            group, size = [], 0
+        group.append((name, make))
+        size += nbytes
+    yield group
+
+
+def check_vocabulary(n_tokens: int, cfg: Config) -> None:
+    """Raises ValueError when a tokenizer can give ids that the embedding has no row for."""
+    if n_tokens > cfg.vocab:
+        raise ValueError(
+            f"the tokenizer has {n_tokens} tokens, but the embedding only {cfg.vocab} rows: they are not of the"
+            " same model"
+        )
