@@ -188,8 +188,21 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
 
 
 def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
-    """Puts a tree of full arrays (every process holds the same) onto the mesh by the rules."""
-    return jax.device_put(tree, shardings(mesh, tree, rules))
+    """Puts a tree of whole arrays (every process holds the same) onto the mesh by the rules.
+
+    Arrays that already lie there are moved only if their layout differs.
+    """
+    layout = shardings(mesh, tree, rules)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, layout)
+
+    def one(leaf: Any, at: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, at)
+        whole = np.asarray(leaf)  # each process cuts out its own part: nothing is sent or compared
+        return jax.make_array_from_callback(whole.shape, at, lambda index: whole[index])
+
+    return jax.tree.map(one, tree, layout)
 
 
 def sharded_init(

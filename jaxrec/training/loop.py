@@ -200,7 +200,7 @@ class _Run:
     def to_the_end(self, state: TrainState, terminated: "_Terminated") -> TrainState:
         config, key = (
             self.config,
-            jax.device_put(jax.random.key(self.config.seed), meshes.replicated(self.mesh)),
+            jax.jit(jax.random.key, out_shardings=meshes.replicated(self.mesh))(self.config.seed),
         )
         done, place = int(state.step), state.source
         state, self.clock = state.replace(source=None), time.perf_counter()
