@@ -74,7 +74,7 @@ POOL: Mapping[str, Mapping[str, Sequence[str]]] = {
     "parking": {
         "spot": (
             "a free car park behind the house",
-            "two free spaces by the door",
+            "a free space by the door",
             "a paid car park across the road",
             "free parking along the street",
         )

@@ -50,15 +50,17 @@ VALUES: Mapping[str, tuple] = {
 }
 SENTENCES = {"short": (1, 1), "medium": (2, 2), "long": (3, 4)}
 
-# What `check` knows of tone. Generated casual text always contracts or chats; generated formal text always has one
-# of `COURTESY`, hand-written formal text at least a passive, a modal of courtesy, or a long word.
+# What `check` knows of tone. Generated casual text always contracts or chats, generated formal text always has one of
+# `COURTESY`, and openers mark its registers: there the checks tell the values apart (0 to 0.11 of the answers pass as
+# another value). Prose by hand is freer: formal is also two signs of `CEREMONY`, playful and technical are words of
+# `FANFARE` and `JARGON`, and its own authors meet these two checks in some 50 to 80% of their answers.
 COURTESY = re.compile(
     r"\b(kindly|we are (pleased|delighted)|(it is|would be) our pleasure|we would|you may|we shall|should you|"
     r"at your disposal|be assured|we regret|permit us|we invite|do not hesitate|it would be)\b"
 )
 CEREMONY = re.compile(
     r"\b(is|are|be|been|was|were) (\w+ly |not |also )?\w+(ed|en|ade|ept|ent|own)\b|\b\w{10,}\b|"
-    r"\b(may|shall|regret|please|prior|upon|therefore|however|should|would|within|remains?|require[sd]?)\b"
+    r"\b(may|shall|regret|please|prior|upon|therefore|however|should|would|within|remains?|require[sd]?|advise|recommend|certainly|regrets?)\b"
 )
 CONTRACTION = re.compile(
     r"n't\b|\b\w+'(re|ll|ve|d|m)\b|\b(it|that|here|there|what|let|who|where|how|everybody|delivery|trick|"
@@ -109,11 +111,11 @@ JARGON = (
     r"\b(technical|gbp|diagnos\w+|firmware|voltage|torque|ratio|diameter|ssd|ram|usb|hdmi|calibrat\w+|enamel|fluoride|"
     r"radiograph\w*|hygien\w+|endodon\w+|composite|fillings?|crowns?|canal|implant\w*|examination|periodontal|clinical|"
     r"clearance|axle|tolerance|brakes?|rotors?|chains?|gears?|tyres?|hubs?|spokes?|wheels?|bolts?|bearings?|drivetrain|"
-    r"derailleur|frames?|motor|pedals?|cables?|workshop|hydraulic|labour|bonded|anaesthe\w+|sedation|prescri\w+)\b"
+    r"derailleur|frames?|motor|pedals?|cables?|workshop|hydraulic|labour|bonded|anaesthe\w+|sedation|prescri\w+|"
+    r"minutes|working days?|procedure|treatment|itemised|dental|teeth|tooth|surface|component|mechanic|helmets?|pump)\b"
 )
 TECHNICAL = re.compile(
-    JARGON
-    + r"|\b\d{1,2}:\d\d\b|\d ?(mm|cm|kg|g|n·m|wh|w|v|ppm|mg|ml|bar|psi|per cent)\b|\b\d+\b.*\b\d+\b"
+    JARGON + r"|\b\d{1,2}:\d\d\b|\d ?(mm|cm|kg|g|n·m|wh|w|v|ppm|mg|ml|bar|psi|per cent)\b"
 )
 
 
@@ -146,18 +148,17 @@ class Style:
         """From `style.json`'s object, where `customer` and `order` lie under `terms`."""
         row = dict(row)
         terms = row.pop("terms", {})
-        missing, unknown = (
-            VALUES.keys() - row.keys() - terms.keys(),
-            (row.keys() | terms.keys()) - VALUES.keys(),
-        )
-        if missing or unknown:
+        given = [*row, *terms]
+        if sorted(given) != sorted(VALUES):
+            missing, unknown = VALUES.keys() - given, set(given) - VALUES.keys()
             raise ValueError(f"style: missing {sorted(missing)}, unknown {sorted(unknown)}")
         return cls(**row, **terms)
 
     def to_json(self) -> dict:
         """What `from_json` reads."""
         row = asdict(self)
-        return {**row, "terms": {"customer": row.pop("customer"), "order": row.pop("order")}}
+        terms = {name: row.pop(name) for name in ("customer", "order")}
+        return {**row, "terms": terms}
 
 
 def lower_first(text: str) -> str:
@@ -208,8 +209,8 @@ def check(answer: str, style: Style) -> dict[str, bool]:
     )
     formality = {
         "casual": bool(CHAT.search(words)) and not stiff,
-        "neutral": not SLANG.search(words) and not stiff,
-        "formal": (stiff or bool(CEREMONY.search(words))) and not loose,
+        "neutral": not loose and not stiff,
+        "formal": (stiff or len(CEREMONY.findall(words)) > 1) and not loose,
     }
     register = {
         "plain": not re.search(_openers("playful") + "|" + _openers("technical"), words),
