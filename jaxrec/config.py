@@ -118,6 +118,22 @@ def dump(config: Any, path: str | Path) -> None:
     Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n")
 
 
+def from_dict(config_class: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `to_dict`, for what was written beside a saved model. Raises ConfigError for an unknown field."""
+    hints = get_type_hints(config_class)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise ConfigError(f"{config_class.__name__} has no field {sorted(unknown)[0]!r}: saved by another version?")
+
+    def value_of(hint: Any, value: Any) -> Any:
+        nested = next(_dataclasses_in(hint), None)
+        if nested is not None and isinstance(value, Mapping):
+            return from_dict(nested, value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return config_class(**{name: value_of(hints[name], value) for name, value in values.items()})
+
+
 def fields(config_class: type, prefix: str = "") -> Iterator[str]:
     """Every field as a dotted name ("opt.lr"), nested dataclasses included."""
     hints = get_type_hints(config_class)

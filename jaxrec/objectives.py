@@ -5,6 +5,7 @@ Each returns an `Objective`: the LossFn and the `weigh` that gives its denominat
 script's rule of paths, so a loss joins them and does not care.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,9 +20,8 @@ from jaxrec.losses.classification import cross_entropy
 from jaxrec.losses.contrastive import info_nce
 from jaxrec.losses.tokens import distil, next_token
 from jaxrec.models.heads import GenerativeHead, memory_of
-from jaxrec.models.lfe import extract
+from jaxrec.models.lfe import LFE, extract
 from jaxrec.models.personal_lm import PersonalLM
-from jaxrec.models.profile import ProfileEncoder
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import LossFn, Spanning
 from jaxrec.training.partition import merge
@@ -69,12 +69,12 @@ class RetrofitParts(NamedTuple):
 
     backbone: nn.Module
     teacher: nn.Module  # any decoder of the same vocabulary; params under frozen["teacher"]
-    lm: PersonalLM
+    lfe: LFE
     reader: GenerativeHead  # tiny decoder on Z, for distillation ("distil_head") and for spans ("denoise_head")
-    topics: int
 
 
-class RetrofitWeights(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class RetrofitWeights:
     """How much each of the four objectives counts."""
 
     distil: float = 1.0
@@ -92,8 +92,9 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
     """
 
     def z_of(tree, tokens: Tokens) -> LFEOutput:
-        lfe = parts.lm.lfe
-        return extract(parts.backbone, lfe, tree["backbone"], tree["lfe"], tokens, tree.get("delta"))
+        return extract(
+            parts.backbone, parts.lfe, tree["backbone"], tree["lfe"], tokens, tree.get("delta")
+        )
 
     def read(tree, head: str, z: LFEOutput, tokens: Tokens) -> Array:
         return parts.reader.apply(
@@ -166,7 +167,7 @@ def teacher_logits(
 
 def universal(
     lm: PersonalLM,
-    encoder: ProfileEncoder,
+    encoder: nn.Module,
     *,
     teacher: nn.Module | None = None,
     distil_weight: float = 0.0,

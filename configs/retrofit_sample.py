@@ -1,0 +1,18 @@
+"""Retrofit of the sample world's backbone, with itself as teacher.
+
+    python -m train.retrofit configs/retrofit_sample.py
+"""
+
+from jaxrec.models.lfe import LFEConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.retrofit import RetrofitConfig
+
+config = RetrofitConfig(
+    backbone="runs/sample/pretrain/model",
+    lfe=LFEConfig(d_z=128, top_k=3),
+    rows=32,
+    opt=OptConfig(lr=3e-3, warmup=20),
+    loop=LoopConfig(steps=200, eval_every=25, patience=3, min_delta=0.005),
+    out="runs/sample/retrofit",
+)

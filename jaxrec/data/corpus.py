@@ -1,0 +1,120 @@
+"""Texts to pretrain on: documents and dialogues from the sample world, the public sets, or files of one's own.
+
+A source is a name or a path:
+    world            the sample world: training tenants' dialogues, guides and pages, general instructions
+    sgd, sgd:dev     Schema-Guided Dialogue (JSON lines of turns with `speaker` and `utterance`)
+    twin_til         a folder of Markdown notes
+    PATH             a folder of .md and .txt files, one such file, or .jsonl[.gz] with `text`, or with `turns` of
+                     `role` and `text`
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.folder import dataset
+
+Document = str | list[tuple[str, str]]  # plain text, or (role, text) turns
+_SPEAKERS = {"USER": "user", "SYSTEM": "assistant"}
+
+
+class CorpusError(RunError, ValueError):
+    """A text source that cannot be read."""
+
+
+def read(source: str) -> list[Document]:
+    """All documents of a source, in a fixed order. Raises CorpusError or DataMissing naming what is wrong."""
+    name, _, part = source.partition(":")
+    known: dict[str, Callable[[], Iterable[Document]]] = {
+        "world": _world,
+        "sgd": lambda: _jsonl(dataset("sgd") / f"{part or 'train'}.jsonl.gz"),
+        "twin_til": lambda: _folder(dataset("twin_til")),
+    }
+    if name in known and not Path(source).exists():
+        documents = list(known[name]())
+    elif Path(source).is_dir():
+        documents = list(_folder(Path(source)))
+    elif Path(source).is_file():
+        documents = list(_file(Path(source)))
+    else:
+        raise CorpusError(
+            f"text source {source!r} is no file or folder here, and none of {sorted(known)}"
+        )
+    if not documents:
+        raise CorpusError(f"text source {source!r} holds no text")
+    return documents
+
+
+def hold_out(documents: Sequence[Document], every: int) -> tuple[list[Document], list[Document]]:
+    """(training, held out): each `every`-th document is held out, a duplicate of one that is held out is dropped."""
+    held = [d for i, d in enumerate(documents) if i % every == every - 1]
+    known = {plain(d) for d in held}
+    return [d for d in documents if plain(d) not in known], held
+
+
+def plain(document: Document) -> str:
+    """The text alone, turns on lines of their own."""
+    return document if isinstance(document, str) else "\n".join(said for _, said in document)
+
+
+def encode(tok: text.Tokenizer, documents: Sequence[Document]) -> list[text.Example]:
+    """Token sequences in which every token but the first is predicted, the customer's too."""
+    rows = [
+        text.document(tok, d) if isinstance(d, str) else text.dialogue(tok, d) for d in documents
+    ]
+    return [text.Example(row.ids, [0.0] + [1.0] * (len(row.ids) - 1)) for row in rows]
+
+
+def _world() -> Iterator[Document]:
+    from jaxrec.data.world.businesses import read_businesses
+    from jaxrec.data.world.instructions import instructions
+    from jaxrec.data.world.tenants import generate
+
+    for tenant in [*generate(), *read_businesses()]:
+        if tenant.held_out:
+            continue
+        yield tenant.guide
+        yield from (f"{page.title}\n{page.text}" for page in tenant.pages)
+        yield from ([(t.role, t.text) for t in d.turns] for d in tenant.onboarding)
+    yield from ([(t.role, t.text) for t in trace.turns] for trace in instructions())
+
+
+def _folder(folder: Path) -> Iterator[Document]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".md", ".txt") and path.is_file():
+            yield from _file(path)
+
+
+def _file(path: Path) -> Iterator[Document]:
+    if ".jsonl" in path.suffixes:
+        yield from _jsonl(path)
+    else:
+        said = path.read_text(encoding="utf-8", errors="replace").strip()
+        if said:
+            yield said
+
+
+def _jsonl(path: Path) -> Iterator[Document]:
+    if not path.is_file():
+        raise CorpusError(f"there is no file {path.name} in {path.parent}")
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield _document(json.loads(line))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise CorpusError(
+                    f"{path}:{number}: neither `text` nor `turns` of role and text can be read ({error!r})"
+                ) from error
+
+
+def _document(row: dict) -> Document:
+    if "turns" not in row:
+        return row["text"]
+    turns = row["turns"]
+    if turns and "utterance" in turns[0]:
+        return [(_SPEAKERS[t["speaker"]], t["utterance"]) for t in turns]
+    return [(t["role"], t["text"]) for t in turns]

@@ -1,0 +1,115 @@
+"""Pretrain a small decoder on text: the backbone (and the teacher) of everything that runs without a network.
+
+    python -m train.pretrain configs/backbone_small.py
+    python -m train.pretrain configs/backbone_small.py --model.layers 8 --out runs/deeper
+
+Writes OUT/model, a Hugging Face folder (config.json, model.safetensors, tokenizer.json) that later stages, and
+`transformers`, load; and OUT/metrics.jsonl with held-out bits per byte under `bits_per_byte`.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxrec import config, hub, mesh, objectives
+from jaxrec.data import corpus, text
+from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.losses.tokens import next_token
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.structs import Tokens
+from jaxrec.training import gradients, loop, optimizer, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """A run of next-token pretraining."""
+
+    texts: tuple[str, ...] = ("world",)  # sources: see jaxrec.data.corpus
+    hold_out_every: int = 50  # each so-many-th document measures bits per byte
+    tokenizer: str = ""  # a tokenizer.json; trained on the texts when empty
+    model: DecoderConfig = DecoderConfig(vocab=2048, d_model=128, layers=4, d_ff=352, head_dim=32, heads=4)
+    length: int = 128  # tokens a row
+    rows: int = 32  # rows a batch
+    accum: int = 1
+    opt: OptConfig = OptConfig(lr=3e-3, warmup=50, weight_decay=0.01)
+    loop: LoopConfig = LoopConfig(steps=1000, eval_every=250, monitor="bits_per_byte")
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/pretrain"
+
+
+def main(cfg: PretrainConfig) -> dict[str, float]:
+    """Trains and saves; gives the held-out `bits_per_byte`, its best value and the one at the end."""
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    train, held = corpus.hold_out([d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every)
+    tok = (
+        text.Tokenizer.load(cfg.tokenizer)
+        if cfg.tokenizer
+        else text.train_tokenizer((corpus.plain(d) for d in train), cfg.model.vocab)
+    )
+    hub.check_vocabulary(tok.size, cfg.model)
+    packed = text.pack(corpus.encode(tok, train), cfg.length, split=True)
+    model = Decoder(cfg.model)
+    source = Prefetch(ArraySource(Tokens(**packed), cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
+
+    optim = optimizer.make(cfg.opt, cfg.loop.steps)
+    ids = np.zeros((1, 2), np.int32)
+    params = mesh.sharded_init(devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed))
+    state = step.init_state(devices, params, optim, source=source.init())
+    loss, weigh = objectives.pretrain(model)
+    one = step.make_step(loss, weigh, optim, state, gradients=gradients.summed(cfg.accum))
+    fitted = loop.fit(
+        one,
+        state,
+        source,
+        config=cfg.loop,
+        mesh=devices,
+        rows=cfg.rows,
+        out=cfg.out,
+        evaluate=bits_per_byte(model, tok, held, cfg),
+        resolved=cfg,
+        title="pretrain",
+    )
+    folder = Path(cfg.out) / "model"
+    hub.save(folder, cfg.model, jax.device_get(fitted.state.params))
+    tok.save(folder / "tokenizer.json")
+    return {"bits_per_byte": fitted.value, "best_step": fitted.best}
+
+
+def bits_per_byte(model: Decoder, tok: text.Tokenizer, held: list, cfg: PretrainConfig):
+    """evaluate(params, step): information of the held-out texts, in bits, over their length in UTF-8 bytes.
+
+    The tokens that mark turns and ends are paid for in bits and not counted in bytes.
+    """
+    rows = Tokens(**text.pack(corpus.encode(tok, held), cfg.length, split=True))
+    n_bytes = sum(len(corpus.plain(d).encode()) for d in held)
+    short = -len(rows.ids_BL) % cfg.rows
+    rows = jax.tree.map(lambda x: np.pad(x, ((0, short), (0, 0))).reshape(-1, cfg.rows, x.shape[1]), rows)
+
+    @jax.jit
+    def nll(params, batch: Tokens):
+        out = model.apply(
+            {"params": params},
+            batch.ids_BL,
+            batch.mask_BL,
+            segments_BL=batch.segments_BL,
+            positions_BL=batch.positions_BL,
+        )
+        return next_token(out.logits, batch.ids_BL, batch.loss_BL)["nll"]
+
+    def evaluate(params, step: int) -> dict[str, float]:
+        total = sum(float(nll(params, jax.tree.map(lambda x: x[i], rows))) for i in range(len(rows.ids_BL)))
+        return {"bits_per_byte": total / math.log(2) / n_bytes}
+
+    return evaluate
+
+
+if __name__ == "__main__":
+    config.run(main, PretrainConfig, __doc__)

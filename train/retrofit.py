@@ -1,0 +1,143 @@
+"""Retrofit a frozen backbone: train what turns its hidden states into Z, by four objectives, until they plateau.
+
+    python -m train.retrofit configs/retrofit_sample.py
+    python -m train.retrofit configs/retrofit_sample.py --lora.lora-rank 8     # and a LoRA on the top layers
+
+Distil a teacher's next-token logits, restore masked spans, tell paraphrases from other questions, and route to topics:
+all from Z alone. The heads that do it are dropped at the end; OUT/lfe keeps the projection and the pooling (and, by
+option, the LoRA), with facts.json naming the backbone that they belong to.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import checkpoint, config, hub, mesh, objectives
+from jaxrec import delta as deltas
+from jaxrec.data import turns
+from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.text import Tokenizer
+from jaxrec.data.world.businesses import read_businesses
+from jaxrec.data.world.instructions import instructions
+from jaxrec.data.world.records import TOPICS
+from jaxrec.data.world.tenants import generate, paraphrases
+from jaxrec.delta import DeltaConfig
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.heads import GenerativeHead, HeadConfig, memory_of
+from jaxrec.models.lfe import LFE, LFEConfig
+from jaxrec.objectives import RetrofitWeights
+from jaxrec.structs import Retrofit, Tokens
+from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrofitConfig:
+    """A retrofit of one backbone."""
+
+    backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
+    teacher: str = ""  # any decoder with the same tokenizer; the backbone itself when empty
+    lfe: LFEConfig = LFEConfig()
+    lora: DeltaConfig | None = None  # changes to the backbone's top layers (name the stack), trained along
+    reader_layers: int = 1  # of the training-only decoders
+    weights: RetrofitWeights = RetrofitWeights()
+    context: int = 40  # tokens of a question
+    length: int = 64  # tokens of what follows it
+    rows: int = 32
+    accum: int = 1  # microbatches; InfoNCE still spans all rows (two passes)
+    opt: OptConfig = OptConfig(lr=3e-3, warmup=20)
+    loop: LoopConfig = LoopConfig(steps=400, eval_every=50, patience=3, min_delta=0.005)
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/retrofit"
+
+
+def main(cfg: RetrofitConfig) -> dict[str, float]:
+    """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    at = lambda shapes: mesh.shardings(devices, shapes)
+    decoder, weights = hub.load(cfg.backbone, shardings=at)
+    backbone = hub.model_of(decoder)
+    tok = Tokenizer.load(hub.find(cfg.backbone) / "tokenizer.json")
+    hub.check_vocabulary(tok.size, decoder)
+    teacher, told = (backbone, weights)
+    if cfg.teacher:
+        teacher_cfg, told = hub.load(cfg.teacher, shardings=at)
+        teacher = hub.model_of(teacher_cfg)
+        if teacher_cfg.vocab != decoder.vocab:
+            raise config.RunError(
+                f"teacher {cfg.teacher} has {teacher_cfg.vocab} tokens, the backbone {decoder.vocab}: "
+                "a teacher must share the backbone's tokenizer"
+            )
+    source = Prefetch(ArraySource(batch_of(tok, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
+
+    z = cfg.lfe.d_z
+    reader = GenerativeHead(HeadConfig(decoder.vocab, z, cfg.reader_layers, 4, 2 * z, z))
+    parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), reader)
+    params = mesh.sharded_init(devices, lambda key: init(key, parts, cfg), jax.random.key(cfg.loop.seed))
+    frozen = {"backbone": weights, "teacher": told}
+
+    optim = optimizer.make(cfg.opt, cfg.loop.steps)
+    state = step.init_state(devices, params, optim, source=source.init())
+    loss, weigh = objectives.retrofit(parts, cfg.weights)
+    take = gradients.cached(cfg.accum) if cfg.accum > 1 else gradients.summed()
+    one = step.make_step(loss, weigh, optim, state, gradients=take)
+    fitted = loop.fit(
+        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
+        frozen=frozen, resolved=cfg, title="retrofit",
+    )  # fmt: skip
+    kept, _ = partition.split(fitted.state.params, r"(lfe|delta)(/.*)?")
+    facts = {
+        "backbone": cfg.backbone,
+        "backbone_hash": checkpoint.fingerprint(weights),
+        "lfe": config.to_dict(cfg.lfe),
+        "stopped": fitted.stopped,
+    }
+    checkpoint.save_params(Path(cfg.out) / "lfe", kept, facts)
+    return {"loss": fitted.value, "step": int(fitted.state.step)}
+
+
+def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -> dict:
+    """What is trained: the LFE, the heads that are dropped at the end, and the optional LoRA."""
+    keys = jax.random.split(key, 5)
+    ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+    hidden = (jnp.zeros((1, 2, parts.backbone.cfg.d_model)),) * cfg.lfe.top_k
+    lfe = parts.lfe.init(keys[0], hidden, mask)["params"]
+    memory = memory_of(parts.lfe.apply({"params": lfe}, hidden, mask))
+    read = lambda key: parts.reader.init(key, ids, mask, memory, method="answer")["params"]
+    probe = {
+        "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, len(TOPICS))),
+        "bias": jnp.zeros(len(TOPICS)),
+    }
+    params = {"lfe": lfe, "distil_head": read(keys[1]), "denoise_head": read(keys[2]), "probe": probe}
+    if cfg.lora is not None:
+        sites = type(parts.backbone).sites(parts.backbone.cfg)
+        params["delta"] = deltas.init(keys[4], sites, cfg.lora)
+    return params
+
+
+def batch_of(tok: Tokenizer, cfg: RetrofitConfig) -> Retrofit:
+    """The sample world's training conversations and general instructions as retrofit rows."""
+    tenants = [t for t in [*generate(), *read_businesses()] if not t.held_out]
+    said = lambda ts: [(t.role, t.text) for t in ts]
+    texts = [(said(d.turns[:-1]), d.answer) for t in tenants for d in t.onboarding]
+    texts += [(said(trace.turns[:-1]), trace.turns[-1].text) for trace in instructions()]
+    rows = turns.retrofit_rows(
+        tok,
+        texts,
+        paraphrases([t for t in tenants if t.facts]),
+        context=cfg.context,
+        length=cfg.length,
+        seed=cfg.loop.seed,
+    )
+    tokens = lambda value: Tokens(**value) if isinstance(value, dict) else np.asarray(value)
+    return Retrofit(**{name: tokens(value) for name, value in rows.items()})
+
+
+if __name__ == "__main__":
+    config.run(main, RetrofitConfig, __doc__)
