@@ -1,0 +1,142 @@
+"""Floor 3: a model's tokenizer from its `tokenizer.json`, through the `tokenizers` library alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Tokenizer:
+    """Texts to token ids and back, and chats to texts.
+
+    `eos_ids` are all ids that end an answer (a chat model may have several); `pad_id` is 0 where none is named.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Reads a model folder. Raises FileNotFoundError when it has no tokenizer.json."""
+        from tokenizers import Tokenizer as Rust
+
+        self.folder = Path(folder)
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing; a slow tokenizer must first be saved by transformers as a fast one"
+            )
+        self.rust = Rust.from_file(str(path))
+        # files may carry the truncation of some training run: lengths are the caller's affair
+        self.rust.no_truncation()
+        self.rust.no_padding()
+        self._settings = self._json("tokenizer_config.json")
+        named = lambda key: _text(
+            self._settings.get(key) or self._json("special_tokens_map.json").get(key)
+        )
+        self.special = {key: named(f"{key}_token") for key in ("bos", "eos", "pad", "unk")}
+        self.bos_id, eos, pad = (self.id_of(self.special[key]) for key in ("bos", "eos", "pad"))
+        listed = self._json("generation_config.json").get("eos_token_id", [])
+        listed = listed if isinstance(listed, list) else [listed]
+        self.eos_ids = tuple(dict.fromkeys([x for x in (eos, *listed) if x is not None]))
+        self.pad_id = 0 if pad is None else pad
+
+    def __len__(self) -> int:
+        """One more than the largest id."""
+        return max(self.rust.get_vocab(with_added_tokens=True).values()) + 1
+
+    def id_of(self, token: str | None) -> int | None:
+        """The id of a token written out, or None."""
+        return None if token is None else self.rust.token_to_id(token)
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The ids of a text, with the tokens that the model wants around it when `special`."""
+        return self.rust.encode(text, add_special_tokens=special).ids
+
+    def encode_all(
+        self, texts: Sequence[str], special: bool = True, limit: int | None = None
+    ) -> list[list[int]]:
+        """The ids of many texts, in parallel; texts longer than `limit` tokens lose their end, not their last
+        special token."""
+        if limit is not None:
+            self.rust.enable_truncation(limit)
+        try:
+            encoded = self.rust.encode_batch_fast(list(texts), add_special_tokens=special)
+        finally:
+            self.rust.no_truncation()
+        return [e.ids for e in encoded]
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of ids; special tokens are left out unless asked for."""
+        return self.rust.decode([int(i) for i in ids], skip_special_tokens=not special)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], answer_next: bool = True, **more: Any
+    ) -> str:
+        """The text of a chat in the model's own template; with the opening of an answer when `answer_next`.
+
+        messages: {"role", "content"} in order. more: further variables of the template.
+        Raises ValueError when the model has no template or the template refuses the messages.
+        """
+        template = self._template()
+        if template is None:
+            raise ValueError(f"{self.folder} has no chat template")
+        from jinja2.exceptions import TemplateError
+
+        names = {f"{key}_token": token or "" for key, token in self.special.items()}
+        given = {"messages": list(messages), "add_generation_prompt": answer_next}
+        try:
+            return _environment().from_string(template).render(names | given | more)
+        except TemplateError as error:
+            raise ValueError(f"the chat template of {self.folder}: {error}") from error
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[int]:
+        """The ids of a chat. The template writes the special tokens itself, so none are added."""
+        return self.encode(self.chat(messages, **more), special=False)
+
+    def _template(self) -> str | None:
+        path = self.folder / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text()
+        template = self._settings.get("chat_template")
+        if isinstance(template, list):  # several named ones
+            template = {t["name"]: t["template"] for t in template}.get("default")
+        return template
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def pad(
+    rows: Sequence[Sequence[int]], length: int | None = None, pad_id: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) [B, L] of ragged rows, padded at the right to `length` or the longest row."""
+    length = max(map(len, rows), default=0) if length is None else length
+    ids, mask = np.full((len(rows), length), pad_id, np.int32), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        if len(row) > length:
+            raise ValueError(
+                f"row {i} has {len(row)} tokens, more than the length {length} asked for"
+            )
+        ids[i, : len(row)], mask[i, : len(row)] = row, True
+    return ids, mask
+
+
+def _text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _environment() -> Any:
+    """Templates come with weights from strangers: they run in a sandbox, and see what HF's see."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    env.filters["tojson"] = lambda x, **k: json.dumps(x, ensure_ascii=False, **k)
+    env.globals["raise_exception"] = refuse
+    return env

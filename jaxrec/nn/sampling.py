@@ -1,0 +1,156 @@
+"""Floor 2: choosing the next token, each row by its own settings and its own random numbers.
+
+What a row draws depends on its logits, its settings, its seed and the token's number alone, never on who shares the
+batch. Sorting 16 rows of 152k scores takes over a second on a CPU, so rows are cut to their top 128 first; a row
+whose choice that can't decide (no top-k, and a mass below its top-p) takes the exact path.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct as struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+TOP = 128
+
+
+@struct.dataclass
+class Sampling:
+    """How each row's tokens are chosen. Build it with `sampling`."""
+
+    temperature_B: Float[Array, "B"]  # 0: the most probable token
+    top_k_B: Int[Array, "B"]  # 0: all tokens
+    top_p_B: Float[Array, "B"]  # 1: all of the mass
+    repetition_B: Float[Array, "B"]  # penalty on tokens seen before (Keskar 2019), 1: none
+    max_new_B: Int[Array, "B"]
+    seed_B: Int[Array, "B"]
+    # What no row needs is not compiled in.
+    greedy: bool = struct.field(pytree_node=False, default=False)
+    penalised: bool = struct.field(pytree_node=False, default=True)
+
+
+def sampling(
+    batch: int,
+    *,
+    temperature: float | Sequence[float] = 0.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    repetition: float | Sequence[float] = 1.0,
+    max_new: int | Sequence[int] = 128,
+    seed: int | Sequence[int] = 0,
+) -> Sampling:
+    """Settings for a batch, each a number for all rows or one for each. Equal seeds: row i draws by seed + i.
+
+    Raises ValueError on a setting out of range, or not as many as rows.
+    """
+
+    def row(
+        name: str, value: float | Sequence[float], low: float, high: float, dtype
+    ) -> np.ndarray:
+        x = np.asarray(value, dtype)
+        if x.ndim and x.shape != (batch,):
+            raise ValueError(f"{name} has {x.size} values for {batch} rows")
+        if not ((x >= low) & (x <= high)).all():
+            raise ValueError(f"{name}={value} must lie between {low} and {high}")
+        return np.broadcast_to(x, (batch,))
+
+    big = np.iinfo(np.int32).max
+    t = row("temperature", temperature, 0.0, 1e4, np.float32)
+    r = row("repetition", repetition, 1e-4, 1e4, np.float32)
+    seeds = row("seed", seed, 0, big, np.int32)
+    return Sampling(
+        temperature_B=jnp.array(t),
+        top_k_B=jnp.array(row("top_k", top_k, 0, big, np.int32)),
+        top_p_B=jnp.array(row("top_p", top_p, 0.0, 1.0, np.float32)),
+        repetition_B=jnp.array(r),
+        max_new_B=jnp.array(row("max_new", max_new, 1, big, np.int32)),
+        seed_B=jnp.array(seeds if np.ndim(seed) else seeds + np.arange(batch, dtype=np.int32)),
+        greedy=bool((t == 0).all()),
+        penalised=bool((r != 1).any()),
+    )
+
+
+def choose(
+    logits_BV: Float[Array, "B V"],
+    how: Sampling,
+    nth_B: Int[Array, " B"],
+    seen_BV: Bool[Array, "B V"] | None = None,
+) -> Int[Array, " B"]:
+    """The next token of each row; nth_B: which of the row's new tokens it is (0, 1, ...), which selects the draw.
+
+    seen_BV: tokens in the row's text so far, for the repetition penalty. As in HF: penalty, temperature, top-k,
+    then top-p over what top-k left.
+    """
+    if how.penalised and seen_BV is not None:
+        logits_BV = penalise(logits_BV, seen_BV, how.repetition_B)
+    best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    if how.greedy:
+        return best_B
+    warm_B = how.temperature_B > 0
+    scores_BV = logits_BV / jnp.where(warm_B, how.temperature_B, 1.0)[:, None]
+    key_B = jax.vmap(lambda s, n: jax.random.fold_in(jax.random.key(s), n))(how.seed_B, nth_B)
+    return jnp.where(warm_B, _draw(scores_BV, how, key_B, warm_B), best_B)
+
+
+def penalise(
+    logits_BV: Float[Array, "B V"], seen_BV: Bool[Array, "B V"], penalty_B: Float[Array, " B"]
+) -> Float[Array, "B V"]:
+    """CTRL's penalty: a seen token's logit is divided by it when positive, multiplied when negative."""
+    p = penalty_B[:, None]
+    return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / p, logits_BV * p), logits_BV)
+
+
+def _draw(scores_BV: Array, how: Sampling, key_B: Array, warm_B: Array) -> Array:
+    n_vocab = scores_BV.shape[1]
+    k_B = jnp.where(how.top_k_B == 0, n_vocab, jnp.minimum(how.top_k_B, n_vocab))
+    p_B = how.top_p_B
+    all_B = (k_B == n_vocab) & (p_B >= 1.0)  # nothing to cut: no need to sort either
+    log_z_B = jax.nn.logsumexp(scores_BV, axis=-1)
+
+    top = min(TOP, n_vocab)
+    best_BT, ids_BT = jax.lax.top_k(scores_BV, top)
+    mass_B = jnp.exp(best_BT - log_z_B[:, None]).sum(-1)
+    # with top-k beyond the cut, top-p's total is that of the k best, which the cut does not show
+    short_B = ~all_B & ((k_B > top) & ((k_B < n_vocab) | (mass_B < p_B)))
+    # a row without top-k measures top-p against the whole vocabulary, not against its best 128
+    whole_B = k_B == n_vocab
+    total_B = jnp.where(whole_B, log_z_B, _log_mass(best_BT, k_B))
+    place_B = _pick(best_BT, k_B, p_B, total_B, key_B)
+    drawn_B = jnp.take_along_axis(ids_BT, place_B[:, None], axis=1)[:, 0]
+
+    def exact(drawn_B: Array) -> Array:
+        order_BV = jnp.argsort(-scores_BV, axis=-1)
+        sorted_BV = jnp.take_along_axis(scores_BV, order_BV, axis=-1)
+        place_B = _pick(sorted_BV, k_B, p_B, _log_mass(sorted_BV, k_B), key_B)
+        exact_B = jnp.take_along_axis(order_BV, place_B[:, None], axis=1)[:, 0]
+        return jnp.where(short_B, exact_B, drawn_B)
+
+    def uncut(drawn_B: Array) -> Array:
+        return jnp.where(all_B, jax.vmap(jax.random.categorical)(key_B, scores_BV), drawn_B)
+
+    keep = lambda drawn_B: drawn_B
+    drawn_B = jax.lax.cond((short_B & warm_B).any(), exact, keep, drawn_B)
+    return jax.lax.cond((all_B & warm_B).any(), uncut, keep, drawn_B).astype(jnp.int32)
+
+
+def _log_mass(sorted_BT: Array, k_B: Array) -> Array:
+    """log sum exp of each row's k best."""
+    inside = jnp.arange(sorted_BT.shape[1])[None] < k_B[:, None]
+    return jax.nn.logsumexp(jnp.where(inside, sorted_BT, -jnp.inf), axis=-1)
+
+
+def _pick(sorted_BT: Array, k_B: Array, p_B: Array, total_B: Array, key_B: Array) -> Array:
+    """The place of the drawn token among sorted scores: inverse CDF over those that top-k and top-p keep.
+
+    Top-p keeps the tokens before which less than p of the mass lies, so the best one always.
+    """
+    probs_BT = jnp.exp(sorted_BT - total_B[:, None])
+    below_BT = jnp.cumsum(probs_BT, axis=-1) - probs_BT
+    kept = (jnp.arange(sorted_BT.shape[1])[None] < k_B[:, None]) & (below_BT < p_B[:, None])
+    kept = kept | (jnp.arange(sorted_BT.shape[1])[None] == 0)
+    cdf_BT = jnp.cumsum(jnp.where(kept, probs_BT, 0.0), axis=-1)
+    u_B = jax.vmap(jax.random.uniform)(key_B) * cdf_BT[:, -1]
+    last_B = kept.sum(-1) - 1
+    return jnp.minimum((cdf_BT <= u_B[:, None]).sum(-1), last_B)
