@@ -85,12 +85,12 @@ def test_wrong_facts_are_wrong(tenants):
 
 def test_held_out_questions_are_new_and_can_be_known(tenants):
     for t in tenants[::5]:
-        told = {fact for d in t.onboarding for fact in d.facts}
+        told = " ".join(turn.text for d in t.onboarding for turn in d.turns)
         asked = {d.question for d in t.onboarding} | {p.question for p in t.preferences}
         assert len(asked) == 90
         for d in t.heldout:
             assert d.question not in asked
-            assert set(d.facts) <= told
+            assert fact_met(told, d.facts)
 
 
 def test_dialogues_name_their_pages_and_feedback_alternates(tenants):
@@ -129,4 +129,4 @@ def test_the_world_is_frozen(tenants):
     assert hashlib.sha256(dump.encode()).hexdigest() == FROZEN
 
 
-FROZEN = "926c969ab81f66343aafbdd0c2f27ec82185d8d7cd7eb4d78fe7910bbf8d62bf"
+FROZEN = "8a5af6de4d00866aeaf9c8f8e806294a283eaa5b3e21540f981c1a9f124f8a47"

@@ -1,5 +1,6 @@
 """What a generated tenant is asked and what it answers: onboarding, preference pairs, held-out dialogues."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -40,10 +41,9 @@ def with_conversations(rng: Random, tenant: Tenant) -> Tenant:
     """
     talk = Talk(rng, tenant)
     onboarding = tuple(talk.dialogue(f"on-{i:02d}", "ask", t) for i, t in _rounds(rng, ONBOARDING))
+    known = {topic: sorted(talk.asked[topic]) for topic in ("price", "care")}
     preferences = tuple(talk.preference(f"pref-{i:02d}", t) for i, t in _rounds(rng, PREFERENCES))
-    told = {fact for dialogue in onboarding for fact in dialogue.facts}
-    for topic in ("price", "care"):
-        talk.items[topic] = [item for item, fact in tenant.facts[topic].items() if fact in told]
+    talk.items = known
     held = tuple(
         talk.dialogue(f"held-{i:02d}", "ask_heldout", t) for i, t in _rounds(rng, HELD_OUT)
     )
@@ -60,11 +60,16 @@ def _rounds(rng: Random, count: int) -> list[tuple[int, str]]:
 
 @dataclass
 class Talk:
-    """A tenant at its counter. `seen` are the questions asked so far; `items` narrows a topic to some of the goods."""
+    """A tenant at its counter.
+
+    `seen` are the questions asked so far and `asked` the items that they were about, by topic; `items` narrows a
+    topic to some of the goods.
+    """
 
     rng: Random
     tenant: Tenant
     seen: set[str] = field(default_factory=set)
+    asked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     items: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def dialogue(self, suffix: str, wordings: str, topic: str) -> Dialogue:
@@ -113,6 +118,7 @@ class Talk:
                 text = prefix + (text if prefix.endswith(". ") else lower_first(text))
             if text not in self.seen:
                 self.seen.add(text)
+                self.asked[topic].add(item)
                 return text, item, service
 
     def answer(

@@ -30,7 +30,7 @@ POOL: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "refund": {
         "days": ("7 days", "14 days", "30 days", "60 days"),
-        "how": ("in cash", "in store credit", "to your card"),
+        "how": ("in cash", "in store credit", "by bank transfer"),
     },
     "booking": {
         "notice": ("one day", "two days", "one week", "two weeks"),
@@ -88,7 +88,11 @@ POOL: Mapping[str, Mapping[str, Sequence[str]]] = {
         "who": ("students", "members", "seniors", "families"),
     },
 }
-PRICE = ("£3", "£4.50", "£6", "£8", "£12", "£15", "£18", "£24", "£30", "£45")
+PRICES = {
+    "cheap": ("£3", "£4.50", "£6", "£8"),
+    "fair": ("£9", "£12", "£15", "£18"),
+    "dear": ("£24", "£30", "£45", "£60"),
+}
 
 
 @cache
@@ -113,9 +117,11 @@ def draw_facts(rng: Random, trade: str) -> dict[str, dict[str, str]]:
         topic: {slot: rng.choice(values) for slot, values in slots.items()}
         for topic, slots in POOL.items()
     }
-    goods = trades()[trade]["goods"]
-    facts["price"] = dict(zip(goods, rng.sample(PRICE, len(goods)), strict=True))
-    facts["care"] = dict(zip(goods, trades()[trade]["care"], strict=True))
+    table = trades()[trade]
+    goods = table["goods"]
+    prices = [rng.choice(PRICES[level]) for level in table["level"]]
+    facts["price"] = dict(zip(goods, prices, strict=True))
+    facts["care"] = dict(zip(goods, table["care"], strict=True))
     top, second = rng.sample(goods, 2)
     facts["product"] = {"top": top, "second": second}
     return facts
@@ -127,9 +133,10 @@ def redraw(
     """A wrong version of the facts that an answer on this topic states: one of them has another value."""
     right = stated(facts, topic, item)
     slot = rng.choice(sorted(right))
-    values = {"price": PRICE, "tip": tuple(facts["care"].values()), "top": tuple(facts["price"])}
-    values["second"] = values["top"]
-    pool = values[slot] if slot in values else POOL[topic][slot]
+    goods = tuple(facts["price"])
+    pools = {"tip": tuple(facts["care"].values()), "top": goods, "second": goods}
+    pools["price"] = tuple(value for level in PRICES.values() for value in level)
+    pool = pools[slot] if slot in pools else POOL[topic][slot]
     return {**right, slot: rng.choice([v for v in pool if v not in right.values()])}
 
 
