@@ -48,6 +48,7 @@ class Checkpoints:
         self.folder, self.frozen, self.keep = Path(folder).absolute(), frozen, keep
         self._config = configs.to_dict(config) if config is not None else None
         self._saving = 0
+        logging.getLogger("absl").addFilter(_raised_anyway)
         self._orbax = self._open()
 
     def _open(self) -> Any:
@@ -75,6 +76,7 @@ class Checkpoints:
             _log.error("%s", failed)  # the error that ends the run comes first
         finally:
             self._orbax.close()
+            logging.getLogger("absl").removeFilter(_raised_anyway)
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
@@ -342,6 +344,11 @@ def _abstract(leaf: Any) -> Any:
 
 def _leaves(tree: Tree) -> dict[str, Any]:
     return {meshes.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _raised_anyway(record: logging.LogRecord) -> bool:
+    """Drops the tracebacks that orbax logs of errors which it then raises: the one clear line would drown."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -123,7 +123,9 @@ def from_dict(config_class: type[T], values: Mapping[str, Any]) -> T:
     hints = get_type_hints(config_class)
     unknown = set(values) - set(hints)
     if unknown:
-        raise ConfigError(f"{config_class.__name__} has no field {sorted(unknown)[0]!r}: saved by another version?")
+        raise ConfigError(
+            f"{config_class.__name__} has no field {sorted(unknown)[0]!r}: saved by another version?"
+        )
 
     def value_of(hint: Any, value: Any) -> Any:
         nested = next(_dataclasses_in(hint), None)

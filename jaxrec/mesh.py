@@ -249,6 +249,8 @@ def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
     Leaves that are jax arrays already lie on the mesh (a rollout's, say) and pass. On the CPU an array may share
     memory with its numpy leaf: a source must not write again into what it has handed out.
     """
+    if mesh.size == 1:
+        return batch  # the step's own call takes numpy arrays, faster than device_put would
     split = NamedSharding(mesh, ROWS)
     if jax.process_count() == 1:
         return jax.device_put(

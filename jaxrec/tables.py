@@ -15,24 +15,26 @@ from typing import Any
 
 import flax.struct as struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 @struct.dataclass
 class Rows:
     """Some rows of a table. `ids_I` ascend without repeats; those >= the table's size stand for no row."""
 
-    values_IE: Float[Array, "I E"]
-    ids_I: Int[Array, "I"]
+    values_IE: (
+        Any  # not annotated by shape: pytrees also carry shardings and shapes in these places
+    )
+    ids_I: Any
 
 
 @struct.dataclass
 class RowState:
     """Adam's moments of a table, and how often each row was updated."""
 
-    mu: Float[Array, "U E"]
-    nu: Float[Array, "U E"]
-    seen: Int[Array, "U"]
+    mu: Any  # [U, E]
+    nu: Any  # [U, E]
+    seen: Any  # [U]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def distinct(ids: Int[Array, "..."], size: int) -> Int[Array, "I"]:
     return jnp.where(unique < size, unique, size + jnp.arange(flat.shape[0], dtype=unique.dtype))
 
 
-def gather(table: Float[Array, "U E"], ids: Int[Array, "I"]) -> Float[Array, "I E"]:
+def gather(table: Shaped[Array, "U *e"], ids: Int[Array, "I"]) -> Shaped[Array, "I *e"]:
     """Rows of a table by `distinct` ids; zeros in the free places."""
     return table.at[ids].get(
         mode="fill", fill_value=0, indices_are_sorted=True, unique_indices=True

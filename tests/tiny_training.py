@@ -1,6 +1,6 @@
 """A tiny model and its training, for the tests of the training room; also a program for those that need processes.
 
-    python -m tests.tiny_training OUT [--steps 30 --save-every 5 --fsdp 1 --accum 1 --slow 0.05 ...]
+    python tests/tiny_training.py OUT [--steps 30 --save-every 5 --fsdp 1 --accum 1 --slow 0.05 ...]
 
 It has what makes resuming hard: dropout, a shuffled source, Adam, a table updated by row, an `extra` that moves
 without gradient, and frozen weights.
@@ -47,7 +47,9 @@ def params() -> dict:
 
 
 def frozen() -> dict:
-    return {"teacher": {"kernel": np.random.default_rng(2).normal(size=(WIDTH, 1)).astype(np.float32)}}
+    return {
+        "teacher": {"kernel": np.random.default_rng(2).normal(size=(WIDTH, 1)).astype(np.float32)}
+    }
 
 
 def weigh(batch: dict) -> dict:
@@ -73,13 +75,26 @@ def commit(extra, stats):
     return {"mean": 0.9 * extra["mean"] + 0.1 * stats["sum"] / stats["count"]}
 
 
-def build(mesh, *, accum: int = 1, lr: float = 1e-2, of: int = 100, share: slice | None = None, by_row=True):
+def build(
+    mesh,
+    *,
+    accum: int = 1,
+    lr: float = 1e-2,
+    of: int = 100,
+    share: slice | None = None,
+    by_row=True,
+):
     """(step, state, source) on a mesh."""
     source = ArraySource(arrays(), ROWS, seed=3, share=share)
     opt = optimizer.make(optimizer.OptConfig(lr=lr, warmup=3, weight_decay=0.01), of)
     by_path = TABLES if by_row else None
     state = steps.init_state(
-        mesh, params(), opt, extra={"mean": np.zeros((), np.float32)}, source=source.init(), tables=by_path
+        mesh,
+        params(),
+        opt,
+        extra={"mean": np.zeros((), np.float32)},
+        source=source.init(),
+        tables=by_path,
     )
     step = steps.make_step(
         loss, weigh, opt, state, gradients=gradients.summed(accum), commit=commit, tables=by_path
@@ -87,7 +102,9 @@ def build(mesh, *, accum: int = 1, lr: float = 1e-2, of: int = 100, share: slice
     return step, state, source
 
 
-def train(out, *, steps: int, mesh=None, accum: int = 1, slow: float = 0.0, lr: float = 1e-2, **options):
+def train(
+    out, *, steps: int, mesh=None, accum: int = 1, slow: float = 0.0, lr: float = 1e-2, **options
+):
     """Runs `loop.fit`; `slow` seconds are slept in each batch, so that a test can interrupt it."""
     mesh = mesh or meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     share = meshes.process_rows(mesh, ROWS)
@@ -110,7 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     for name in ("steps", "save-every", "eval-every", "fsdp", "accum"):
-        parser.add_argument(f"--{name}", type=int, default={"steps": 30, "fsdp": 1, "accum": 1}.get(name, 0))
+        parser.add_argument(
+            f"--{name}", type=int, default={"steps": 30, "fsdp": 1, "accum": 1}.get(name, 0)
+        )
     parser.add_argument("--slow", type=float, default=0.0)
     args = parser.parse_args()
     meshes.start()
@@ -121,7 +140,9 @@ def main() -> None:
     except configs.RunError as error:
         print(f"error: {error}")
         raise SystemExit(error.status) from None
-    whole = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))(fitted.state.replace(source=None))
+    whole = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))(
+        fitted.state.replace(source=None)
+    )
     if jax.process_index() == 0:
         np.savez(args.out / "final.npz", *numbers(whole), *numbers(fitted.state.source))
 

@@ -18,6 +18,7 @@ State = dict[str, np.ndarray]
 Source = Callable[[int, Tree, Tree], tuple[Tree, Tree]]
 
 _ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby & Rackoff 1988)
+_BLOCK = 1 << 13  # positions of the shuffle that are computed at once
 
 
 class Permutation:
@@ -92,7 +93,7 @@ class ArraySource:
         )
         self.size = sizes.pop()
         self.share = share or slice(0, rows)
-        self._orders: dict[tuple[int, int], Permutation] = {}
+        self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
 
     def init(self) -> State:
         """The state before the first batch."""
@@ -101,7 +102,8 @@ class ArraySource:
     def __call__(self, step: int, params: Tree, state: State) -> tuple[Tree, State]:
         """This process's rows of the next batch, and the state after it."""
         seed, epoch, position = (int(state[k]) for k in ("seed", "epoch", "position"))
-        picked = self._pick(seed, epoch, position + np.arange(self.rows)[self.share])
+        start, stop, _ = self.share.indices(self.rows)
+        picked = self._pick(seed, epoch, position + start, stop - start)
         batch = jax.tree.map(lambda leaf: np.asarray(leaf[picked]), self.arrays)
         done = position + self.rows
         after = {
@@ -111,22 +113,28 @@ class ArraySource:
         }
         return (self.make(batch) if self.make else batch), after
 
-    def _pick(self, seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Which examples stand at these positions, counted from the start of `epoch` on."""
-        epochs, index = epoch + positions // self.size, positions % self.size
-        if not self.shuffle:
-            return index
-        for one in np.unique(epochs):
-            mine = epochs == one
-            index[mine] = self._order(seed, int(one))(index[mine])
-        return index
+    def _pick(self, seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+        """Which examples stand at `count` positions from `position` on, counted from the start of `epoch`."""
+        parts = []
+        while count > 0:
+            epoch, position = epoch + position // self.size, position % self.size
+            block, offset = divmod(position, _BLOCK)
+            part = self._block(seed, epoch, block)[offset : offset + count]
+            parts.append(part)
+            position, count = position + len(part), count - len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _order(self, seed: int, epoch: int) -> Permutation:
-        if (seed, epoch) not in self._orders:
-            if len(self._orders) > 1:  # a batch touches two epochs at most in the usual case
-                self._orders.clear()
-            self._orders[seed, epoch] = Permutation(self.size, seed, epoch)
-        return self._orders[seed, epoch]
+    def _block(self, seed: int, epoch: int, block: int) -> np.ndarray:
+        """_BLOCK positions of an epoch at once: the permutation costs the same for one row as for many."""
+        key = seed, epoch, block
+        if key not in self._blocks:
+            if len(self._blocks) > 3:
+                self._blocks.clear()
+            index = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.size))
+            self._blocks[key] = (
+                Permutation(self.size, seed, epoch)(index) if self.shuffle else index
+            )
+        return self._blocks[key]
 
 
 class Prefetch:

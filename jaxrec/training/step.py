@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxrec import mesh as meshes
 from jaxrec import tables as rows
@@ -30,7 +30,7 @@ Tables = Mapping[str, rows.RowAdam]  # parameter path -> how that table is updat
 class Metrics:
     """A step's numbers as one array, so that the log fetches them in one transfer."""
 
-    values: Float[Array, "M"]
+    values: Any  # [M], float32
     names: tuple[str, ...] = struct.field(pytree_node=False)
 
     def fetch(self) -> dict[str, float]:
