@@ -1,11 +1,12 @@
 """Floor 1: the few pytrees that everything speaks. Field names end in their shape letters (see `types`).
 
 A field's letters are its shape; its annotation is only `Leaf`, because pytrees also carry shardings, specs, shapes
-and `None` in these places: shapes are checked on functions and never on fields.
+and `None` in these places: shapes are checked on functions and never on fields (`no_type_check` where an annotation
+says more, for the reader).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct as struct
 
@@ -67,6 +68,7 @@ class AttnBias:
     segment_NBHX: Leaf | None = None
 
 
+@no_type_check
 @struct.dataclass
 class LayerDelta:
     """All changes to one stack of layers, each kind a dict by site, or `None` where the kind is absent.
@@ -108,6 +110,7 @@ class LazyLayerDelta:
         return self.code_NE, make
 
 
+@no_type_check
 @struct.dataclass
 class OuterDelta:
     """What has no layer axis: a soft prompt, an offset to the first token's embedding, a LoRA on the output head."""
@@ -117,6 +120,7 @@ class OuterDelta:
     head: Lora | None = None  # leaves without N
 
 
+@no_type_check
 @struct.dataclass
 class Delta:
     """A person's or tenant's changes to a frozen model: data that travels as an argument, another one for each row."""
