@@ -27,7 +27,7 @@ def _tenants(
         entries=entries,
         unit="tokens/s",
         units=TOKENS,
-        bars={"jaxrec, 16 tenants": bar},
+        bars={"jaxrec, 16 tenants": bar} if bar else {},
     )
 
 
@@ -49,10 +49,29 @@ def _generate(batch: int) -> Race:
 RACES = (
     _tenants(
         "tenants-head",
-        "decoding through the preference head: p as FiLM and first-token offset, a p of each row's own",
+        "decoding through the preference head: each row's own p as conditional norm and first-token offset",
         "tenants_head",
         bar=0.98,
         merged=False,
+    ),
+    _tenants(
+        "tenants-head-lora",
+        "the same, with a LoRA of rank 4 on all sites of the head",
+        "tenants_head",
+        bar=None,
+        merged=False,
+        lora_rank=4,
+    ),
+    Race(
+        name="head",
+        about="64 tokens by the preference head (the backbone read once) against 64 by the backbone itself",
+        base="jaxrec, backbone",
+        entries={
+            "jaxrec, backbone": Entry(f"{JAX}tenants_head", "backbone"),
+            "jaxrec, head with 16 tenants": Entry(f"{JAX}tenants_head", "distinct"),
+        },
+        unit="tokens/s",
+        units=TOKENS,
     ),
     _tenants(
         "tenants-lora-qv",

@@ -104,7 +104,7 @@ def quiet_environment() -> dict[str, str]:
         dict(os.environ)
         | threads
         | {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONWARNINGS": "ignore",
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",

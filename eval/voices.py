@@ -1,0 +1,159 @@
+"""Does p carry a business's voice? Unseen businesses answer held-out questions with their own p and with other ones.
+
+    python -m eval.voices configs/voices_sample.py --out results/voices
+
+Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), the nearest
+neighbour (copy the closest onboarding answer), and the right answer itself. Columns: nats a token of the right answer,
+style checks met and facts stated by a greedily written answer, its word F1 with the right one. Generated tenants, whose
+style combinations were never seen in training, and hand-written ones are told apart.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jaxrec import checkpoint, config, mesh, results
+from jaxrec.data import turns
+from jaxrec.data.world.businesses import KEYS, read_businesses
+from jaxrec.data.world.floors import nearest, token_f1
+from jaxrec.data.world.grammar import fact_met
+from jaxrec.data.world.records import Dialogue, Tenant
+from jaxrec.data.world.style import check, fraction_met
+from jaxrec.data.world.tenants import generate
+from jaxrec.hub.personal import load_personal
+from jaxrec.mesh import MeshConfig
+from jaxrec.models.answering import Answering
+
+P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
+
+
+@dataclasses.dataclass(frozen=True)
+class VoicesConfig:
+    """A comparison of vectors p on one onboarded model."""
+
+    profile: str = "runs/sample/personalize/profile"  # of train.personalize
+    dialogues: int = 8  # held-out ones of each tenant
+    question: int = 40
+    answer: int = 96
+    rows: int = 32
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    out: str = "results/voices"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A held-out question of one tenant (its row in the profile table)."""
+
+    u: int
+    tenant: Tenant
+    dialogue: Dialogue
+
+
+def main(cfg: VoicesConfig) -> dict:
+    """Prints the table, writes OUT/results.json with a few answers side by side, and returns that record's content."""
+    began = time.time()
+    facts = checkpoint.load_facts(cfg.profile)
+    profile = checkpoint.load_params(cfg.profile)
+    model = load_personal(facts["model"], mesh.make(cfg.mesh))
+    world = {t.key: t for t in [*generate(), *read_businesses()]}
+    tenants = [world[key] for key in facts["tenants"]]
+    asked = [Asked(u, t, d) for u, t in enumerate(tenants) for d in t.heldout[: cfg.dialogues]]
+
+    answering = Answering(model.lm, model.tok, rows=cfg.rows, limit=cfg.answer)
+    rows, said = [], {}
+    scored = turns.turn_rows(
+        model.tok, [t.heldout[: cfg.dialogues] for t in tenants], cfg.question, cfg.answer
+    )
+    for name, p_UE in vectors(profile, model, cfg.seed).items():
+        p_NE = p_UE[scored.tenant_N]
+        logprob_N = answering.logprob(model.params, p_NE, scored.question, scored.answer)
+        nll_N = -logprob_N / scored.answer["loss_BL"][:, 1:].sum(1)
+        questions = [
+            turns.question_of(model.tok, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question)
+            for a in asked
+        ]
+        said[name] = answering.write(model.params, p_NE, questions, cfg.question)
+        rows += judged(name, asked, said[name], nll_N)
+    known = [[(d.question, d.answer) for d in t.onboarding[: facts["examples"]]] for t in tenants]
+    said["nearest"] = [nearest([a.dialogue.question], known[a.u])[0] for a in asked]
+    said["right_answer"] = [a.dialogue.answer for a in asked]
+    for name in ("nearest", "right_answer"):
+        rows += judged(name, asked, said[name], None)
+
+    results.print_table(rows)
+    record = {"samples": samples(asked, said), "checks": checks_by_tenant(asked, said)}
+    results.write_results(
+        cfg.out, "voices", rows, config=cfg, seed=cfg.seed, wall_s=time.time() - began, **record
+    )
+    return {"rows": rows, **record}
+
+
+def vectors(profile: dict, model, seed: int) -> dict[str, np.ndarray]:
+    """p [U, E] of every tenant, under each name of `P_ROWS`. The mean is that of the *training* tenants."""
+    own = np.asarray(profile["p"])
+    mean = np.asarray(model.params["profile"]["p"]).mean(0, keepdims=True)
+    # a derangement: everybody gets somebody else's
+    shift = 1 + np.random.default_rng(seed).integers(len(own) - 1) if len(own) > 1 else 0
+    every = (own, np.asarray(profile["p_encoder"]), np.repeat(mean, len(own), 0))
+    return dict(zip(P_ROWS, (*every, np.roll(own, shift, 0), np.zeros_like(own)), strict=True))
+
+
+def judged(name: str, asked: list[Asked], answers: list[str], nll_N: np.ndarray | None) -> list[dict]:
+    """A row for the generated and one for the hand-written tenants."""
+    rows = []
+    for group, in_group in (
+        ("generated", lambda a: a.tenant.key not in KEYS),
+        ("hand-written", lambda a: a.tenant.key in KEYS),
+    ):
+        mine = [i for i, a in enumerate(asked) if in_group(a)]
+        if not mine:
+            continue
+        stated = [fact_met(answers[i], asked[i].dialogue.facts) for i in mine if asked[i].dialogue.facts]
+        rows.append(
+            {
+                "row": name,
+                "tenants": group,
+                "nll": None if nll_N is None else round(float(nll_N[mine].mean()), 4),
+                "style": round(float(np.mean([fraction_met(answers[i], asked[i].tenant.style) for i in mine])), 4),
+                "facts": round(float(np.mean(stated)), 4) if stated else None,
+                "f1": round(float(np.mean([token_f1(answers[i], asked[i].dialogue.answer) for i in mine])), 4),
+                "n": len(mine),
+            }
+        )
+    return rows
+
+
+def checks_by_tenant(asked: list[Asked], said: dict[str, list[str]]) -> list[dict]:
+    """Which share of its answers met each style check: tenant by tenant, with its own p and with the shuffled one."""
+    rows = []
+    for u, tenant in {a.u: a.tenant for a in asked}.items():
+        for name in ("own_p_gradient", "shuffled_p"):
+            own = [check(text, tenant.style) for a, text in zip(asked, said[name], strict=True) if a.u == u]
+            means = {k: round(float(np.mean([c[k] for c in own])), 3) for k in own[0]}
+            rows.append({"tenant": tenant.key, "name": tenant.name, "row": name, **means})
+    return rows
+
+
+def samples(asked: list[Asked], said: dict[str, list[str]], per_tenant: int = 2) -> list[dict]:
+    """Answers side by side: of the hand-written unseen tenants and of four generated ones."""
+    keys = [k for k in dict.fromkeys(a.tenant.key for a in asked) if k in KEYS]
+    keys += [k for k in dict.fromkeys(a.tenant.key for a in asked) if k not in KEYS][:4]
+    rows = []
+    for key in keys:
+        mine = [i for i, a in enumerate(asked) if a.tenant.key == key][:per_tenant]
+        rows += [
+            {
+                "tenant": asked[i].tenant.name,
+                "question": asked[i].dialogue.question,
+                **{name: answers[i] for name, answers in said.items()},
+            }
+            for i in mine
+        ]
+    return rows
+
+
+if __name__ == "__main__":
+    config.run(main, VoicesConfig, __doc__)

@@ -1,0 +1,184 @@
+"""The races are fair: what is thrown away, what is compared, and what a row says when something is missing."""
+
+import importlib
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from eval import bench
+from eval.race import harness, shape
+from eval.race.card import RACES
+from eval.race.harness import Entry, Race
+
+CONTENDER = """
+from eval.race.worker import Work
+
+def prepare(value=1.0, missing=False, broken=False):
+    print("libraries may print")
+    if missing:
+        import a_package_that_nobody_has
+    if broken:
+        raise ValueError("no such thing")
+    return {"work": Work(lambda: None, lambda: [value, 2.0], {"fake": "1.0"}, {"said": value})}
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """An importable contender module, for processes too."""
+    (tmp_path / "fake_contender.py").write_text(CONTENDER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "fake_contender"
+
+
+def race(entries: dict[str, Entry], **more) -> Race:
+    return Race("r", "a race", "base", entries, "tokens/s", 100.0, **more)
+
+
+class Scripted:
+    """Stands in for a worker: replies with given seconds and foreign load, and notes who was asked."""
+
+    asked: list = []  # noqa: RUF012
+
+    def __init__(self, name, seconds, foreign):
+        self.name, self.replies = name, list(zip(seconds, foreign, strict=True))
+        self.greeting = {"ready": {"info": {}, "memory_mb": 1, "versions": {}}}
+
+    def ask(self, **request):
+        Scripted.asked.append(self.name)
+        seconds, foreign = self.replies.pop(0)
+        return {"seconds": seconds, "foreign": foreign, "cpu": 1.5}
+
+
+def scripted(**contenders):
+    Scripted.asked = []
+    return {name: (Scripted(name, *both), Entry("m")) for name, both in contenders.items()}
+
+
+def test_rounds_rotate_and_dirty_ones_are_run_again():
+    able = scripted(
+        base=([1.0, 9.0, 2.0, 4.0], [0.0, 0.0, 0.1, 0.0]),
+        ours=([0.5, 9.0, 0.5, 1.0], [0.0, 0.9, 0.0, 0.0]),  # in round 2 somebody else was at work
+    )
+    samples, rejected = harness.interleave(able, 3)
+    assert rejected == 1 and [s["base"]["seconds"] for s in samples] == [1.0, 2.0, 4.0]
+    assert Scripted.asked == ["base", "ours", "ours", "base", "base", "ours", "ours", "base"]
+    row = harness.row(
+        race({}, bars={"ours": 1.6}), "ours", samples, rejected, {}, 2e-5, able["ours"]
+    )
+    assert (row["ratio"], row["lo"], row["hi"], row["n"]) == (4.0, 2.0, 4.0, 3)
+    assert (row["value"], row["base_value"], row["bar"]) == (200.0, 50.0, 1.6)
+    assert row["rejected_rounds"] == 1 and "note" not in row
+    assert row["info"]["answers_differ_by"] == 2e-5
+
+
+def test_a_machine_that_is_never_calm_is_said():
+    able = scripted(base=([1.0] * 6, [1.0] * 6), ours=([1.0] * 6, [0.0] * 6))
+    samples, rejected = harness.interleave(able, 2)
+    row = harness.row(race({}), "ours", samples, rejected, {}, None, able["ours"])
+    assert row["n"] == 6 and row["note"] == "other programs were running"
+
+
+def test_processes_answers_and_absences(fake, tmp_path):
+    entries = {
+        "base": Entry(fake),
+        "equal": Entry(fake, options={"value": 1.0001}),
+        "other": Entry(fake, options={"value": 1.5}),
+        "absent": Entry(fake, options={"missing": True}),
+        "broken": Entry(fake, options={"broken": True}),
+        "peer": Entry(fake, peer=True),
+    }
+    pythons = {False: sys.executable, True: None}
+    rows, versions = harness.run(race(entries), pythons, tmp_path / "logs", 2)
+    by_name = {row["contender"]: row for row in rows}
+    assert set(by_name) == set(entries) - {"base"} and versions == {"fake": "1.0"}
+    assert by_name["equal"]["ratio"] > 0 and by_name["equal"]["info"]["said"] == 1.0001
+    assert by_name["equal"]["info"]["answers_differ_by"] == pytest.approx(5e-5)
+    assert by_name["other"]["note"] == "answers differ by 2.5e-01"
+    assert by_name["absent"]["note"] == "a_package_that_nobody_has is not installed"
+    assert by_name["broken"]["note"] == "failed: ValueError: no such thing"
+    assert by_name["peer"]["note"] == "not installed"
+    for name in ("other", "absent", "broken", "peer"):
+        assert by_name[name]["ratio"] is None and by_name[name]["n"] == 0
+
+
+def test_without_the_base_there_is_a_figure_but_no_ratio(fake, tmp_path):
+    entries = {"base": Entry(fake, peer=True), "jaxrec": Entry(fake)}
+    rows, _ = harness.run(race(entries), {False: sys.executable, True: None}, tmp_path, 2)
+    assert rows[0]["value"] > 0 and rows[0]["ratio"] is None
+    assert rows[0]["note"] == "base: not installed"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_command(fake, tmp_path, monkeypatch, capsys, broken):
+    entries = {"base": Entry(fake, peer=True), "jaxrec": Entry(fake, options={"broken": broken})}
+    monkeypatch.setattr(bench, "RACES", (race(entries),))
+    monkeypatch.setattr(bench, "CACHE", tmp_path)
+    words = ["bench", "--race", "r", "--out", str(tmp_path), "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert bench.main() == int(broken)  # a missing peer is no failure, our own contender's is
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["name"] == "bench" and record["rows"][0]["contender"] == "jaxrec"
+    assert "not installed" in capsys.readouterr().out or broken
+    monkeypatch.setattr(sys, "argv", ["bench", "--race", "none"])
+    with pytest.raises(SystemExit, match="there is no race 'none'; the races are r"):
+        bench.main()
+
+
+def test_the_card_is_consistent():
+    assert len({race.name for race in RACES}) == len(RACES)
+    for one in RACES:
+        assert one.base in one.entries and set(one.bars) <= set(one.entries)
+        ours = {name for name, entry in one.entries.items() if not entry.peer}
+        assert ours and all(name.startswith("jaxrec") for name in ours)
+        assert all(importlib.util.find_spec(e.module) is not None for e in one.entries.values())
+
+
+def test_what_both_sides_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    from safetensors.numpy import load_file
+
+    folder = shape.model_folder("tiny")
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["model.layers.1.mlp.down_proj.weight"].shape == (32, 48)
+    assert shape.model_folder("tiny") == folder  # made once
+    assert np.array_equal(shape.prompts("tiny", 4), shape.prompts("tiny", 4))
+    a, b = shape.loras("tiny", 3, 2)["k"]
+    assert a.shape == (2, 3, 32, 2) and b.shape == (2, 3, 2, 16) and b.any()
+    lengths = [len(text.split()) for text in shape.texts(64)]
+    assert min(lengths) >= 3 and max(lengths) <= 60
+
+
+@pytest.mark.parametrize("module", ["tenants_lora", "tenants_head"])
+def test_tenants_do_the_same_work(tmp_path, monkeypatch, module):
+    """Tenant 0's answer is the same alone, merged, beside fifteen others, and in a stream."""
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    works = importlib.import_module(f"eval.race.jax_{module}").prepare(size="tiny", batch=4)
+    answers = {name: np.asarray(w.answer()) for name, w in works.items() if w.answer is not None}
+    assert {"shared", "distinct", "stream_10000"} <= set(answers)
+    for answer in answers.values():
+        np.testing.assert_allclose(answer, answers["shared"], atol=1e-5)
+    works["stream_256"].run()
+
+
+def test_we_decode_what_the_peer_decodes(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from eval.race import jax_decode, torch_decode
+
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    theirs = torch_decode.prepare(size="tiny", batch=3)["work"]
+    ours = jax_decode.prepare(size="tiny", batch=3)["work"]
+    np.testing.assert_allclose(ours.answer(), theirs.answer(), atol=1e-4)
+    assert theirs.run().shape == (3, shape.PROMPT + shape.NEW)
+
+
+def test_our_training_step_learns(tmp_path, monkeypatch):
+    from eval.race import jax_sft
+
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    work = jax_sft.prepare(size="tiny", batch=2, length=8, rank=2)["work"]
+    first, second, third = work.answer()
+    assert first > second > third
