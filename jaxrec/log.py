@@ -8,6 +8,7 @@
 Only process 0 writes.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ from jaxrec import config as configs
 
 _PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _SHOWN = ("loss", "tokens/s", "examples/s")  # beside the bar, as far as they are there
+
+
+class LogError(configs.RunError):
+    """The log cannot be written (a full disk, say)."""
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogError(
+            f"cannot write {path}: {error.strerror}; what was saved stays as it is"
+        ) from error
 
 
 class RunLog:
@@ -49,8 +64,9 @@ class RunLog:
         self.out, self.writes = Path(out), jax.process_index() == 0
         self._file = self._board = None
         if self.writes:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._file = _continued(self.out / "metrics.jsonl", start)
+            with _writing(self.out / "metrics.jsonl"):
+                self.out.mkdir(parents=True, exist_ok=True)
+                self._file = _continued(self.out / "metrics.jsonl", start)
             if tensorboard:
                 from tensorboardX import SummaryWriter
 
@@ -84,8 +100,8 @@ class RunLog:
             return
         clean = {k: float(v) if math.isfinite(v) else None for k, v in numbers.items()}
         row = {"step": step, "kind": kind, "time": round(time.time(), 3), **clean}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with _writing(self.out / "metrics.jsonl"):
+            self._file.write((json.dumps(row) + "\n").encode())
         if self._board:
             for name, value in numbers.items():
                 self._board.add_scalar(f"{kind}/{name}", float(value), step)
@@ -115,10 +131,11 @@ def write_provenance(out: str | Path, config: Any = None) -> None:
     if jax.process_index() != 0:
         return
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if dataclasses.is_dataclass(config):
-        configs.dump(config, out / "config.json")
-    (out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if dataclasses.is_dataclass(config):
+            configs.dump(config, out / "config.json")
+        (out / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -159,4 +176,6 @@ def _continued(path: Path, start: int) -> Any:
     fresh = path.with_suffix(".tmp")
     fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
     fresh.replace(path)
-    return path.open("a")
+    return path.open(
+        "ab", buffering=0
+    )  # every line is in the file at once, and closing cannot fail
