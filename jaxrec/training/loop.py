@@ -274,7 +274,8 @@ class _Run:
         began = time.perf_counter()
         numbers = self.watch.means()
         if self.evaluate:
-            numbers.update(self.evaluate(state.params, done))
+            found = self.evaluate(state.params, done)
+            numbers.update({name: float(value) for name, value in found.items()})
         self.lines.write(done, "eval", numbers)
         if self.watch.judge(done, numbers):
             facts = {**(self.facts or {}), "step": done, self.config.monitor: self.watch.value}
