@@ -188,7 +188,7 @@ class Checkpoints:
             side = "holds" if path in saved else "lacks"
             raise CheckpointError(f"{where} is of another run: it {side} {path}")
         for path, leaf in mine.items():
-            if not path.startswith("source/") and tuple(saved[path].shape) != np.shape(leaf):
+            if tuple(saved[path].shape) != np.shape(leaf):
                 raise CheckpointError(
                     f"{where} is of another model: {path} has the shape {tuple(saved[path].shape)} there "
                     f"and {np.shape(leaf)} here"

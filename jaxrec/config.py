@@ -78,7 +78,16 @@ def load(config_class: type[T], argv: Sequence[str], description: str | None = N
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_class, args=argv, default=start, description=description or "")
+            return tyro.cli(
+                config_class,
+                args=argv,
+                default=start,
+                description=description or "",
+                prog=_command(),
+                config=(
+                    tyro.conf.AvoidSubcommands,
+                ),  # an optional part is set in the file, not by a verb
+            )
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
@@ -169,6 +178,12 @@ def _alias_running_script() -> None:
     spec = getattr(main, "__spec__", None)
     if main is not None and spec is not None:
         sys.modules.setdefault(spec.name, main)
+
+
+def _command() -> str:
+    """How the running script was called, for the usage line."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return f"python -m {spec.name} [FILE]" if spec is not None else Path(sys.argv[0]).name
 
 
 def _call(config_class: type, make: Any, where: str = "") -> Any:

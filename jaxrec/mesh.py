@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,9 +86,14 @@ def start(config: HostsConfig | None = None) -> None:
             raise MeshError(f"process {process} of {processes}: it must lie in 0..{processes - 1}")
         _collectives_for_cpu()
         jax.distributed.initialize(coordinator, processes, process)
-    elif int(env.get("SLURM_NTASKS", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+    elif _slurm_step(env) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         _collectives_for_cpu()
         jax.distributed.initialize()
+
+
+def _slurm_step(env: Mapping[str, str]) -> bool:
+    """Started by srun as one of several tasks; the script of an sbatch job itself is not."""
+    return "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", "1")) > 1
 
 
 def _number(value: int | None, name: str) -> int:

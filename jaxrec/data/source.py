@@ -4,6 +4,9 @@ A source is a pure function of its state, and the state is in the checkpoint: a 
 that the uninterrupted one would have seen. Arrays are shuffled by an index permutation that is computed, never stored.
 
     state = {"seed": ..., "epoch": ..., "position": ...}      position: rows of this epoch already handed out
+
+A source is a callable with `init() -> state`. A state is any tree of arrays (a rollout buffer, a KL controller) whose
+structure and shapes stay what `init` gave; a batch is a tree of numpy arrays, this process's rows, or of jax arrays.
 """
 
 from collections.abc import Callable
