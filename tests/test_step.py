@@ -101,7 +101,7 @@ def test_strided_microbatches_put_no_all_gather_into_the_program(monkeypatch):
 
 
 def test_the_state_is_donated_and_the_caller_keeps_his_parameters():
-    mine = jax.tree.map(jnp.asarray, tiny.params())
+    mine = meshes.place(ONE, tiny.params())
     opt = optimizer.Optimizer(optax.sgd(0.1))
     state = steps.init_state(ONE, mine, opt)
     loss = lambda p, f, e, b, t, k: ((p["head"]["kernel"] * b["x"].sum()).sum(), Aux({}))

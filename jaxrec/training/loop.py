@@ -130,8 +130,8 @@ def fit(
 
 @dataclasses.dataclass
 class _Watch:
-    """Best value, patience and the running means: JSON-able, saved with each checkpoint, so that a resume stops where
-    the uninterrupted run would have."""
+    """Best value, patience and the running means. Saved with each checkpoint, as JSON, so that a resumed run stops
+    where the uninterrupted one would have."""
 
     config: LoopConfig
     best: int | None = None
@@ -198,10 +198,8 @@ class _Run:
     tokens: float = 0.0
 
     def to_the_end(self, state: TrainState, terminated: "_Terminated") -> TrainState:
-        config, key = (
-            self.config,
-            jax.jit(jax.random.key, out_shardings=meshes.replicated(self.mesh))(self.config.seed),
-        )
+        config, everywhere = self.config, meshes.replicated(self.mesh)
+        key = jax.jit(jax.random.key, out_shardings=everywhere)(config.seed)
         done, place = int(state.step), state.source
         state, self.clock = state.replace(source=None), time.perf_counter()
         while done < config.steps and self.watch.stopped != "patience":
