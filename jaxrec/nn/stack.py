@@ -97,8 +97,11 @@ class Stack:
         context: dict,
         taps: dict[int, int],
         tapped: Array | None,
-    ) -> tuple[Array, tuple[Array, Array] | None, Array | None]:
-        """(x, the cache's new (k, v), `tapped`), x after layer i written to `tapped[taps[i]]`."""
+    ) -> tuple[Array, tuple[Array, Array, Array] | None, Array | None]:
+        """(x, the cache's new `kv`, `tapped`), x after layer i written to `tapped[taps[i]]`.
+
+        kv: keys, values and the slots of the present tokens.
+        """
         changes, make = delta.by_layer() if delta is not None else (None, lambda _: None)
         # the row beyond the end of `tapped` is that of layers which nobody asked for
         rows = jnp.array([taps.get(i, len(taps)) for i in range(self.layers)])
