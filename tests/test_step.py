@@ -155,3 +155,20 @@ def test_private_training_runs_and_learns():
         state, metrics = step(state, frozen, batch, KEY)
         losses.append(metrics.fetch()["loss"])
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_dropout_differs_by_step_and_by_row_and_repeats_with_the_key():
+    opt = optimizer.Optimizer(optax.sgd(0.0))
+    draw = lambda p, f, e, b, t, key_B: (
+        0.0 * p["head"]["kernel"].sum(),
+        Aux({f"row{i}": jax.random.uniform(key_B[i]) for i in range(2)}),
+    )
+    numbers = []
+    for _ in range(2):
+        state = steps.init_state(ONE, tiny.params(), opt)
+        step = steps.make_step(draw, lambda b: {"n": jnp.float32(1)}, opt, state)
+        for _ in range(2):
+            state, metrics = step(state, None, {"x": np.ones((2, 1), np.float32)}, KEY)
+            numbers.append([metrics.fetch()[f"row{i}"] for i in range(2)])
+    assert numbers[:2] == numbers[2:]
+    assert len({*numbers[0], *numbers[1]}) == 4
