@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 TOP = 128
+PerRow = int | float | Sequence[int | float] | np.ndarray  # one for all rows, or one for each
 
 
 @struct.dataclass
@@ -34,12 +35,12 @@ class Sampling:
 def sampling(
     batch: int,
     *,
-    temperature: float | Sequence[float] = 0.0,
-    top_k: int | Sequence[int] = 0,
-    top_p: float | Sequence[float] = 1.0,
-    repetition: float | Sequence[float] = 1.0,
-    max_new: int | Sequence[int] = 128,
-    seed: int | Sequence[int] = 0,
+    temperature: PerRow = 0.0,
+    top_k: PerRow = 0,
+    top_p: PerRow = 1.0,
+    repetition: PerRow = 1.0,
+    max_new: PerRow = 128,
+    seed: PerRow = 0,
 ) -> Sampling:
     """Settings for a batch, each a number for all rows or one for each. Equal seeds: row i draws by seed + i.
 
@@ -47,7 +48,7 @@ def sampling(
     """
 
     def row(
-        name: str, value: float | Sequence[float], low: float, high: float, dtype
+        name: str, value: PerRow, low: float | int, high: float | int, dtype: type
     ) -> np.ndarray:
         x = np.asarray(value, dtype)
         if x.ndim and x.shape != (batch,):
