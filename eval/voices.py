@@ -10,7 +10,6 @@ style combinations were never seen in training, and hand-written ones are told a
 
 import dataclasses
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -72,7 +71,9 @@ def main(cfg: VoicesConfig) -> dict:
         logprob_N = answering.logprob(model.params, p_NE, scored.question, scored.answer)
         nll_N = -logprob_N / scored.answer["loss_BL"][:, 1:].sum(1)
         questions = [
-            turns.question_of(model.tok, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question)
+            turns.question_of(
+                model.tok, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question
+            )
             for a in asked
         ]
         said[name] = answering.write(model.params, p_NE, questions, cfg.question)
@@ -101,7 +102,9 @@ def vectors(profile: dict, model, seed: int) -> dict[str, np.ndarray]:
     return dict(zip(P_ROWS, (*every, np.roll(own, shift, 0), np.zeros_like(own)), strict=True))
 
 
-def judged(name: str, asked: list[Asked], answers: list[str], nll_N: np.ndarray | None) -> list[dict]:
+def judged(
+    name: str, asked: list[Asked], answers: list[str], nll_N: np.ndarray | None
+) -> list[dict]:
     """A row for the generated and one for the hand-written tenants."""
     rows = []
     for group, in_group in (
@@ -111,15 +114,23 @@ def judged(name: str, asked: list[Asked], answers: list[str], nll_N: np.ndarray 
         mine = [i for i, a in enumerate(asked) if in_group(a)]
         if not mine:
             continue
-        stated = [fact_met(answers[i], asked[i].dialogue.facts) for i in mine if asked[i].dialogue.facts]
+        stated = [
+            fact_met(answers[i], asked[i].dialogue.facts) for i in mine if asked[i].dialogue.facts
+        ]
         rows.append(
             {
                 "row": name,
                 "tenants": group,
                 "nll": None if nll_N is None else round(float(nll_N[mine].mean()), 4),
-                "style": round(float(np.mean([fraction_met(answers[i], asked[i].tenant.style) for i in mine])), 4),
+                "style": round(
+                    float(np.mean([fraction_met(answers[i], asked[i].tenant.style) for i in mine])),
+                    4,
+                ),
                 "facts": round(float(np.mean(stated)), 4) if stated else None,
-                "f1": round(float(np.mean([token_f1(answers[i], asked[i].dialogue.answer) for i in mine])), 4),
+                "f1": round(
+                    float(np.mean([token_f1(answers[i], asked[i].dialogue.answer) for i in mine])),
+                    4,
+                ),
                 "n": len(mine),
             }
         )
@@ -131,7 +142,11 @@ def checks_by_tenant(asked: list[Asked], said: dict[str, list[str]]) -> list[dic
     rows = []
     for u, tenant in {a.u: a.tenant for a in asked}.items():
         for name in ("own_p_gradient", "shuffled_p"):
-            own = [check(text, tenant.style) for a, text in zip(asked, said[name], strict=True) if a.u == u]
+            own = [
+                check(text, tenant.style)
+                for a, text in zip(asked, said[name], strict=True)
+                if a.u == u
+            ]
             means = {k: round(float(np.mean([c[k] for c in own])), 3) for k in own[0]}
             rows.append({"tenant": tenant.key, "name": tenant.name, "row": name, **means})
     return rows

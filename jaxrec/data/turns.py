@@ -18,11 +18,12 @@ KINDS = 3
 
 
 class TurnRows(NamedTuple):
-    """N questions with their answers and the row of the tenant in the profile table."""
+    """N questions with their answers, the tenant's row in the profile table, and the dialogue's place in its list."""
 
     question: Rows
     answer: Rows
     tenant_N: np.ndarray
+    dialogue_N: np.ndarray
 
 
 class Pieces(NamedTuple):
@@ -60,12 +61,13 @@ def turn_rows(
     answer_length: int,
 ) -> TurnRows:
     """Dialogues by tenant (the outer index is the tenant's row in the profile table) as one set of rows."""
-    flat = [(u, d) for u, own in enumerate(dialogues) for d in own]
+    flat = [(u, i, d) for u, own in enumerate(dialogues) for i, d in enumerate(own)]
     before = lambda d: [(t.role, t.text) for t in d.turns[:-1]]
     return TurnRows(
-        pad([question_of(tok, before(d), question_length) for _, d in flat], question_length),
-        pad([answer_of(tok, d.answer, answer_length) for _, d in flat], answer_length),
-        np.array([u for u, _ in flat], np.int32),
+        pad([question_of(tok, before(d), question_length) for *_, d in flat], question_length),
+        pad([answer_of(tok, d.answer, answer_length) for *_, d in flat], answer_length),
+        np.array([u for u, _, _ in flat], np.int32),
+        np.array([i for _, i, _ in flat], np.int32),
     )
 
 
@@ -154,3 +156,25 @@ def retrofit_rows(
         "meaning_B": topic,
         "topic_B": topic,
     }
+
+
+def choose_evidence(
+    pieces: Pieces, tenant_N: np.ndarray, dialogue_N: np.ndarray, size: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each training row `size` random pieces of its tenant, never the answer that is to be predicted.
+
+    `dialogue_N` is the row's place in its tenant's onboarding. Gives (indices [N, size], which of them count
+    [N, size]); how many count is itself random, from 1 up, so that an encoder learns to make do with little.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(tenant_N)
+    score = rng.random((n, pieces.kind_UR.shape[1]))
+    places = np.arange(pieces.kind_UR.shape[1])[None, :]
+    score[places >= pieces.count_U[tenant_N][:, None]] = 2.0  # nothing stands there
+    answer = pieces.kind_UR[tenant_N] == ANSWER
+    first = answer.argmax(1)
+    score[answer & (places - first[:, None] == dialogue_N[:, None])] = 2.0
+    order = np.argsort(score, axis=1)[:, :size]
+    count = rng.integers(1, size + 1, n)
+    there = np.take_along_axis(score, order, 1) < 1.0
+    return order.astype(np.int32), there & (np.arange(size)[None, :] < count[:, None])

@@ -103,15 +103,11 @@ class PersonalLM:
 
     # ------------------------------------------------------------------------------------------ decoding
 
-    def begin(
-        self, params: PyTree, z: LFEOutput, p_BE: Float[Array, "B E"] | None, slots: int
-    ) -> tuple[Turn, KVCache]:
-        """What a turn's decoding needs: the memory's keys and values, the Delta made at once, an empty cache."""
+    def turn(self, params: PyTree, z: LFEOutput, p_BE: Float[Array, "B E"] | None) -> Turn:
+        """What decoding a turn needs: the memory's keys and values at every layer, and each row's Delta, made once."""
         delta = None if p_BE is None else materialise(self.personal(params, p_BE))
-        recall = self.head.apply(
-            {"params": params["head"]}, memory_of(z), delta, method="remember"
-        )
-        return Turn(recall, delta), head_cache(self.cfg.head, z.z_cls_BD.shape[0], slots)
+        variables = {"params": params["head"]}
+        return Turn(self.head.apply(variables, memory_of(z), delta, method="remember"), delta)
 
     def step(self, params: PyTree, turn: Turn) -> Callable:
         """The StepFn of a turn: (ids_BL, mask_BL, cache) -> (logits_BV, cache). The backbone is not in it."""
@@ -129,3 +125,7 @@ class PersonalLM:
             return out.logits[:, 0], out.cache
 
         return step
+
+    def new_cache(self, batch: int, slots: int) -> KVCache:
+        """An empty cache for answers of at most `slots` tokens."""
+        return head_cache(self.cfg.head, batch, slots + self.cfg.p_enters.prompt_length)

@@ -1,0 +1,29 @@
+"""A 2.4-million-parameter Llama on real text: task dialogues of 26 services (sgd) and one author's notes (twin_til).
+
+JAXREC_DATA=... python -m train.pretrain configs/backbone_small.py
+"""
+
+from jaxrec.nn.decoder import DecoderConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.pretrain import PretrainConfig
+
+config = PretrainConfig(
+    texts=("sgd", "twin_til"),
+    model=DecoderConfig(
+        vocab=4096,
+        d_model=192,
+        layers=4,
+        heads=6,
+        groups=3,
+        head_dim=32,
+        d_ff=512,
+        cuts=(1,),
+        tied=True,
+    ),
+    length=256,
+    rows=16,
+    opt=OptConfig(lr=3e-3, warmup=50, weight_decay=0.01),
+    loop=LoopConfig(steps=1000, eval_every=250, save_every=250, monitor="bits_per_byte"),
+    out="runs/backbone_small",
+)

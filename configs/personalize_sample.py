@@ -1,0 +1,16 @@
+"""Onboarding of the sample world's unseen tenants, generated and hand-written, from 30 examples each.
+
+python -m train.personalize configs/personalize_sample.py
+"""
+
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.personalize import PersonalizeConfig
+
+config = PersonalizeConfig(
+    model="runs/sample/universal/model",
+    examples=30,
+    opt=OptConfig(lr=3e-2, schedule="linear"),
+    loop=LoopConfig(steps=60),
+    out="runs/sample/personalize",
+)

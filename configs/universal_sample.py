@@ -1,0 +1,21 @@
+"""The universal head of the sample world: 196 training tenants, one head, A(p), and an encoder that infers p.
+
+python -m train.universal configs/universal_sample.py
+"""
+
+from jaxrec.delta import DeltaConfig
+from jaxrec.models.heads import HeadConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.universal import UniversalConfig
+
+config = UniversalConfig(
+    lfe="runs/sample/retrofit/lfe",
+    head=HeadConfig(d_model=128, layers=2, heads=4, d_ff=352),
+    p_enters=DeltaConfig(embed=True, norm=True, lora_rank=4, lora_sites="q|v|cross_q|up|down"),
+    d_p=64,
+    rows=32,
+    opt=OptConfig(lr=2e-3, warmup=50),
+    loop=LoopConfig(steps=600, eval_every=200, monitor="unseen_nll"),
+    out="runs/sample/universal",
+)

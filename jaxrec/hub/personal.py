@@ -1,0 +1,105 @@
+"""Floor 3: a personal model's folder: everything but the backbone, which it names and recognises by its hash.
+
+FOLDER/params       lfe, head, hypernet, encoder, profile
+FOLDER/facts.json   configs of all parts, the backbone's place and hash, the tenants of the profile table
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from jaxrec import checkpoint, config, mesh
+from jaxrec.config import RunError
+from jaxrec.data.text import Tokenizer
+from jaxrec.hub.weights import check_vocabulary, find, load, model_of
+from jaxrec.models.lfe import LFEConfig
+from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
+from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
+
+
+class BackboneMismatch(RunError, ValueError):
+    """Small parts that were trained on another backbone than the one at hand."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Personal:
+    """A loaded personal model. `params` has "backbone" in it as well; `tenants` names the rows of params["profile"]."""
+
+    lm: PersonalLM
+    encoder: ProfileEncoder
+    params: PyTree
+    tok: Tokenizer
+    tenants: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+def load_backbone(source: str, devices: jax.sharding.Mesh) -> tuple[Any, PyTree, Tokenizer]:
+    """(module, params placed on the mesh, tokenizer) of an HF folder or hub id, their vocabularies checked."""
+    cfg, params = load(source, shardings=lambda shapes: mesh.shardings(devices, shapes))
+    tok = Tokenizer.load(find(source) / "tokenizer.json")
+    check_vocabulary(tok.size, cfg)
+    return model_of(cfg), params, tok
+
+
+def load_lfe(
+    folder: str | Path, devices: jax.sharding.Mesh
+) -> tuple[Any, LFEConfig, PyTree, Tokenizer, dict[str, Any]]:
+    """(backbone module, LFE config, {"backbone", "lfe"}, tokenizer, facts) of a retrofit's OUT/lfe.
+
+    Raises BackboneMismatch when the backbone that it names has other weights now.
+    """
+    facts = checkpoint.load_facts(folder)
+    backbone, weights, tok = load_backbone(facts["backbone"], devices)
+    _same_backbone(weights, facts, folder)
+    own = checkpoint.load_params(folder, devices)
+    return (
+        backbone,
+        config.from_dict(LFEConfig, facts["lfe"]),
+        {"backbone": weights, **own},
+        tok,
+        facts,
+    )
+
+
+def save_personal(
+    folder: str | Path,
+    lm: PersonalLM,
+    encoder: ProfileEncoder,
+    params: PyTree,
+    tenants: list[str],
+    facts: dict[str, Any],
+) -> None:
+    """Writes a personal model; `params` without the backbone, `facts` with "backbone" and "backbone_hash"."""
+    told = {
+        "personal": config.to_dict(lm.cfg),
+        "encoder": config.to_dict(encoder.cfg),
+        "tenants": list(tenants),
+        **{name: facts[name] for name in ("backbone", "backbone_hash")},
+    }
+    checkpoint.save_params(folder, params, told)
+
+
+def load_personal(folder: str | Path, devices: jax.sharding.Mesh) -> Personal:
+    """A whole personal model from its folder, the backbone from where the folder says it lies.
+
+    Raises BackboneMismatch, CheckpointError, FileNotFoundError.
+    """
+    facts = checkpoint.load_facts(folder)
+    backbone, weights, tok = load_backbone(facts["backbone"], devices)
+    _same_backbone(weights, facts, folder)
+    params = {"backbone": weights, **checkpoint.load_params(folder, devices)}
+    lm = PersonalLM(backbone, config.from_dict(PersonalConfig, facts["personal"]))
+    encoder = ProfileEncoder(config.from_dict(ProfileEncoderConfig, facts["encoder"]))
+    return Personal(lm, encoder, params, tok, tuple(facts["tenants"]), facts)
+
+
+def _same_backbone(weights: PyTree, facts: dict[str, Any], folder: str | Path) -> None:
+    found = checkpoint.fingerprint(weights)
+    if found != facts["backbone_hash"]:
+        raise BackboneMismatch(
+            f"{folder} was trained on a backbone with hash {facts['backbone_hash']}, but {facts['backbone']} has"
+            f" {found} now: train it again, or put the old backbone back"
+        )

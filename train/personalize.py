@@ -1,0 +1,125 @@
+"""Onboard tenants: fit each one's p (or a Delta of its own) to its examples, everything else frozen.
+
+    python -m train.personalize configs/personalize_sample.py
+    python -m train.personalize configs/personalize_sample.py --examples 5 --tenants kestrel_travel
+    python -m train.personalize configs/personalize_sample.py --own-delta.lora-rank 4    # no p: a LoRA each
+
+All tenants are fitted at once, each by its own examples alone. p starts from what the profile encoder infers. Writes
+OUT/profile: p_encoder and p [U, E] (or the bank of deltas), facts.json naming the tenants.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import checkpoint, config, mesh, objectives
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data import turns
+from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.world.businesses import read_businesses
+from jaxrec.data.world.records import Tenant
+from jaxrec.data.world.tenants import generate
+from jaxrec.delta import DeltaConfig
+from jaxrec.hub.personal import load_personal
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.heads import GenerativeHead
+from jaxrec.models.onboarding import infer_p, read_pieces
+from jaxrec.structs import Tokens, Turns
+from jaxrec.tables import RowAdam
+from jaxrec.training import loop, optimizer, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonalizeConfig:
+    """Onboarding of some tenants to a finished universal model."""
+
+    model: str = "runs/sample/universal/model"
+    tenants: tuple[str, ...] = ()  # keys; all that are held out of training when empty
+    examples: int = 30  # of each tenant's onboarding dialogues
+    own_delta: DeltaConfig | None = None  # instead of p
+    prior: float = 1e-3  # pull towards the p that the encoder inferred
+    question: int = 40
+    answer: int = 96
+    piece: int = 48
+    rows: int = 64
+    opt: OptConfig = OptConfig(lr=3e-2, schedule="linear")
+    loop: LoopConfig = LoopConfig(steps=100)
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/personalize"
+
+
+def main(cfg: PersonalizeConfig) -> dict[str, float]:
+    """Fits and saves OUT/profile; gives the loss on the examples at the end."""
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    model = load_personal(cfg.model, devices)
+    chosen = choose(cfg.tenants, cfg.examples)
+    pieces = turns.evidence_pieces(model.tok, chosen, cfg.piece, examples=cfg.examples)
+    known = read_pieces(model.lm, model.params, pieces)
+    start_UE = infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
+
+    frozen = {name: model.params[name] for name in ("backbone", "lfe", "head", "hypernet")}
+    if cfg.own_delta is None:
+        params = {"profile": {"p": jnp.asarray(start_UE)}}
+        frozen["start"] = mesh.place(devices, jnp.asarray(start_UE))
+        by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B)}
+        objective = objectives.personalize(model.lm, cfg.prior)
+    else:
+        sites = GenerativeHead.sites(model.lm.cfg.head)
+        key = jax.random.key(cfg.loop.seed)
+        params, by_row = {"delta": deltas.init(key, sites, cfg.own_delta, len(chosen))}, None
+        objective = objectives.personalize_delta(model.lm)
+
+    source = example_source(cfg, model.tok, chosen, mesh.process_rows(devices, cfg.rows))
+    optim = optimizer.make(cfg.opt, cfg.loop.steps)
+    state = step.init_state(devices, params, optim, source=source.init(), tables=by_row)
+    one = step.make_step(*objective, optim, state, tables=by_row)
+    fitted = loop.fit(
+        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
+        frozen=frozen, resolved=cfg, title="personalize",
+    )  # fmt: skip
+    own = fitted.state.params
+    saved = (
+        {"p": own["profile"]["p"], "p_encoder": start_UE}
+        if by_row
+        else jax.tree.map(jnp.asarray, own)
+    )
+    facts = {"tenants": [t.key for t in chosen], "model": cfg.model, "examples": cfg.examples}
+    checkpoint.save_params(Path(cfg.out) / "profile", saved, facts)
+    return {"step": int(fitted.state.step)}
+
+
+def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:
+    """The tenants of these keys, or all held-out ones. Raises RunError for an unknown key or too few examples."""
+    known = {t.key: t for t in [*generate(), *read_businesses()]}
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise RunError(
+            f"there is no tenant {unknown[0]!r}; there are, among others: {', '.join(list(known)[-8:])}"
+        )
+    chosen = [known[key] for key in keys] if keys else [t for t in known.values() if t.held_out]
+    for tenant in chosen:
+        if not 0 < examples <= len(tenant.onboarding):
+            raise RunError(
+                f"tenant {tenant.key} has {len(tenant.onboarding)} examples, {examples} are asked for"
+            )
+    return chosen
+
+
+def example_source(cfg: PersonalizeConfig, tok, chosen: list[Tenant], share: slice) -> Prefetch:
+    """Batches of `Turns` over the tenants' examples."""
+    own = [t.onboarding[: cfg.examples] for t in chosen]
+    rows = turns.turn_rows(tok, own, cfg.question, cfg.answer)
+    batch = Turns(Tokens(**rows.question), Tokens(**rows.answer), np.asarray(rows.tenant_N))
+    return Prefetch(ArraySource(batch, cfg.rows, seed=cfg.loop.seed, share=share))
+
+
+if __name__ == "__main__":
+    config.run(main, PersonalizeConfig, __doc__)
