@@ -5,10 +5,10 @@ Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.p
 
 from eval.race import shape
 from eval.race.harness import Entry, Race
+from eval.race.tenants import POPULATIONS
 
 JAX, TORCH = "eval.race.jax_", "eval.race.torch_"
 TOKENS = 16 * shape.NEW
-POPULATIONS = (1, 256, 1_000, 10_000)
 
 
 def _tenants(

@@ -16,28 +16,23 @@ def prepare(
     from jaxrec.delta import take
 
     cfg, params = serving_model(size)
-    ids = jnp.array(shape.prompts(size, batch), jnp.int32)
-    bank = lora_delta(size, cfg, adapters, rank) if adapters else None
-    turn = jnp.arange(batch) % max(adapters, 1)
-    one_for_all = adapters == 1
-
-    @jax.jit
-    def decode(params: Any, bank: Any, turn: Any, ids: Any) -> tuple[Any, Any]:
-        delta = bank if bank is None or one_for_all else take(bank, turn)
-        return greedy(cfg, params, ids, delta)
-
-    run = lambda: jax.block_until_ready(decode(params, bank, turn, ids))
-    return {"work": Work(run, lambda: run()[0], versions())}
+    generate = backbone(cfg, batch)
+    if not adapters:
+        return {"work": generate(lambda: (params, None), size, slice(None))}
+    bank = lora_delta(size, cfg, adapters, rank)
+    rows = jnp.arange(batch) % adapters
+    # what an engine does for a batch of requests: each row's delta out of all that are loaded
+    pick = jax.jit(lambda bank, rows: bank if adapters == 1 else take(bank, rows))
+    return {"work": generate(lambda: (params, pick(bank, rows)), size, slice(None))}
 
 
 def serving_model(size: str) -> tuple[Any, Any]:
     """(config, params), cut between all layers."""
     from jaxrec import hub
-    from jaxrec.hub.config import read_config
     from jaxrec.nn.stack import every_layer
 
     folder = shape.model_folder(size)
-    return hub.load(folder, cuts=every_layer(read_config(folder)[0]))
+    return hub.load(folder, cuts=every_layer(hub.read_config(folder)[0]))
 
 
 def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
@@ -57,38 +52,32 @@ def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
     return restack(whole, [cfg.layers], list(stack_sizes(cfg.layers, cfg.cuts).values()))
 
 
-def greedy(cfg: Any, params: Any, ids_BL: Any, delta: Any) -> tuple[Any, Any]:
-    """(logits after the prompt [B, V], the `shape.NEW` tokens that follow [B, L]) through the backbone."""
-    import jax.numpy as jnp
+def backbone(cfg: Any, batch: int) -> Any:
+    """A function (weights, size, rows) -> Work: greedy generation by the decoder `cfg`, its programs shared.
 
-    from jaxrec.nn.decoder import Decoder, decoder_cache
-
-    def step(ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
-        model, weights = Decoder(cfg), {"params": params}
-        out = model.apply(weights, ids, mask, delta=delta, cache=cache, logits="last")
-        return out.logits[:, 0], out.cache
-
-    cache = decoder_cache(cfg, ids_BL.shape[0], ids_BL.shape[1] + shape.NEW)
-    return loop(step, cache, ids_BL, jnp.ones(ids_BL.shape, bool))
-
-
-def loop(step: Any, cache: Any, ids_BL: Any, mask_BL: Any) -> tuple[Any, Any]:
-    """(first logits [B, V], tokens [B, L]) of greedy decoding by any StepFn; all of it one program."""
+    `weights()` gives (params, delta) and is part of what is timed. The answer: logits after the prompt, of `rows`.
+    """
     import jax
     import jax.numpy as jnp
 
-    logits_BV, cache = step(ids_BL, mask_BL, cache)
-    first_B = logits_BV.argmax(-1).astype(jnp.int32)
-    tokens_BL = jnp.zeros((ids_BL.shape[0], shape.NEW), jnp.int32).at[:, 0].set(first_B)
+    from jaxrec.nn.decoder import Decoder
+    from jaxrec.nn.generate import backbone_generator
+    from jaxrec.nn.sampling import sampling
 
-    def body(i: Any, carry: Any) -> Any:
-        token_B, cache, tokens_BL = carry
-        logits, cache = step(token_B[:, None], jnp.ones((token_B.shape[0], 1), bool), cache)
-        token_B = logits.argmax(-1).astype(jnp.int32)
-        return token_B, cache, tokens_BL.at[:, i].set(token_B)
+    generator = backbone_generator(cfg)
+    how = sampling(batch, max_new=shape.NEW)
 
-    carry = jax.lax.fori_loop(1, shape.NEW, body, (first_B, cache, tokens_BL))
-    return logits_BV, carry[2]
+    @jax.jit
+    def read(params: Any, delta: Any, ids: Any) -> Any:
+        return Decoder(cfg).apply({"params": params}, ids, delta=delta, logits="last").logits[:, 0]
+
+    def work(weights: Any, size: str, rows: Any) -> Work:
+        prompts = shape.prompts(size, batch)
+        ids = jnp.array(prompts, jnp.int32)
+        run = lambda: generator(weights(), prompts.tolist(), how)
+        return Work(run, lambda: read(*weights(), ids)[rows], versions())
+
+    return work
 
 
 def versions() -> dict[str, str]:

@@ -1,15 +1,18 @@
 """Tenants through the preference head: the backbone reads once, the head decodes 64 tokens, p in it row by row."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from eval.race import shape
-from eval.race.jax_decode import greedy, loop, serving_model, versions
-from eval.race.jax_tenants_lora import POPULATIONS, WIDTH_P, stirred, streams, tenant_table
+from eval.race.jax_decode import backbone, serving_model, versions
+from eval.race.tenants import WIDTH_P, drawn, stirred, table
 from eval.race.worker import Work
 
 
 def prepare(size: str = "30m", batch: int = 16, lora_rank: int = 0) -> dict[str, Work]:
-    """Works: those of `streams`, and `backbone`: the same tokens decoded by the backbone, without a tenant.
+    """Works: those of `tenants.drawn`, and `backbone`: as many tokens by the backbone, without a tenant.
 
     p enters the head by conditional norms and an offset to its first token; with `lora_rank` by a LoRA too.
     """
@@ -21,12 +24,11 @@ def prepare(size: str = "30m", batch: int = 16, lora_rank: int = 0) -> dict[str,
     from jaxrec.models.lfe import LFEConfig
     from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
     from jaxrec.nn.decoder import Decoder
+    from jaxrec.nn.generate import Generator
+    from jaxrec.nn.sampling import sampling
     from jaxrec.structs import Tokens
 
-    cfg, backbone = serving_model(size)
-    ids = jnp.array(shape.prompts(size, batch), jnp.int32)
-    question = Tokens(ids, jnp.ones(ids.shape, bool))
-    first = jnp.ones((batch, 1), jnp.int32)  # the answer's <bos>
+    cfg, frozen = serving_model(size)
     width = cfg.d_model
     lm = PersonalLM(
         Decoder(cfg),
@@ -37,17 +39,31 @@ def prepare(size: str = "30m", batch: int = 16, lora_rank: int = 0) -> dict[str,
             d_p=WIDTH_P,
         ),
     )
-    params = stirred(lm.init(jax.random.key(0))) | {"backbone": backbone}
+    params = stirred(lm.init(jax.random.key(0))) | {"backbone": frozen}
+    people, ids = table(), jnp.array(shape.prompts(size, batch), jnp.int32)
+    question = Tokens(ids, jnp.ones(ids.shape, bool))
 
     @jax.jit
-    def decode(params: Any, table: Any, tenants: Any, question: Tokens) -> tuple[Any, Any]:
-        z = lm.encode(params, question)
-        step = lm.step(params, lm.turn(params, z, table[tenants]))
-        cache = lm.new_cache(batch, 1 + shape.NEW)
-        return loop(step, cache, first, jnp.ones(first.shape, bool))
+    def begin(params: Any, people: Any, tenants: Any, question: Tokens) -> Any:
+        return lm.turn(params, lm.encode(params, question), people[tenants])
 
-    table = tenant_table(POPULATIONS[-1])
-    through = jax.jit(lambda params, ids: greedy(cfg, params, ids, None))
-    plain = lambda: jax.block_until_ready(through(backbone, ids))
-    served = lambda tenants: decode(params, table, jnp.asarray(tenants), question)
-    return streams(served, batch) | {"backbone": Work(plain, None, versions())}
+    generator = Generator(
+        lambda weights, reading: lm.step(*weights),
+        lambda weights, rows, slots: lm.new_cache(rows, slots),
+        limit=1 + shape.NEW,
+    )
+    how, start = sampling(batch, max_new=shape.NEW), [[1]] * batch  # the answer's <bos>
+
+    @jax.jit
+    def first_logits(params: Any, turn: Any) -> Any:
+        bos = jnp.ones((batch, 1), jnp.int32)
+        return lm.step(params, turn)(bos, bos == 1, lm.new_cache(batch, 2))[0]
+
+    def work(tenants: Callable[[], np.ndarray]) -> Work:
+        turn = lambda: begin(params, people, tenants(), question)
+        run = lambda: generator((params, turn()), start, how)
+        return Work(run, lambda: first_logits(params, turn())[0], versions())
+
+    through = backbone(cfg, batch)(lambda: (frozen, None), size, 0)
+    # other tokens than the head's: nothing to compare
+    return drawn(work, batch) | {"backbone": Work(through.run, None, through.versions)}
