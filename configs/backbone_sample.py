@@ -1,6 +1,6 @@
 """The sample world's backbone: a 1-million-parameter Llama on the sample world's training texts.
 
-    python -m train.pretrain configs/backbone_sample.py
+python -m train.pretrain configs/backbone_sample.py
 """
 
 from jaxrec.nn.decoder import DecoderConfig
@@ -10,7 +10,17 @@ from train.pretrain import PretrainConfig
 
 config = PretrainConfig(
     texts=("world",),
-    model=DecoderConfig(vocab=2048, d_model=128, layers=4, heads=4, groups=2, head_dim=32, d_ff=352, cuts=(1,), tied=True),
+    model=DecoderConfig(
+        vocab=2048,
+        d_model=128,
+        layers=4,
+        heads=4,
+        groups=2,
+        head_dim=32,
+        d_ff=352,
+        cuts=(1,),
+        tied=True,
+    ),
     length=128,
     rows=32,
     opt=OptConfig(lr=4e-3, warmup=40, weight_decay=0.01),

@@ -1,6 +1,6 @@
 """Retrofit of the sample world's backbone, with itself as teacher.
 
-    python -m train.retrofit configs/retrofit_sample.py
+python -m train.retrofit configs/retrofit_sample.py
 """
 
 from jaxrec.models.lfe import LFEConfig

@@ -1,10 +1,10 @@
-"""Floor 1: the algebra of deltas. A `Delta` is data: it is made, indexed, scaled, added, merged, checked and counted here.
+"""Floor 1: the algebra of deltas. A `Delta` is data: made, indexed, scaled, added, merged, checked and counted here.
 
-    sites = Decoder.sites(cfg)                      what a model can be changed at
-    spec  = DeltaConfig(lora_rank=8)                which changes one wants
-    delta = init(key, sites, spec)                  trainable, the identity at the start
-    rows  = take(bank, tenant_B)                    a tenant for each row of a batch
-    check(delta, sites)                             a misspelt site is an error, never ignored
+sites = Decoder.sites(cfg)                      what a model can be changed at
+spec  = DeltaConfig(lora_rank=8)                which changes one wants
+delta = init(key, sites, spec)                  trainable, the identity at the start
+rows  = take(bank, tenant_B)                    a tenant for each row of a batch
+check(delta, sites)                             a misspelt site is an error, never ignored
 """
 
 import dataclasses
@@ -27,7 +27,6 @@ from jaxrec.structs import (
     OuterDelta,
     Prefix,
 )
-
 
 
 class _Hashable:
@@ -84,7 +83,13 @@ class DeltaConfig:
     stacks: str = ".*"  # full-match pattern over stacks, e.g. "stack_1" for the top layers
 
     def __post_init__(self):
-        sizes = (self.lora_rank, self.adapter_size, self.prefix_length, self.prompt_length, self.head_rank)
+        sizes = (
+            self.lora_rank,
+            self.adapter_size,
+            self.prefix_length,
+            self.prompt_length,
+            self.head_rank,
+        )
         if min(sizes) < 0:
             raise ValueError(f"delta sizes must not be negative: {self}")
         if not (any(sizes) or self.norm or self.scale or self.attn_bias or self.embed):
@@ -152,11 +157,12 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
 def materialise(delta: Delta) -> Delta:
     """Every lazy stack made at once: for serving caches and export, where the Delta outlives one forward pass."""
 
-    def whole(stack):
-        codes, make = stack.by_layer()
-        return jax.vmap(make)(codes) if isinstance(stack, LazyLayerDelta) else stack
+    return delta.replace(stacks={name: _whole(stack) for name, stack in delta.stacks.items()})
 
-    return delta.replace(stacks={name: whole(stack) for name, stack in delta.stacks.items()})
+
+def _whole(stack: LayerDelta | LazyLayerDelta) -> LayerDelta:
+    codes, make = stack.by_layer()
+    return jax.vmap(make)(codes) if isinstance(stack, LazyLayerDelta) else stack
 
 
 def restack(delta: Delta, source: Sequence[int], target: Sequence[int]) -> Delta:
@@ -196,7 +202,9 @@ def bank(deltas: Sequence[Delta]) -> Delta:
     """Deltas of the same layout, one after another along their rows."""
     layouts = {str(jax.tree.structure(d)) for d in deltas}
     if len(layouts) > 1:
-        raise ValueError(f"{len(deltas)} deltas of {len(layouts)} different layouts cannot share a bank")
+        raise ValueError(
+            f"{len(deltas)} deltas of {len(layouts)} different layouts cannot share a bank"
+        )
     return _by_rows(lambda *x: jnp.concatenate(x[:-1], axis=x[-1]), *deltas)
 
 
@@ -207,7 +215,9 @@ def scale(delta: Delta, factor: float | Float[Array, ""]) -> Delta:
     Raises ValueError for a soft prompt: there is no half of one.
     """
     if delta.outer.prompt_BPD is not None:
-        raise ValueError("a soft prompt cannot be scaled; drop it with delta.outer.replace(prompt_BPD=None)")
+        raise ValueError(
+            "a soft prompt cannot be scaled; drop it with delta.outer.replace(prompt_BPD=None)"
+        )
     scaled = ("b_", "up_", "gate_", "gamma_", "beta_", "distance_", "segment_", "embed_")
 
     def leaf(path, x):
@@ -262,7 +272,10 @@ def merge_params(params: PyTree, delta: Delta, path_of: Callable[[str], Sequence
         raise ValueError("a delta with a soft prompt, embedding or head part cannot be merged")
 
     def replaced(tree, path, fn):
-        return {**tree, path[0]: fn(tree[path[0]]) if len(path) == 1 else replaced(tree[path[0]], path[1:], fn)}
+        return {
+            **tree,
+            path[0]: fn(tree[path[0]]) if len(path) == 1 else replaced(tree[path[0]], path[1:], fn),
+        }
 
     for name, stack in delta.stacks.items():
         for site, lora in stack.lora.items():
@@ -280,13 +293,15 @@ def check(delta: Delta, sites: Sites) -> None:
         if name not in sites.stacks:
             raise ValueError(f"the model has no stack {name!r}; it has {sorted(sites.stacks)}")
         if isinstance(stack, LazyLayerDelta):
-            stack = jax.eval_shape(lambda s: materialise(Delta({name: s})).stacks[name], stack)
+            stack = jax.eval_shape(_whole, stack)
         own = sites.stacks[name]
         for kind in dataclasses.fields(LayerDelta):
             known = getattr(own, kind.name)
             for site, change in (getattr(stack, kind.name) or {}).items():
                 if site not in known:
-                    raise ValueError(f"{name} has no {kind.name} site {site!r}; it has {sorted(known)}")
+                    raise ValueError(
+                        f"{name} has no {kind.name} site {site!r}; it has {sorted(known)}"
+                    )
                 _check_sizes(f"{name} {kind.name} {site}", change, own.n_layers, known[site])
     for name, width in (("prompt_BPD", sites.d_model), ("embed_BD", sites.d_model)):
         x = getattr(delta.outer, name)
@@ -295,7 +310,8 @@ def check(delta: Delta, sites: Sites) -> None:
     if delta.outer.head is not None:
         a, b = delta.outer.head.a_NBDR, delta.outer.head.b_NBRF
         if (a.shape[-2], b.shape[-1]) != (sites.d_model, sites.vocab):
-            raise ValueError(f"head LoRA is for {a.shape[-2]}x{b.shape[-1]}, the model has {sites.d_model}x{sites.vocab}")
+            made, wanted = f"{a.shape[-2]}x{b.shape[-1]}", f"{sites.d_model}x{sites.vocab}"
+            raise ValueError(f"head LoRA is for {made}, the model has {wanted}")
 
 
 def count(delta: PyTree) -> int:
@@ -369,7 +385,9 @@ def _stack_shapes(sites: StackSites, cfg: DeltaConfig, b: int) -> LayerDelta:
 def _by_rows(fn: Callable, *deltas: Delta) -> Delta:
     """Map over leaves with the position of their row axis as last argument: 1 behind N, else 0."""
     if any(isinstance(x, LazyLayerDelta) for d in deltas for x in d.stacks.values()):
-        raise ValueError("a lazy delta has no rows of its own; materialise() it, or index p instead")
+        raise ValueError(
+            "a lazy delta has no rows of its own; materialise() it, or index p instead"
+        )
     stacks = jax.tree.map(lambda *x: fn(*x, 1), *[d.stacks for d in deltas])
     outer = jax.tree.map(lambda *x: fn(*x, 0), *[d.outer for d in deltas])
     return Delta(stacks, outer)
@@ -397,7 +415,9 @@ def _add_layers(a: LayerDelta, b: LayerDelta) -> LayerDelta:
         return {**x, **y, **both} or None
 
     def refuse(*_):
-        raise ValueError("two adapters or prefixes on one site have no sum; stack them in one delta instead")
+        raise ValueError(
+            "two adapters or prefixes on one site have no sum; stack them in one delta instead"
+        )
 
     added = lambda x, y: jax.tree.map(jnp.add, x, y)
     # (1 + s)(1 + t) = 1 + (s + t + st); conditional norms compose likewise, the second applied after the first

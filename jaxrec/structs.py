@@ -27,7 +27,7 @@ class Lora:
 
 @struct.dataclass
 class Adapter:
-    """Bottleneck after a sublayer: y += gelu(y @ down + down_bias) @ up + up_bias (Houlsby 2019). Zero `up*` is the identity."""
+    """Bottleneck after a sublayer: y += gelu(y @ down + down_bias) @ up + up_bias (Houlsby 2019). Identity: zero `up*`."""
 
     down_NBDA: Leaf
     down_bias_NBA: Leaf
@@ -37,7 +37,7 @@ class Adapter:
 
 @struct.dataclass
 class Prefix:
-    """Keys and values before all others, their softmax mass times `gate` (0: no prefix; 1: plain concatenation, as PEFT's).
+    """Keys and values before all others, their softmax mass times `gate` (0: none; 1: plain concatenation, as PEFT).
 
     Zero keys and values are *not* the identity (they still take mass), a zero gate is. Keys are used as they are:
     no rotary embedding is applied to them.
@@ -134,7 +134,7 @@ class Delta:
 
 @struct.dataclass
 class LFEOutput:
-    """What the language feature extractor knows of a text. `mask` is True at real tokens; padded rows of z_seq are 0."""
+    """What the language feature extractor knows of a text. `mask`: real tokens; z_seq is 0 elsewhere."""
 
     z_seq_BLD: Leaf
     z_cls_BD: Leaf

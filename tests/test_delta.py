@@ -103,8 +103,9 @@ def test_added_loras_are_the_sum_of_their_matrices():
 
 
 def test_added_norms_and_scales_compose():
-    a, b = _random(DeltaConfig(norm=True, scale=True, scale_sites="k")), _random(
-        DeltaConfig(norm=True, scale=True, scale_sites="k"), seed=1
+    a, b = (
+        _random(DeltaConfig(norm=True, scale=True, scale_sites="k")),
+        _random(DeltaConfig(norm=True, scale=True, scale_sites="k"), seed=1),
     )
     both = deltas.add(a, b).stacks["stack_0"]
     x = jax.random.normal(jax.random.key(2), (1, 1, D))
@@ -142,7 +143,10 @@ def test_merge_folds_the_matrix_in():
 
 def test_merge_refuses_several_tenants_and_other_kinds():
     with pytest.raises(ValueError, match="one tenant at a time"):
-        deltas.merge(jnp.ones((1, D, D)), _random(DeltaConfig(lora_rank=2), batch=2).stacks["stack_0"].lora["q"])
+        deltas.merge(
+            jnp.ones((1, D, D)),
+            _random(DeltaConfig(lora_rank=2), batch=2).stacks["stack_0"].lora["q"],
+        )
     with pytest.raises(ValueError, match="only LoRA"):
         deltas.merge_params({}, _random(EVERY), lambda s: (s,))
 

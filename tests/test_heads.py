@@ -101,7 +101,9 @@ def test_padding_of_answer_and_memory_changes_nothing(world):
     )
 
 
-@pytest.mark.parametrize("spec", [None, DeltaConfig(lora_rank=2, norm=True, embed=True, prompt_length=2)])
+@pytest.mark.parametrize(
+    "spec", [None, DeltaConfig(lora_rank=2, norm=True, embed=True, prompt_length=2)]
+)
 def test_decoding_in_chunks_equals_the_whole_answer(world, spec):
     params, ids, mask, memory = world
     delta = None if spec is None else _random(spec, B)
@@ -120,7 +122,9 @@ def test_decoding_in_chunks_equals_the_whole_answer(world, spec):
 
     got = in_chunks(params, ids, mask, memory, delta)
     real = np.asarray(mask)
-    np.testing.assert_allclose(np.asarray(jnp.concatenate(got, 1))[real], np.asarray(whole)[real], atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(jnp.concatenate(got, 1))[real], np.asarray(whole)[real], atol=1e-4
+    )
 
 
 def test_a_memory_encoder_reads_the_whole_memory(world):
@@ -135,7 +139,9 @@ def test_a_memory_encoder_reads_the_whole_memory(world):
 
 
 def test_memory_joins_summary_turn_and_passages():
-    z = LFEOutput(jnp.ones((2, 4, 8)), jnp.full((2, 8), 2.0), jnp.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool))
+    z = LFEOutput(
+        jnp.ones((2, 4, 8)), jnp.full((2, 8), 2.0), jnp.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    )
     memory = memory_of(z, z)
     assert memory.z_BMD.shape == (2, 9, 8)
     assert memory.segment_BM[0].tolist() == [0] * 5 + [1] * 4

@@ -26,7 +26,9 @@ def whole(net, params, p_BE):
 
 def _stirred(params):
     rng = np.random.default_rng(3)
-    return jax.tree.map(lambda x: x + rng.normal(scale=0.1, size=x.shape).astype(np.float32), params)
+    return jax.tree.map(
+        lambda x: x + rng.normal(scale=0.1, size=x.shape).astype(np.float32), params
+    )
 
 
 def test_starts_as_the_identity_whatever_p_is(made):

@@ -61,7 +61,9 @@ def test_gradient_stops_at_the_backbone_unless_a_delta_is_trained(weights):
     cfg = LFEConfig(d_z=12, top_k=2)
     params = _init(cfg)
     sites = Decoder.sites(BACKBONE.cfg)
-    delta = deltas.init(jax.random.key(2), sites, DeltaConfig(lora_rank=2, lora_sites="q", stacks="stack_1"))
+    delta = deltas.init(
+        jax.random.key(2), sites, DeltaConfig(lora_rank=2, lora_sites="q", stacks="stack_1")
+    )
 
     def loss(weights, params, delta):
         return extract(BACKBONE, LFE(cfg), weights, params, Tokens(IDS, MASK), delta).z_cls_BD.sum()
@@ -75,4 +77,6 @@ def test_gradient_stops_at_the_backbone_unless_a_delta_is_trained(weights):
 
 def test_the_number_of_hidden_states_must_fit():
     with pytest.raises(ValueError, match="top_k=2"):
-        LFE(LFEConfig(top_k=2)).init(jax.random.key(0), (jnp.zeros((1, 2, 4)),), jnp.ones((1, 2), bool))
+        LFE(LFEConfig(top_k=2)).init(
+            jax.random.key(0), (jnp.zeros((1, 2, 4)),), jnp.ones((1, 2), bool)
+        )

@@ -23,7 +23,9 @@ def test_next_token_agrees_with_sequence_logprob_and_shifts():
     ids = jax.random.randint(jax.random.key(1), (2, 5), 0, 7)
     weight = jnp.ones((2, 5))
     out = next_token(logits, ids, weight)
-    assert out["nll"] == pytest.approx(-float(sequence_logprob(logits, ids, weight).sum()), rel=1e-5)
+    assert out["nll"] == pytest.approx(
+        -float(sequence_logprob(logits, ids, weight).sum()), rel=1e-5
+    )
     by_hand = sum(
         -jax.nn.log_softmax(logits[b, t])[ids[b, t + 1]] for b in range(2) for t in range(4)
     )

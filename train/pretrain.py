@@ -33,7 +33,9 @@ class PretrainConfig:
     texts: tuple[str, ...] = ("world",)  # sources: see jaxrec.data.corpus
     hold_out_every: int = 50  # each so-many-th document measures bits per byte
     tokenizer: str = ""  # a tokenizer.json; trained on the texts when empty
-    model: DecoderConfig = DecoderConfig(vocab=2048, d_model=128, layers=4, d_ff=352, head_dim=32, heads=4)
+    model: DecoderConfig = DecoderConfig(
+        vocab=2048, d_model=128, layers=4, d_ff=352, head_dim=32, heads=4
+    )
     length: int = 128  # tokens a row
     rows: int = 32  # rows a batch
     accum: int = 1
@@ -48,7 +50,9 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     """Trains and saves; gives the held-out `bits_per_byte`, its best value and the one at the end."""
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    train, held = corpus.hold_out([d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every)
+    train, held = corpus.hold_out(
+        [d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every
+    )
     tok = (
         text.Tokenizer.load(cfg.tokenizer)
         if cfg.tokenizer
@@ -57,11 +61,15 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     hub.check_vocabulary(tok.size, cfg.model)
     packed = text.pack(corpus.encode(tok, train), cfg.length, split=True)
     model = Decoder(cfg.model)
-    source = Prefetch(ArraySource(Tokens(**packed), cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
+    source = Prefetch(
+        ArraySource(Tokens(**packed), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
+    )
 
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
     ids = np.zeros((1, 2), np.int32)
-    params = mesh.sharded_init(devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed))
+    params = mesh.sharded_init(
+        devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed)
+    )
     state = step.init_state(devices, params, optim, source=source.init())
     loss, weigh = objectives.pretrain(model)
     one = step.make_step(loss, weigh, optim, state, gradients=gradients.summed(cfg.accum))
@@ -91,7 +99,9 @@ def bits_per_byte(model: Decoder, tok: text.Tokenizer, held: list, cfg: Pretrain
     rows = Tokens(**text.pack(corpus.encode(tok, held), cfg.length, split=True))
     n_bytes = sum(len(corpus.plain(d).encode()) for d in held)
     short = -len(rows.ids_BL) % cfg.rows
-    rows = jax.tree.map(lambda x: np.pad(x, ((0, short), (0, 0))).reshape(-1, cfg.rows, x.shape[1]), rows)
+    rows = jax.tree.map(
+        lambda x: np.pad(x, ((0, short), (0, 0))).reshape(-1, cfg.rows, x.shape[1]), rows
+    )
 
     @jax.jit
     def nll(params, batch: Tokens):
@@ -105,7 +115,8 @@ def bits_per_byte(model: Decoder, tok: text.Tokenizer, held: list, cfg: Pretrain
         return next_token(out.logits, batch.ids_BL, batch.loss_BL)["nll"]
 
     def evaluate(params, step: int) -> dict[str, float]:
-        total = sum(float(nll(params, jax.tree.map(lambda x: x[i], rows))) for i in range(len(rows.ids_BL)))
+        batches = (jax.tree.map(lambda x, i=i: x[i], rows) for i in range(len(rows.ids_BL)))
+        total = sum(float(nll(params, batch)) for batch in batches)
         return {"bits_per_byte": total / math.log(2) / n_bytes}
 
     return evaluate

@@ -42,7 +42,9 @@ class RetrofitConfig:
     backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
     teacher: str = ""  # any decoder with the same tokenizer; the backbone itself when empty
     lfe: LFEConfig = LFEConfig()
-    lora: DeltaConfig | None = None  # changes to the backbone's top layers (name the stack), trained along
+    lora: DeltaConfig | None = (
+        None  # changes to the backbone's top layers (name the stack), trained along
+    )
     reader_layers: int = 1  # of the training-only decoders
     weights: RetrofitWeights = RetrofitWeights()
     context: int = 40  # tokens of a question
@@ -74,12 +76,16 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
                 f"teacher {cfg.teacher} has {teacher_cfg.vocab} tokens, the backbone {decoder.vocab}: "
                 "a teacher must share the backbone's tokenizer"
             )
-    source = Prefetch(ArraySource(batch_of(tok, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
+    source = Prefetch(
+        ArraySource(batch_of(tok, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
+    )
 
     z = cfg.lfe.d_z
     reader = GenerativeHead(HeadConfig(decoder.vocab, z, cfg.reader_layers, 4, 2 * z, z))
     parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), reader)
-    params = mesh.sharded_init(devices, lambda key: init(key, parts, cfg), jax.random.key(cfg.loop.seed))
+    params = mesh.sharded_init(
+        devices, lambda key: init(key, parts, cfg), jax.random.key(cfg.loop.seed)
+    )
     frozen = {"backbone": weights, "teacher": told}
 
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
@@ -114,7 +120,12 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -
         "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, len(TOPICS))),
         "bias": jnp.zeros(len(TOPICS)),
     }
-    params = {"lfe": lfe, "distil_head": read(keys[1]), "denoise_head": read(keys[2]), "probe": probe}
+    params = {
+        "lfe": lfe,
+        "distil_head": read(keys[1]),
+        "denoise_head": read(keys[2]),
+        "probe": probe,
+    }
     if cfg.lora is not None:
         sites = type(parts.backbone).sites(parts.backbone.cfg)
         params["delta"] = deltas.init(keys[4], sites, cfg.lora)

@@ -86,7 +86,7 @@ def evidence_pieces(
     guide: int = 8,
     judged: int = 8,
 ) -> Pieces:
-    """What is known of tenants at onboarding: `examples` answers, `guide` sentences, `judged` liked or disliked ones."""
+    """What is known of tenants at onboarding: `guide` sentences, `examples` answers, `judged` (dis)liked ones."""
     places = guide + examples + judged
     rows, kind = [], np.zeros((len(tenants), places), np.int32)
     label, count = np.zeros((len(tenants), places), np.float32), np.zeros(len(tenants), np.int32)

@@ -90,7 +90,13 @@ class HeadBlock(nn.Module):
         c = self.cfg
         out_std = c.init_std / (3 * c.layers) ** 0.5
         attention = lambda cross: Attention(
-            c.d_model, c.heads, c.heads, c.head_dim, cross=cross, init_std=c.init_std, out_std=out_std
+            c.d_model,
+            c.heads,
+            c.heads,
+            c.head_dim,
+            cross=cross,
+            init_std=c.init_std,
+            out_std=out_std,
         )
         self.attn, self.cross = attention(False), attention(True)
         self.attn_norm, self.cross_norm, self.mlp_norm = Norm(), Norm(), Norm()
@@ -211,7 +217,9 @@ class GenerativeHead(nn.Module):
     def sites(cfg: HeadConfig) -> Sites:
         """Where a head of this config can be changed."""
         d, f = cfg.d_model, cfg.d_ff
-        square = dict.fromkeys(("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"), (d, d))
+        square = dict.fromkeys(
+            ("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"), (d, d)
+        )
         lora = {**square, "gate": (d, f), "up": (d, f), "down": (f, d)}
         stack = StackSites(
             n_layers=cfg.layers,

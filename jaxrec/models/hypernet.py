@@ -54,7 +54,9 @@ class Hypernet(nn.Module):
         return Delta(stacks, outer)
 
     @nn.compact
-    def layer(self, h_BE: Float[Array, "B E"], code_E: Float[Array, " E"], stack: str) -> LayerDelta:
+    def layer(
+        self, h_BE: Float[Array, "B E"], code_E: Float[Array, " E"], stack: str
+    ) -> LayerDelta:
         """One layer's delta, from the trunk's output and the layer's code. Leaves lead with B."""
         per_layer = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),

@@ -42,7 +42,9 @@ class LFE(nn.Module):
         """Z of `top_k` hidden states. Padding gives zeros; a row without a real token gives zeros too."""
         cfg = self.cfg
         if len(hidden) != cfg.top_k:
-            raise ValueError(f"LFE joins top_k={cfg.top_k} hidden states, it was given {len(hidden)}")
+            raise ValueError(
+                f"LFE joins top_k={cfg.top_k} hidden states, it was given {len(hidden)}"
+            )
         h_BLW = jnp.concatenate(hidden, axis=-1)
         project = nn.Dense(cfg.d_z, use_bias=cfg.norm == "before", name="proj")
         norm = nn.LayerNorm(name="norm")
