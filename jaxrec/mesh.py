@@ -210,6 +210,13 @@ def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
     return jax.tree.map(one, tree, layout)
 
 
+def settle(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
+    """The tree itself if all of it lies on the mesh already, in whatever layout; else placed by the rules."""
+    devices = set(mesh.devices.flat)
+    there = lambda leaf: isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+    return tree if all(map(there, jax.tree.leaves(tree))) else place(mesh, tree, rules)
+
+
 def sharded_init(
     mesh: Mesh, make_params: Callable[..., Any], *args: Any, rules: Rules = RULES
 ) -> Any:

@@ -76,6 +76,14 @@ def test_sharded_init_makes_each_leaf_where_it_lies(mesh):
     np.testing.assert_allclose(kernel, init(jax.random.key(0))["mlp"]["up"]["kernel"], rtol=1e-6)
 
 
+def test_settle_moves_only_what_lies_elsewhere(mesh):
+    tree = {"mlp": {"up": {"kernel": np.ones((8, 16), np.float32)}}}
+    placed = meshes.settle(mesh, tree)
+    assert placed["mlp"]["up"]["kernel"].addressable_shards[0].data.shape == (4, 8)
+    assert meshes.settle(mesh, placed) is placed
+    assert meshes.settle(mesh, None) is None
+
+
 def test_place_batch_splits_rows_over_data_and_fsdp(mesh):
     placed = meshes.place_batch(mesh, {"x": np.arange(16).reshape(8, 2), "none": None}, 8)
     assert placed["x"].addressable_shards[0].data.shape == (2, 2)

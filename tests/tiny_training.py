@@ -115,8 +115,9 @@ def train(
         return source(number, params, state)
 
     config = loop.LoopConfig(**{"steps": steps, "progress": False, "log_every": 1, **options})
-    given = meshes.place(mesh, frozen())
-    return loop.fit(step, state, slowly, config=config, mesh=mesh, rows=ROWS, out=out, frozen=given)
+    return loop.fit(
+        step, state, slowly, config=config, mesh=mesh, rows=ROWS, out=out, frozen=frozen()
+    )
 
 
 def numbers(tree) -> list[np.ndarray]:

@@ -89,12 +89,14 @@ def fit(
     """Trains from `state` (or from the newest good checkpoint in OUT) to the end.
 
     step: from `make_step`; `state` from `init_state`, with the source's first state in it. rows: B, of the whole job.
-    evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the same.
+    evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the same,
+    and none may keep the params, as the next step reuses their memory.
     resolved: the script's whole config, written beside the results. facts: written beside the best parameters.
     The given `state` is used up (donated). Raises CheckpointError, NonFinite, MeshError, Preempted.
     """
     out = Path(out)
     meshes.check_batch(mesh, rows)
+    frozen = meshes.settle(mesh, frozen)  # or it would travel to the devices at each step
     log.write_provenance(out, resolved)
     saved = checkpoint.Checkpoints(
         out / "checkpoints",

@@ -84,7 +84,8 @@ def make_step(
     over microbatches. tables: parameter paths that are updated by row; there the loss finds `Rows` and reads them with
     `tables.lookup`. The state goes through with `source=None`: it is the loop's business.
     Metrics: those of the loss, `loss`, `lr`, `grad_norm` (before clipping), `total/TERM`, and for every group
-    (first key of a path) `grad_norm/GROUP` and `param_norm/GROUP` (after the update).
+    (first key of a path) `grad_norm/GROUP` and `param_norm/GROUP` (after the update; of a
+    table: its rows in this batch).
     """
     gradients = gradients or summed()
     tables = dict(tables or {})
@@ -111,12 +112,18 @@ def make_step(
             grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
         rate = optimizer.rate(state.step)
         params, opt = _apply(optimizer, tables, state.opt, (dense, whole), grads, ids, rate)
+        touched = {
+            p: rows.gather(table, ids[p]) for p, table in params[1].items()
+        }  # never all of it
         extra = commit(state.extra, aux.stats) if commit else state.extra
         numbers = {
             **aux.metrics,
             **{f"total/{term}": total for term, total in weigh(batch).items()},
             **{f"grad_norm/{group}": norm_of(part) for group, part in before.items()},
-            **{f"param_norm/{group}": norm_of(part) for group, part in _by_group(params).items()},
+            **{
+                f"param_norm/{group}": norm_of(part)
+                for group, part in _by_group((params[0], touched)).items()
+            },
             "loss": value,
             "lr": rate,
             "grad_norm": norm,
