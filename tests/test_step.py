@@ -138,6 +138,15 @@ def test_noise_on_every_parameter_and_tables_by_row_exclude_each_other():
         )
 
 
+def test_a_batch_that_microbatches_and_devices_do_not_divide_is_refused():
+    opt = optimizer.Optimizer(optax.sgd(1.0))
+    state = steps.init_state(ONE, tiny.params(), opt, extra={"mean": np.float32(0)})
+    step = steps.make_step(tiny.loss, tiny.weigh, opt, state, gradients=gradients.summed(3))
+    batch = {name: array[:16] for name, array in tiny.arrays().items()}
+    with pytest.raises(meshes.MeshError, match="16 rows does not divide by accum 3"):
+        step(state, meshes.place(ONE, tiny.frozen()), batch, KEY)
+
+
 def test_a_table_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="people/table"):
         by_row = {"people/table": tiny.TABLES["users/table"]}

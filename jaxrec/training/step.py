@@ -18,7 +18,7 @@ from jaxtyping import Array
 from jaxrec import mesh as meshes
 from jaxrec import tables as rows
 from jaxrec.structs import TrainState
-from jaxrec.training.gradients import Gradients, LossFn, Weigh, norm_of, summed, through
+from jaxrec.training.gradients import Gradients, LossFn, Weigh, norm_of, rows_of, summed, through
 from jaxrec.training.optimizer import Optimizer
 from jaxrec.training.partition import merge, paths, unflatten
 
@@ -88,7 +88,7 @@ def make_step(
     table: its rows in this batch).
     """
     gradients = gradients or summed()
-    tables = dict(tables or {})
+    tables, mesh = dict(tables or {}), state.step.sharding.mesh
     if gradients.private and tables:
         raise ValueError(
             "clipped gradients put noise on every row: update tables densely, not by row"
@@ -97,6 +97,9 @@ def make_step(
     def step(
         state: TrainState, frozen: Tree, batch: Tree, key: Array
     ) -> tuple[TrainState, Metrics]:
+        meshes.check_batch(
+            mesh, rows_of(batch), gradients.accum
+        )  # while it is traced: costs nothing
         dense, whole = _apart(state.params, tables)
         ids = {p: rows.distinct(how.ids(batch), whole[p].shape[0]) for p, how in tables.items()}
         live = (dense, {p: rows.gather(whole[p], ids[p]) for p in tables})
