@@ -152,6 +152,8 @@ def _scaling(rope: dict[str, Any] | None, longest: int) -> RopeScaling | None:
     given = {
         ours: rope[_ROPE[ours]] for ours in _ROPE_OF[kind] if rope.get(_ROPE[ours]) is not None
     }
+    # JSON may say 8 where 8.0 is meant
+    given = {k: float(v) if type(v) is int and k != "original_max" else v for k, v in given.items()}
     if kind == "yarn":
         given.setdefault("original_max", longest)
     return RopeScaling(kind=kind, **given)
