@@ -1,0 +1,228 @@
+"""Does p carry the person? People's own labels, unseen people on unseen items, k examples each.
+
+    python -m eval.personalize configs/popquorn.py --out runs/popquorn
+    python -m eval.personalize configs/popquorn.py --out runs/popquorn-validation --validate
+
+Prints the table and writes OUT/results.json, OUT/k_curve.png and OUT/folds/, from which a stopped run goes on.
+The claim is the gap between own p and the rows beside it: the pooled model, the mean p, another person's p.
+`--validate` scores judgements that are in no test fold: that is where hyper-parameters and the headline were chosen.
+"""
+
+import dataclasses
+import hashlib
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from eval.personalize_features import item_vectors
+from eval.personalize_items import ItemConfig, LoraConfig, view_items
+from eval.personalize_plot import k_curve
+from eval.personalize_rows import Case, PersonConfig, Trainer, fold_rows
+from eval.personalize_speed import onboarding_speed
+from eval.personalize_split import Cards, assign_folds, cards, split
+from jaxrec import config, metrics
+from jaxrec.data.judgements import Judgements, JudgementsConfig, read
+from jaxrec.models.profile import FitConfig
+from jaxrec.results import print_table, write_results
+
+RIVALS = ("pooled", "mean_p", "shuffled_p", "own_lora", "language_only", "global_mode")
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonalizeConfig:
+    """The data, the two models, and which row counts; named before the test folds are run."""
+
+    name: str = "personalize"
+    data: JudgementsConfig = JudgementsConfig()
+    headline: Literal["own_p_encoder", "own_p_gradient"] = "own_p_gradient"
+    ks: tuple[int, ...] = (0, 1, 5, 10, 30)
+    folds: int = 5
+    seed: int = 0
+    validate: bool = False
+    backbone: str | None = (
+        None  # None: MiniLM of the PyPI package; else a folder or hub id of a BERT or MPNet
+    )
+    layers: tuple[int, ...] = (-2, -1)  # whose hidden states make z
+    limit: int = 256  # tokens of a text
+    item: ItemConfig = ItemConfig()
+    personal: PersonConfig = PersonConfig()
+    fit: FitConfig = FitConfig()
+    lora: LoraConfig = LoraConfig()
+    apart: tuple[str, ...] = ("en",)  # languages that are also reported alone
+    draws: int = 2000  # of the bootstrap
+    cache: str = "~/.cache/jaxrec/items"
+    out: str = "runs/personalize"
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 0 or list(self.ks) != sorted(set(self.ks)):
+            raise ValueError(f"ks must ascend from 0 or more without repeats, not {self.ks}")
+
+
+def main(cfg: PersonalizeConfig) -> Path:
+    """Runs all folds, prints the table, writes the results; gives the path of results.json."""
+    begun = time.monotonic()
+    data = read(cfg.data)
+    print(data.summary(), flush=True)
+    assign_folds(
+        data, cfg.folds, cfg.seed
+    )  # too few people: say so before the backbone reads anything
+    z_ID = item_vectors(
+        data.parts, source=cfg.backbone, layers=cfg.layers, limit=cfg.limit, cache=cfg.cache
+    )
+    probability, label_B, person_B, speed = run_folds(cfg, data, z_ID)
+    rows, paired = table(cfg, probability, label_B, person_B)
+    language_U = data.language_of_people()
+    apart = {}
+    for language in cfg.apart if len(data.languages) > 1 else ():
+        if language in data.languages:
+            own = language_U[person_B] == data.languages.index(language)
+            part = {key: p[own] for key, p in probability.items()}
+            r, d = table(cfg, part, label_B[own], person_B[own])
+            apart[language] = {"rows": r, "paired": d, "people": len(set(person_B[own].tolist()))}
+    show(cfg, rows, paired, apart, speed)
+    out = Path(cfg.out)
+    facts = {"judgements": len(data.person_N), "people": len(data.people), "items": len(data.parts)}
+    facts |= {"labels": data.labels, "languages": data.languages, "skipped": data.skipped}
+    path = write_results(
+        out, "personalize", rows, paired, cfg, cfg.seed, time.monotonic() - begun,
+        headline=cfg.headline, dataset=cfg.name, data=facts, tested=len(label_B), apart=apart, onboarding=speed,
+        protocol="validation" if cfg.validate else "test", notes=NOTES,
+    )  # fmt: skip
+    k_curve(rows, f"{cfg.name}: {len(set(person_B.tolist()))} unseen people", out / "k_curve.png")
+    print(f"\nwrote {path} and {out / 'k_curve.png'}")
+    return path
+
+
+NOTES = (
+    "Unseen people x unseen items: fold f tests its people on its items, trained on all others. The k examples of a "
+    "test person are judgements of training items, drawn at random; a person with fewer gives all. mean_p and "
+    "shuffled_p are made from the headline row's p at the same k, within a language. pooled knows the language's base "
+    "rates. Intervals: 95%, bootstrap over people."
+)
+
+
+def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tuple:
+    """({(row, k): p [B, C]}, labels, people, onboarding speed) of all tested judgements, fold after fold."""
+    person_fold, item_fold = assign_folds(data, cfg.folds, cfg.seed)
+    splits = [split(data, person_fold, item_fold, f, cfg.validate) for f in range(cfg.folds)]
+    trainer = Trainer(cfg.personal, len(data.labels), cfg.fit)
+    laid = [lay_out(data, s, cfg, splits) for s in splits]
+    language_U = data.language_of_people()
+    done, speed = [], None
+    for f, (part, (known, examples, asked)) in enumerate(zip(splits, laid, strict=True)):
+        kept = Path(cfg.out) / "folds" / f"{f}.npz"
+        if (saved := _load(kept, _stamp(cfg, data))) is None:
+            begun = time.monotonic()
+            view = view_items(data, part.train_N, z_ID, cfg.item, cfg.seed + f)
+            case = Case(
+                view, known, examples, asked, language_U, cfg.ks, cfg.headline, cfg.seed + f
+            )
+            saved, params = fold_rows(trainer, case, cfg.item, cfg.lora)
+            _save(kept, saved, _stamp(cfg, data))
+            speed = speed or onboarding_speed(trainer, params, case, max(cfg.ks))
+            print(f"fold {f + 1} of {cfg.folds}: {asked.mask_US.sum():,} judgements, item model of {view.steps} steps, "
+                  f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+        done.append(saved)
+    gather = lambda what: np.concatenate([what(c) for _, _, c in laid])
+    label_B = gather(lambda c: c.label_US[c.mask_US])
+    person_B = gather(lambda c: np.repeat(c.person_U, c.mask_US.sum(1)))
+    return (
+        {key: np.concatenate([d[key] for d in done]) for key in done[0]},
+        label_B,
+        person_B,
+        speed,
+    )
+
+
+def lay_out(
+    data: Judgements, part, cfg: PersonalizeConfig, splits: list
+) -> tuple[Cards, Cards, Cards]:
+    """(training people, what test people show, what they are asked), in shapes that are the same for every fold."""
+
+    def shape(name: str, most: int) -> tuple[int, int]:
+        counts = [np.bincount(data.person_N[getattr(s, name)]) for s in splits]
+        return max(int((c > 0).sum()) for c in counts), min(most, max(int(c.max()) for c in counts))
+
+    def of(name: str, people: np.ndarray, rows: int, most: int) -> Cards:
+        return cards(data, getattr(part, name), people, rows, shape(name, most)[1], cfg.seed)
+
+    tested = np.unique(data.person_N[part.test_N])
+    rows = shape("test_N", 1)[0]
+    known = of(
+        "train_N",
+        np.unique(data.person_N[part.train_N]),
+        shape("train_N", 1)[0],
+        2 * cfg.personal.most,
+    )
+    return known, of("support_N", tested, rows, max(1, *cfg.ks)), of("test_N", tested, rows, 10**6)
+
+
+def table(
+    cfg: PersonalizeConfig, probability: dict, label_B: np.ndarray, person_B: np.ndarray
+) -> tuple[list[dict], list[dict]]:
+    """(rows, headline row minus each rival) with intervals over people."""
+    scores = {key: metrics.by_person(p, label_B, person_B) for key, p in probability.items()}
+    weight = metrics.resamples(len(set(person_B.tolist())), cfg.draws, cfg.seed)
+    rows, paired = [], []
+    for (row, k), of in scores.items():
+        line = {"row": row, "k": k}
+        for metric, x in metrics.intervals(of, weight).items():
+            line |= {metric: x.value, f"{metric}_lo": x.lo, f"{metric}_hi": x.hi}
+        rows.append(line)
+        if row in RIVALS:
+            for metric, x in metrics.paired(scores[cfg.headline, k], of, weight).items():
+                paired.append({"a": cfg.headline, "b": row, "k": k, "metric": metric,
+                               "diff": x.value, "lo": x.lo, "hi": x.hi})  # fmt: skip
+    return rows, paired
+
+
+def show(cfg: PersonalizeConfig, rows: list, paired: list, apart: dict, speed: dict | None) -> None:
+    """Prints what matters, for all and for each language apart."""
+    most = max(cfg.ks)
+    for name, part in {"all": {"rows": rows, "paired": paired}, **apart}.items():
+        print(
+            f"\n{cfg.name}, {name} (headline: {cfg.headline}{', VALIDATION' if cfg.validate else ''})"
+        )
+        columns = ("row", "k", "accuracy", "accuracy_lo", "accuracy_hi", "nll", "ece")
+        fixed = ("global_mode", "language_only", "pooled")  # the same at every k
+        print_table(
+            [r for r in part["rows"] if r["row"] not in fixed or r["k"] == cfg.ks[0]], columns
+        )
+        print(f"\n{cfg.headline} minus, k = {most}")
+        print_table([p for p in part["paired"] if p["k"] == most and p["metric"] != "ece"],
+                    ("b", "metric", "diff", "lo", "hi"))  # fmt: skip
+    if speed:
+        print("\nonboarding: " + ", ".join(f"{name} {value:.3g}" for name, value in speed.items()))
+
+
+def _stamp(cfg: PersonalizeConfig, data: Judgements) -> str:
+    """What a fold's saved predictions depend on; where it differs, the fold is run anew."""
+    free = dataclasses.replace(cfg, out="", cache="", draws=0, apart=())
+    said = repr(
+        (free, data.parts, data.person_N.tolist(), data.item_N.tolist(), data.label_N.tolist())
+    )
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _save(path: Path, out: dict, stamp: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, stamp=stamp, **{f"{row}@{k}": p for (row, k), p in out.items()})
+    partial.replace(path)
+
+
+def _load(path: Path, stamp: str) -> dict | None:
+    if not path.is_file():
+        return None
+    with np.load(path) as held:
+        if str(held["stamp"]) != stamp:
+            return None
+        pairs = [(name.split("@"), held[name]) for name in held.files if name != "stamp"]
+    return {(row, int(k)): p for (row, k), p in pairs}
+
+
+if __name__ == "__main__":
+    config.run(main, PersonalizeConfig, __doc__)

@@ -1,0 +1,82 @@
+"""Item texts to vectors by a frozen sentence encoder, computed once and kept under the hash of all that they depend on.
+
+z of an item = for each of its parts (a post, a reply) the mean over tokens of the top K layers' hidden states, side by
+side: the LFE's Z with mean pooling, before any projection.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jaxrec import checkpoint
+from jaxrec.hub import minilm
+from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.nn.encoder import Encoder, mean_pool
+
+
+class TopLayers(SentenceEncoder):
+    """Several layers' hidden states, each averaged over the tokens and put side by side. `limit` as its parent's."""
+
+    def __init__(self, cfg, params, tokenizer, layers: Sequence[int] = (-2, -1), **options: int):
+        super().__init__(cfg, params, tokenizer, **options)
+        self.layers = tuple(layers)
+        self.dim = len(self.layers) * cfg.d_model
+
+    def _forward(self, params: PyTree, ids_BL: Array, mask_BL: Array) -> Array:
+        out = Encoder(self.cfg).apply({"params": params}, ids_BL, mask_BL, hidden=self.layers)
+        return jnp.concatenate([mean_pool(x_BLD, mask_BL) for x_BLD in out.hidden], -1)
+
+
+def item_vectors(
+    parts: Sequence[tuple[str, ...]],
+    *,
+    source: str | None = None,
+    layers: Sequence[int] = (-2, -1),
+    limit: int = 256,
+    cache: str | Path,
+) -> Float[np.ndarray, "I D"]:
+    """z of each item. Items of unequal numbers of parts are each read as one text.
+
+    Kept in `cache` as one file, which a further run with the same texts, weights and settings reads.
+    """
+    if len({len(own) for own in parts}) > 1:
+        parts = [("\n".join(own),) for own in parts]
+    cfg, params, tokenizer = minilm(source)
+    said = repr((parts, cfg, tuple(layers), limit, checkpoint.fingerprint(params)))
+    path = Path(cache).expanduser() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npy"
+    if not path.is_file():
+        encoder = TopLayers(cfg, params, tokenizer, layers, limit=limit)
+        texts = sorted({text for own in parts for text in own}, key=lambda text: (len(text), text))
+        vectors = _read_in_chunks(encoder, texts, path)
+        at = {text: i for i, text in enumerate(texts)}
+        _save(path, np.stack([np.concatenate([vectors[at[t]] for t in own]) for own in parts]))
+        for partial in path.parent.glob(f"{path.stem}-*.npy"):
+            partial.unlink()
+    return np.load(path)
+
+
+def _read_in_chunks(
+    encoder: TopLayers, texts: list[str], path: Path, size: int = 1024
+) -> np.ndarray:
+    """Vectors of texts that come sorted by length; what a stopped run has finished is read, not made again."""
+    print(f"reading {len(texts):,} texts by the frozen backbone, once", flush=True)
+    chunks = []
+    for start in range(0, len(texts), size):
+        kept = path.with_name(f"{path.stem}-{start}.npy")
+        if not kept.is_file():
+            _save(kept, encoder(texts[start : start + size]))
+        chunks.append(np.load(kept))
+    return np.concatenate(chunks)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)

@@ -1,0 +1,187 @@
+"""The pooled model: labels from the text alone, the same for everybody; and what a LoRA of their own adds for a person.
+
+    z [I, D] --principal components of the training items--> x [I, W] --Selector without p--> log p(label)
+
+Its number of steps is the one with the best held-out loss over a cross-fit on the training items, so nothing is to be
+tuned by hand on a new data set. The same cross-fit gives each *training* item a prediction by a model that never saw
+it: that is what the personal model reads, or it would trust the item model on questions more than it may.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from eval.personalize_split import Cards
+from jaxrec.data.judgements import Judgements
+from jaxrec.models.selector import Selector, SelectorConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemConfig:
+    """The pooled model and its training: full batches, one weighted row an item."""
+
+    components: int = 256
+    width: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    most_steps: int = 120
+    parts: int = 5  # of the cross-fit
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """A LoRA of their own per person, on both layers of the pooled model. `decay` pulls it towards none."""
+
+    rank: int = 2
+    steps: int = 30
+    lr: float = 0.01
+    decay: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemView:
+    """What a fold knows of all items."""
+
+    x_IW: np.ndarray  # principal components of z, scaled by their spread
+    base_IC: np.ndarray  # log base rates of the labels, in the item's language
+    overall_C: np.ndarray  # base rates over all
+    log_p_IC: np.ndarray  # the pooled model
+    crossfit_IC: (
+        np.ndarray
+    )  # the same for unseen items; on training items by a model that did not see the item
+    params: PyTree
+    steps: int
+
+
+def view_items(
+    data: Judgements, train_N: np.ndarray, z_ID: np.ndarray, cfg: ItemConfig, seed: int
+) -> ItemView:
+    """Fits the pooled model on some judgements and looks at every item."""
+    labels, items = len(data.labels), len(data.parts)
+    count_IC = np.zeros((items, labels), np.float32)
+    np.add.at(count_IC, (data.item_N[train_N], data.label_N[train_N]), 1)
+    seen_I = count_IC.sum(1) > 0
+    base_IC, overall_C = base_rates(count_IC, data.language_I, len(data.languages))
+    x_IW = components(z_ID, seen_I, cfg.components)
+    part_I = np.random.default_rng(seed).integers(0, cfg.parts, items)
+    keep_FI = part_I[None, :] != np.arange(cfg.parts)[:, None]
+    fit_FIC = np.concatenate([count_IC[None] * keep_FI[..., None], count_IC[None]])
+    held_FIC = np.concatenate([count_IC[None] * ~keep_FI[..., None], 0 * count_IC[None]])
+    model = _model(cfg, x_IW.shape[1], labels)
+    log_p_FIC, params, steps = _fit(model, cfg, x_IW, np.log(base_IC), fit_FIC, held_FIC, seed)
+    crossfit_IC = np.where(seen_I[:, None], log_p_FIC[part_I, np.arange(items)], log_p_FIC[-1])
+    return ItemView(x_IW, np.log(base_IC), overall_C, log_p_FIC[-1], crossfit_IC, params, steps)
+
+
+def base_rates(
+    count_IC: np.ndarray, language_I: np.ndarray, languages: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(base rates in each item's language, base rates over all). Languages lean on the whole by ten judgements."""
+    overall_C = (count_IC.sum(0) + 0.5) / (count_IC.sum() + 0.5 * count_IC.shape[1])
+    by_GC = np.zeros((languages, count_IC.shape[1]))
+    np.add.at(by_GC, language_I, count_IC)
+    by_GC = (by_GC + 10 * overall_C[None]) / (by_GC.sum(1, keepdims=True) + 10)
+    return by_GC[language_I].astype(np.float32), overall_C.astype(np.float32)
+
+
+def components(z_ID: np.ndarray, seen_I: np.ndarray, most: int) -> np.ndarray:
+    """Principal components of the training items' standardised vectors, strongest first, mean square 1 over all."""
+    seen = z_ID[seen_I]
+    x_ID = (z_ID - seen.mean(0)) / (seen.std(0) + 1e-3)
+    _, direction = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
+    x_IW = x_ID @ direction[:, ::-1][:, :most]
+    return (x_IW / np.sqrt(np.mean(x_IW[seen_I] ** 2))).astype(np.float32)
+
+
+def _model(cfg: ItemConfig, width: int, labels: int) -> Selector:
+    return Selector(SelectorConfig(d_z=width, actions=labels, width=cfg.width, p_enters=()))
+
+
+def _fit(
+    model: Selector,
+    cfg: ItemConfig,
+    x: np.ndarray,
+    base: np.ndarray,
+    fit: np.ndarray,
+    held: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, PyTree, int]:
+    """(log p by each of F fits [F, I, C], weights of the last, their number of steps)."""
+    adam = optax.adamw(cfg.lr, weight_decay=cfg.weight_decay)
+    log_p = lambda params: jax.nn.log_softmax(model.apply({"params": params}, x, base=base))
+    loss = lambda params, count: -jnp.sum(log_p(params) * count) / jnp.maximum(count.sum(), 1.0)
+
+    def step(carry: tuple, count: Array) -> tuple:
+        params, state = carry
+        moved, state = adam.update(jax.grad(loss)(params, count), state, params)
+        return optax.apply_updates(params, moved), state
+
+    def start(key: Array) -> tuple:
+        params = model.init(key, x[:1], base=base[:1])["params"]
+        return params, adam.init(params)
+
+    @jax.jit
+    def course(key: Array, count: Array, held: Array) -> Array:
+        """The held-out loss (a sum) before each step."""
+        body = lambda carry, _: (step(carry, count), -jnp.sum(log_p(carry[0]) * held))
+        return jax.lax.scan(body, start(key), None, length=cfg.most_steps + 1)[1]
+
+    @jax.jit
+    def train(key: Array, count: Array, steps: Array) -> tuple[PyTree, Array]:
+        carry = jax.lax.fori_loop(0, steps, lambda _, carry: step(carry, count), start(key))
+        return carry[0], log_p(carry[0])
+
+    keys = jax.random.split(jax.random.key(seed), len(fit))
+    held_out = sum(course(*each) for each in zip(keys[:-1], fit[:-1], held[:-1], strict=True))
+    steps = int(np.argmin(held_out))
+    fits = [train(key, count, steps) for key, count in zip(keys, fit, strict=True)]
+    return np.stack([out for _, out in fits]), fits[-1][0], steps
+
+
+def lora_log_p(
+    view: ItemView,
+    examples: Cards,
+    k: int,
+    asked: Cards,
+    item: ItemConfig,
+    cfg: LoraConfig,
+    seed: int,
+) -> Float[np.ndarray, "U S C"]:
+    """Log p of the labels of `asked` by the pooled model with a LoRA of each person's own, fitted to k examples."""
+    width, labels = view.x_IW.shape[1], view.log_p_IC.shape[1]
+    model = _model(item, width, labels)
+    key = jax.random.key(seed)
+    sizes = {"into": (width, item.width), "out": (item.width, labels)}
+    down = {
+        name: jax.random.normal(jax.random.fold_in(key, i), (size[0], cfg.rank)) / size[0] ** 0.5
+        for i, (name, size) in enumerate(sizes.items())
+    }
+    none = {name: (a, jnp.zeros((cfg.rank, sizes[name][1]))) for name, a in down.items()}
+    adam = optax.adam(optax.cosine_decay_schedule(cfg.lr, cfg.steps))
+    x, base = jnp.asarray(view.x_IW), jnp.asarray(view.base_IC)
+
+    def log_p(lora: PyTree, item_S: Array) -> Array:
+        params = dict(view.params)
+        for name, (a, b) in lora.items():
+            params[name] = {**params[name], "kernel": params[name]["kernel"] + a @ b}
+        return jax.nn.log_softmax(model.apply({"params": params}, x[item_S], base=base[item_S]))
+
+    def loss(lora: PyTree, item_S: Array, label_S: Array, mask_S: Array) -> Array:
+        picked = jnp.take_along_axis(log_p(lora, item_S), label_S[:, None], 1)[:, 0]
+        size = sum(jnp.sum(b**2) + jnp.sum((a - down[name]) ** 2) for name, (a, b) in lora.items())
+        return -jnp.sum(picked * mask_S) + 0.5 * cfg.decay * size
+
+    def one(item_S: Array, label_S: Array, mask_S: Array, asked_S: Array) -> Array:
+        def step(carry: tuple, _: None) -> tuple:
+            moved, state = adam.update(jax.grad(loss)(carry[0], item_S, label_S, mask_S), carry[1])
+            return (optax.apply_updates(carry[0], moved), state), None
+
+        (lora, _), _ = jax.lax.scan(step, (none, adam.init(none)), None, length=cfg.steps)
+        return log_p(lora, asked_S)
+
+    fit = jax.jit(jax.vmap(one))
+    return np.asarray(fit(examples.item_US, examples.label_US, examples.first(k), asked.item_US))
