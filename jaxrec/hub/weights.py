@@ -123,9 +123,8 @@ def _read(
         return np.ascontiguousarray(x, dtype=dtype or x.dtype)
 
     if sharding is None:
-        return jnp.array(
-            part((slice(None),) * len(shape))
-        )  # a copy: jnp.asarray may alias the file's memory
+        whole = part((slice(None),) * len(shape))
+        return jnp.array(whole)  # a copy: jnp.asarray may alias the file's memory
     return jax.make_array_from_callback(shape, sharding, part)
 
 

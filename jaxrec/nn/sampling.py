@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 TOP = 128
+_BLOCK = 512
 PerRow = int | float | Sequence[int | float] | np.ndarray  # one for all rows, or one for each
 
 
@@ -91,8 +92,9 @@ def choose(
         return best_B
     warm_B = how.temperature_B > 0
     scores_BV = logits_BV / jnp.where(warm_B, how.temperature_B, 1.0)[:, None]
-    key_B = jax.vmap(lambda s, n: jax.random.fold_in(jax.random.key(s), n))(how.seed_B, nth_B)
-    return jnp.where(warm_B, _draw(scores_BV, how, key_B, warm_B), best_B)
+    lot = lambda seed, n: jax.random.uniform(jax.random.fold_in(jax.random.key(seed), n))
+    lot_B = jax.vmap(lot)(how.seed_B, nth_B)
+    return jnp.where(warm_B, _draw(scores_BV, how, lot_B, warm_B), best_B)
 
 
 def penalise(
@@ -103,7 +105,7 @@ def penalise(
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / p, logits_BV * p), logits_BV)
 
 
-def _draw(scores_BV: Array, how: Sampling, key_B: Array, warm_B: Array) -> Array:
+def _draw(scores_BV: Array, how: Sampling, lot_B: Array, warm_B: Array) -> Array:
     n_vocab = scores_BV.shape[1]
     k_B = jnp.where(how.top_k_B == 0, n_vocab, jnp.minimum(how.top_k_B, n_vocab))
     p_B = how.top_p_B
@@ -118,18 +120,18 @@ def _draw(scores_BV: Array, how: Sampling, key_B: Array, warm_B: Array) -> Array
     # a row without top-k measures top-p against the whole vocabulary, not against its best 128
     whole_B = k_B == n_vocab
     total_B = jnp.where(whole_B, log_z_B, _log_mass(best_BT, k_B))
-    place_B = _pick(best_BT, k_B, p_B, total_B, key_B)
+    place_B = _pick(best_BT, k_B, p_B, total_B, lot_B)
     drawn_B = jnp.take_along_axis(ids_BT, place_B[:, None], axis=1)[:, 0]
 
     def exact(drawn_B: Array) -> Array:
         order_BV = jnp.argsort(-scores_BV, axis=-1)
         sorted_BV = jnp.take_along_axis(scores_BV, order_BV, axis=-1)
-        place_B = _pick(sorted_BV, k_B, p_B, _log_mass(sorted_BV, k_B), key_B)
+        place_B = _pick(sorted_BV, k_B, p_B, _log_mass(sorted_BV, k_B), lot_B)
         exact_B = jnp.take_along_axis(order_BV, place_B[:, None], axis=1)[:, 0]
         return jnp.where(short_B, exact_B, drawn_B)
 
     def uncut(drawn_B: Array) -> Array:
-        return jnp.where(all_B, jax.vmap(jax.random.categorical)(key_B, scores_BV), drawn_B)
+        return jnp.where(all_B, _from_all(scores_BV, log_z_B, lot_B), drawn_B)
 
     keep = lambda drawn_B: drawn_B
     drawn_B = jax.lax.cond((short_B & warm_B).any(), exact, keep, drawn_B)
@@ -142,16 +144,39 @@ def _log_mass(sorted_BT: Array, k_B: Array) -> Array:
     return jax.nn.logsumexp(jnp.where(inside, sorted_BT, -jnp.inf), axis=-1)
 
 
-def _pick(sorted_BT: Array, k_B: Array, p_B: Array, total_B: Array, key_B: Array) -> Array:
+def _pick(sorted_BT: Array, k_B: Array, p_B: Array, total_B: Array, lot_B: Array) -> Array:
     """The place of the drawn token among sorted scores: inverse CDF over those that top-k and top-p keep.
 
     Top-p keeps the tokens before which less than p of the mass lies, so the best one always.
     """
     probs_BT = jnp.exp(sorted_BT - total_B[:, None])
     below_BT = jnp.cumsum(probs_BT, axis=-1) - probs_BT
-    kept = (jnp.arange(sorted_BT.shape[1])[None] < k_B[:, None]) & (below_BT < p_B[:, None])
-    kept = kept | (jnp.arange(sorted_BT.shape[1])[None] == 0)
-    cdf_BT = jnp.cumsum(jnp.where(kept, probs_BT, 0.0), axis=-1)
-    u_B = jax.vmap(jax.random.uniform)(key_B) * cdf_BT[:, -1]
-    last_B = kept.sum(-1) - 1
-    return jnp.minimum((cdf_BT <= u_B[:, None]).sum(-1), last_B)
+    place_1T = jnp.arange(sorted_BT.shape[1])[None]
+    kept = (place_1T < k_B[:, None]) & (below_BT < p_B[:, None]) | (place_1T == 0)
+    probs_BT = jnp.where(kept, probs_BT, 0.0)
+    return _first_above(probs_BT, lot_B * probs_BT.sum(-1))[0]
+
+
+def _from_all(scores_BV: Array, log_z_B: Array, lot_B: Array) -> Array:
+    """The drawn token among all, without a sort: inverse CDF over blocks first, then inside the block."""
+    batch, n_vocab = scores_BV.shape
+    width = min(_BLOCK, n_vocab)
+    probs_BV = jnp.exp(scores_BV - log_z_B[:, None])
+    probs_BV = jnp.pad(probs_BV, ((0, 0), (0, -n_vocab % width)))
+    blocks_BTW = probs_BV.reshape(batch, -1, width)
+    sums_BT = blocks_BTW.sum(-1)
+    block_B, rest_B = _first_above(sums_BT, lot_B * sums_BT.sum(-1))
+    own_BW = jnp.take_along_axis(blocks_BTW, block_B[:, None, None], axis=1)[:, 0]
+    return block_B * width + _first_above(own_BW, rest_B)[0]
+
+
+def _first_above(weights_BT: Array, target_B: Array) -> tuple[Array, Array]:
+    """(the first place where the running sum passes the target, what is left of the target before it).
+
+    A target that rounding put beyond the whole sum gets the heaviest place, never one of weight 0.
+    """
+    sums_BT = jnp.cumsum(weights_BT, axis=-1)
+    passed = sums_BT > target_B[:, None]
+    place_B = jnp.where(passed.any(-1), passed.argmax(-1), weights_BT.argmax(-1))
+    at = lambda x: jnp.take_along_axis(x, place_B[:, None], axis=1)[:, 0]
+    return place_B, target_B - (at(sums_BT) - at(weights_BT))

@@ -1,0 +1,106 @@
+"""Attention's own identities: masks, the gated prefix, biases, and rotary embeddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.nn.attention import attend, distance_bias, distance_buckets, segment_bias, self_mask
+from jaxrec.nn.rope import RopeScaling, rotary, rotate
+from jaxrec.structs import Prefix
+
+B, L, M, H, G, K, P = 2, 3, 5, 4, 2, 8, 2
+
+
+def _normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.fixture(scope="module")
+def qkv():
+    return _normal(0, B, L, H, K), _normal(1, B, M, G, K), _normal(2, B, M, G, K)
+
+
+def _prefix(gate: float, size: float = 1.0) -> Prefix:
+    return Prefix(size * _normal(3, B, P, G, K), _normal(4, B, P, G, K), jnp.full((B, H), gate))
+
+
+MASK = jnp.array([[[True] * 5, [True, False] * 2 + [True], [False] * 5]] * B)
+
+
+def test_grouped_attention_is_the_plain_sum(qkv):
+    q, k, v = (np.asarray(x, np.float64) for x in qkv)
+    out = attend(*qkv, MASK)
+    for b, h, i in ((0, 0, 0), (1, 3, 1)):
+        s = k[b, :, h // 2] @ q[b, i, h] / K**0.5
+        w = np.exp(s) * np.asarray(MASK[b, i])
+        np.testing.assert_allclose(out[b, i, h], w @ v[b, :, h // 2] / w.sum(), atol=1e-5)
+
+
+def test_a_query_without_keys_gives_zero_and_a_finite_gradient(qkv):
+    assert (attend(*qkv, MASK)[:, 2] == 0).all()
+    grad = jax.grad(lambda q: attend(q, *qkv[1:], MASK).sum())(qkv[0])
+    assert np.isfinite(grad).all() and (grad[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_a_closed_prefix_is_bit_for_bit_no_prefix_and_its_gate_learns(qkv, size):
+    """Even when the prefix's scores lie far above all others, where a shared maximum would drown the keys."""
+    np.testing.assert_array_equal(attend(*qkv, MASK, prefix=_prefix(0.0, size)), attend(*qkv, MASK))
+    loss = lambda gate: attend(*qkv, MASK, prefix=_prefix(0.0, size).replace(gate_NBH=gate)).sum()
+    grad = jax.grad(loss)(jnp.zeros((B, H)))
+    assert np.isfinite(grad).all() and np.abs(grad).min() > 1e-6
+
+
+def test_an_open_prefix_is_concatenation(qkv):
+    """Gate 1 is PEFT's prefix: its keys and values stand before all others; a gate between moves the mass."""
+    q, k, v = qkv
+    p = _prefix(1.0)
+    seen = jnp.concatenate([jnp.ones((B, L, P), bool), MASK], -1)
+    joined = attend(q, jnp.concatenate([p.k_NBPGK, k], 1), jnp.concatenate([p.v_NBPGK, v], 1), seen)
+    np.testing.assert_allclose(attend(q, k, v, MASK, prefix=p), joined, atol=1e-5)
+    # a gate g is the bias log g on the prefix's scores
+    bias = jnp.concatenate([jnp.full((1, H, L, P), np.log(0.3)), jnp.zeros((1, H, L, M))], -1)
+    joined = attend(
+        q, jnp.concatenate([p.k_NBPGK, k], 1), jnp.concatenate([p.v_NBPGK, v], 1), seen, bias
+    )
+    np.testing.assert_allclose(attend(q, k, v, MASK, prefix=_prefix(0.3)), joined, atol=1e-5)
+
+
+def test_masks():
+    seen = self_mask(jnp.array([[True, True, False]]), True)
+    np.testing.assert_array_equal(seen[0], [[1, 0, 0], [1, 1, 0], [0, 0, 0]])
+    packed = self_mask(jnp.ones((1, 3), bool), True, jnp.array([[0, 1, 2]]), shared=1)
+    np.testing.assert_array_equal(packed[0], [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
+
+
+def test_distance_buckets_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    d = np.arange(-200, 200)
+    for both in (True, False):
+        theirs = t5.T5Attention._relative_position_bucket(torch.tensor(d), both, 32, 128)
+        np.testing.assert_array_equal(distance_buckets(jnp.array(d), 32, not both), theirs.numpy())
+
+
+def test_biases_are_looked_up_by_distance_and_segment():
+    table = _normal(5, 2, H, 8)
+    places = jnp.arange(4)[None]
+    bias = distance_bias(table, places, places, True)
+    np.testing.assert_array_equal(bias[1, :, 3, 1], table[1, :, 2])
+    rows = distance_bias(table, jnp.repeat(places, 2, 0), places, True)
+    np.testing.assert_array_equal(rows, bias)
+    by_segment = segment_bias(table, jnp.array([[0, 2, 1]] * 2))
+    np.testing.assert_array_equal(by_segment[0, :, 0, 1], table[0, :, 2])
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_only():
+    q, k = _normal(6, 1, 1, 1, K), _normal(7, 1, 1, 1, K)
+    turned = lambda x, n: rotate(x, rotary(jnp.array([[n]]), K, 10000.0))
+    np.testing.assert_allclose((turned(q, 9) ** 2).sum(), (q**2).sum(), rtol=1e-5)
+    near, far = ((turned(q, n + 3) * turned(k, n)).sum() for n in (0, 40))
+    np.testing.assert_allclose(near, far, atol=1e-4)
+    half = rotate(q, rotary(jnp.array([[5]]), K // 2, 10000.0))
+    np.testing.assert_array_equal(half[..., K // 2 :], q[..., K // 2 :])
+    with pytest.raises(ValueError, match="rope scaling 'dynamic' is not supported"):
+        RopeScaling("dynamic")
