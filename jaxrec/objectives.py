@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -25,6 +24,8 @@ from jaxrec.models.personal_lm import PersonalLM
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import LossFn, Spanning
 from jaxrec.training.partition import merge
+
+Module = Any  # a flax module: what it is made of is no business of an objective
 
 
 class Objective(NamedTuple):
@@ -42,7 +43,7 @@ def targets(tokens: Tokens) -> Float[Array, ""]:
 # ---------------------------------------------------------------------------------------------- pretrain
 
 
-def pretrain(model: nn.Module) -> Objective:
+def pretrain(model: Module) -> Objective:
     """Next token over packed rows, mean over predicted tokens. Metrics: `nll` (nats), `accuracy`."""
 
     def loss(params, frozen, extra, batch: Tokens, totals, key_B):
@@ -67,8 +68,8 @@ def pretrain(model: nn.Module) -> Objective:
 class RetrofitParts(NamedTuple):
     """The models of the retrofit: what is kept (backbone, LFE) and what is dropped at the end (the other three)."""
 
-    backbone: nn.Module
-    teacher: nn.Module  # any decoder of the same vocabulary; params under frozen["teacher"]
+    backbone: Module
+    teacher: Module  # any decoder of the same vocabulary; params under frozen["teacher"]
     lfe: LFE
     reader: GenerativeHead  # tiny decoder on Z, for distillation ("distil_head") and for spans ("denoise_head")
 
@@ -109,14 +110,13 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
         restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)
         first, second = z_of(tree, batch.first), z_of(tree, batch.second)
         kernel, bias = tree["probe"]["kernel"], tree["probe"]["bias"]
-        row = lambda fn, *xs: jax.vmap(lambda *x: fn(*(y[None] for y in x)))(*xs)
-        nll = lambda logits, tokens: row(next_token, logits, tokens.ids_BL, tokens.loss_BL)
+        nll = lambda logits, tokens: _by_row(next_token, logits, tokens.ids_BL, tokens.loss_BL)
         routed = first.z_cls_BD @ kernel + bias[None]
         return {
-            "distil": row(distil, student, told, batch.continuation.loss_BL),
+            "distil": _by_row(distil, student, told, batch.continuation.loss_BL),
             "continued": nll(student, batch.continuation),
             "denoised": nll(restored, batch.spans),
-            "routed": row(cross_entropy, routed, batch.topic_B, jnp.ones(routed.shape[0])),
+            "routed": _by_row(cross_entropy, routed, batch.topic_B, jnp.ones(routed.shape[0])),
             "first": first.z_cls_BD,
             "second": second.z_cls_BD,
         }
@@ -152,7 +152,7 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
 
 
 def teacher_logits(
-    teacher: nn.Module, params: Any, context: Tokens, continuation: Tokens
+    teacher: Module, params: Any, context: Tokens, continuation: Tokens
 ) -> Float[Array, "B L V"]:
     """A decoder's logits over `continuation` when it has read `context`: no gradient, the padding between ignored."""
     join = lambda a, b: jnp.concatenate([a, b], axis=1)
@@ -167,42 +167,71 @@ def teacher_logits(
 
 def universal(
     lm: PersonalLM,
-    encoder: nn.Module,
+    encoder: Module,
     *,
-    teacher: nn.Module | None = None,
+    teacher: Module | None = None,
     distil_weight: float = 0.0,
-    align: float = 0.1,
+    contrast: float = 0.2,
     p_dropout: float = 0.1,
 ) -> Objective:
-    """SFT of the shared head over many tenants: answers from Z(question) and p.
+    """SFT of the shared head over many tenants: answers from Z(question) and the p that the encoder infers.
 
-    A row's p is its tenant's line of the profile table or, at the toss of a coin, what the profile encoder makes of the
-    tenant's evidence; `align` pulls the encoder's p towards the table's. A part `p_dropout` of the rows gets p = 0, so
-    that the head is trained for a stranger too. With a teacher, `distil_weight` times KL(teacher || head) is added.
-    Trains "head", "hypernet", "encoder" and, by row, "profile/p"; frozen: "backbone", "lfe" (and "teacher").
+    Each row's evidence is read in two halves. The mean of their vectors is p; and as both halves are of one tenant,
+    InfoNCE of weight `contrast` asks them to be nearer to each other than to other tenants' (as speaker embeddings are
+    trained, Wan 2018): so p tells tenants apart before the head has learned to listen to it. A part `p_dropout` of the
+    rows gets p = 0, so that the head is trained for a stranger too. With a teacher, `distil_weight` times
+    KL(teacher || head) is added. Trains "head", "hypernet", "encoder"; frozen: "backbone", "lfe" (and "teacher").
     """
 
-    def loss(params, frozen, extra, batch: Turns, totals, key_B):
+    def encode(params, frozen, extra, batch: Turns, key_B):
         del extra
         tree = merge(params, frozen)
-        toss = lambda n, chance: jax.vmap(
-            lambda key: jax.random.bernoulli(jax.random.fold_in(key, n), chance)
-        )(key_B)[:, None]
-        own_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
-        inferred_BE = encoder.apply({"params": tree["encoder"]}, batch.evidence)
-        p_BE = jnp.where(toss(1, 0.5), inferred_BE, own_BE)
-        p_BE = jnp.where(toss(2, p_dropout), 0.0, p_BE)
-        gap_BE = jnp.square(inferred_BE - jax.lax.stop_gradient(own_BE))
-        logits, terms = _answered(lm, tree, batch, lm.personal(tree, p_BE), totals)
-        terms["align"] = gap_BE.mean(-1).sum() / totals["rows"]
-        total = terms["nll"] + align * terms["align"]
+        first_BE, second_BE = (
+            encoder.apply({"params": tree["encoder"]}, half) for half in halves(batch.evidence)
+        )
+        drop_B = jax.vmap(lambda key: jax.random.bernoulli(key, p_dropout))(key_B)
+        p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
+        logits = lm.answer(
+            tree, lm.encode(tree, batch.question), batch.answer, lm.personal(tree, p_BE)
+        ).logits
+        seen = {"first": first_BE, "second": second_BE}
+        seen["said"] = _by_row(next_token, logits, batch.answer.ids_BL, batch.answer.loss_BL)
         if teacher is not None:
             told = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
-            terms["distil"] = distil(logits, told, batch.answer.loss_BL) / totals["tokens"]
-            total = total + distil_weight * terms["distil"]
-        return total, Aux(terms)
+            seen["distil"] = _by_row(distil, logits, told, batch.answer.loss_BL)
+        return seen
 
-    return Objective(loss, _weigh_turns)
+    def score(params, frozen, extra, seen, batch: Turns, totals, key_B):
+        del params, frozen, extra, key_B
+        same_BB = batch.tenant_B[:, None] == batch.tenant_B[None, :]
+        nce = info_nce(seen["first"], seen["second"], 0.1, same_BB)
+        terms = {
+            "nll": seen["said"]["nll"].sum() / totals["tokens"],
+            "contrast": nce["nce"] / totals["rows"],
+        }
+        loss = terms["nll"] + contrast * terms["contrast"]
+        if teacher is not None:
+            terms["distil"] = seen["distil"].sum() / totals["tokens"]
+            loss = loss + distil_weight * terms["distil"]
+        terms["accuracy"] = seen["said"]["correct"].sum() / totals["tokens"]
+        terms["tenants_told_apart"] = nce["hits"] / totals["rows"]
+        return loss, Aux(terms)
+
+    return Objective(Spanning(encode, score), _weigh_turns)
+
+
+def halves(evidence: Any) -> tuple[Any, Any]:
+    """Evidence as two sets: its first and its second half along S."""
+    middle = evidence.mask_BS.shape[1] // 2
+    return tuple(
+        jax.tree.map(lambda x, cut=cut: x[:, cut], evidence)
+        for cut in (slice(middle), slice(middle, None))
+    )
+
+
+def _by_row(loss: Callable, *arrays: Array) -> Any:
+    """A loss that sums over the batch, taken row by row: every result leads with B."""
+    return jax.vmap(lambda *row: loss(*(x[None] for x in row)))(*arrays)
 
 
 # ------------------------------------------------------------------------------------------- personalize

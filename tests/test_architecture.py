@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "configs")
 FLOORS = [
     "types config",
-    "structs delta quant tables mesh checkpoint log metrics results losses data",
+    "structs sites delta quant tables mesh checkpoint log metrics results losses data",
     "nn training retrieval",
     "models hub dialogue twin",
     "objectives serve",

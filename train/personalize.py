@@ -24,10 +24,10 @@ from jaxrec.data.world.businesses import read_businesses
 from jaxrec.data.world.records import Tenant
 from jaxrec.data.world.tenants import generate
 from jaxrec.delta import DeltaConfig
-from jaxrec.hub.personal import load_personal
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.heads import GenerativeHead
 from jaxrec.models.onboarding import infer_p, read_pieces
+from jaxrec.models.personal_folder import load_personal
 from jaxrec.structs import Tokens, Turns
 from jaxrec.tables import RowAdam
 from jaxrec.training import loop, optimizer, step
@@ -46,7 +46,7 @@ class PersonalizeConfig:
     prior: float = 1e-3  # pull towards the p that the encoder inferred
     question: int = 40
     answer: int = 96
-    piece: int = 48
+    piece: int = 40
     rows: int = 64
     opt: OptConfig = OptConfig(lr=3e-2, schedule="linear")
     loop: LoopConfig = LoopConfig(steps=100)

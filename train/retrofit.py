@@ -91,8 +91,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
     state = step.init_state(devices, params, optim, source=source.init())
     loss, weigh = objectives.retrofit(parts, cfg.weights)
-    take = gradients.cached(cfg.accum) if cfg.accum > 1 else gradients.summed()
-    one = step.make_step(loss, weigh, optim, state, gradients=take)
+    one = step.make_step(loss, weigh, optim, state, gradients=gradients.spanning(cfg.accum))
     fitted = loop.fit(
         one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
         frozen=frozen, resolved=cfg, title="retrofit",

@@ -4,9 +4,9 @@
     python -m train.universal configs/universal_sample.py --teacher runs/teacher/model --distil 0.5
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone
-and LFE are frozen. Writes OUT/model (see jaxrec.hub.personal). In OUT/metrics.jsonl: `held_nll`, nats a token on
-training tenants' held-out dialogues with their p from the table; `unseen_nll`, the same of tenants who are not in
-training, their p inferred by the encoder.
+and LFE are frozen. Writes OUT/model (see jaxrec.models.personal_folder). In OUT/metrics.jsonl: `held_nll`, nats a token on
+training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training. The profile table in
+OUT/model holds the p that the encoder infers of each training tenant.
 """
 
 import dataclasses
@@ -21,14 +21,13 @@ from jaxrec.data.world.businesses import read_businesses
 from jaxrec.data.world.records import Tenant
 from jaxrec.data.world.tenants import generate
 from jaxrec.delta import DeltaConfig
-from jaxrec.hub.personal import load_lfe, save_personal
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.answering import Answering
-from jaxrec.models.heads import HeadConfig
-from jaxrec.models.onboarding import blank, infer_p, read_pieces, turn_source
+from jaxrec.models.heads import HeadConfig, warm_start
+from jaxrec.models.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
+from jaxrec.models.personal_folder import load_lfe, save_personal
 from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
-from jaxrec.tables import RowAdam
 from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -46,16 +45,15 @@ class UniversalConfig:
     encoder: ProfileEncoderConfig = ProfileEncoderConfig()
     teacher: str = ""  # a decoder with the same tokenizer, for distillation
     distil: float = 0.0
-    p_std: float = 0.5  # of the profile table's first values
+    contrast: float = 0.2  # weight of telling tenants apart by p alone
     p_dropout: float = 0.1  # rows that see p = 0: the head for a stranger
     question: int = 40
-    answer: int = 72
-    piece: int = 48  # tokens of one piece of evidence
-    pieces: int = 8  # of them a row sees at most
+    answer: int = 64
+    piece: int = 40  # tokens of one piece of evidence
+    pieces: int = 6  # of them a row sees at most
     rows: int = 32
     accum: int = 1
     opt: OptConfig = OptConfig(lr=2e-3, warmup=50)
-    p_lr: float = 1e-2  # of the profile table, whose rows are seen seldom
     loop: LoopConfig = LoopConfig(steps=1000, eval_every=250, monitor="unseen_nll")
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
@@ -82,64 +80,78 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),
     )  # fmt: skip
 
-    init = lambda key: init_params(key, lm, encoder, len(tenants), cfg)
-    params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed))
+    init = lambda key, weights: init_params(key, lm, encoder, weights)
+    params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed), frozen["backbone"])
     told, teacher = {}, None
     if cfg.teacher:
         at = lambda shapes: mesh.shardings(devices, shapes)
         teacher_cfg, told["teacher"] = hub.load(cfg.teacher, shardings=at)
         teacher = hub.model_of(teacher_cfg)
     objective = objectives.universal(
-        lm, encoder, teacher=teacher, distil_weight=cfg.distil, p_dropout=cfg.p_dropout
+        lm,
+        encoder,
+        teacher=teacher,
+        distil_weight=cfg.distil,
+        contrast=cfg.contrast,
+        p_dropout=cfg.p_dropout,
     )
     answering = Answering(lm, tok, rows=cfg.rows, limit=cfg.answer)
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B, rate=cfg.p_lr)}
-    state = step.init_state(devices, params, optim, source=source.init(), tables=by_row)
-    one = step.make_step(
-        *objective, optim, state, gradients=gradients.summed(cfg.accum), tables=by_row
-    )
+    state = step.init_state(devices, params, optim, source=source.init())
+    one = step.make_step(*objective, optim, state, gradients=gradients.spanning(cfg.accum))
     fitted = loop.fit(
         one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen={**frozen, **told}, evaluate=evaluation(cfg, answering, encoder, frozen, tenants),
+        frozen={**frozen, **told}, evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known),
         resolved=cfg, title="universal",
     )  # fmt: skip
-    whole = {"lfe": frozen["lfe"], **fitted.state.params}
+    own = fitted.state.params
+    table = infer_p(encoder, own["encoder"], known, 30)
+    whole = {"lfe": frozen["lfe"], "profile": {"p": table}, **own}
     save_personal(Path(cfg.out) / "model", lm, encoder, whole, [t.key for t in tenants], facts)
     return {cfg.loop.monitor: fitted.value, "step": int(fitted.state.step)}
 
 
 def init_params(
-    key: jax.Array, lm: PersonalLM, encoder: ProfileEncoder, tenants: int, cfg: UniversalConfig
+    key: jax.Array,
+    lm: PersonalLM,
+    encoder: ProfileEncoder,
+    backbone: dict,
 ) -> dict:
-    """Head, A(p), encoder and a line of the profile table for each tenant."""
-    keys = jax.random.split(key, 3)
+    """Head (warm, where sizes allow), A(p) and the profile encoder."""
+    keys = jax.random.split(key)
     new = lm.init(keys[0])
     return {
-        "head": new["head"],
+        "head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg),
         "hypernet": new["hypernet"],
         "encoder": encoder.init(keys[1], blank(lm.cfg.lfe.d_z))["params"],
-        "profile": {"p": cfg.p_std * jax.random.normal(keys[2], (tenants, cfg.d_p))},
     }
 
 
-def evaluation(cfg: UniversalConfig, answering: Answering, encoder, frozen, tenants: list[Tenant]):
+def evaluation(
+    cfg: UniversalConfig,
+    answering: Answering,
+    encoder: ProfileEncoder,
+    frozen: dict,
+    tenants: list[Tenant],
+    known: KnownZ,
+):
     """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants."""
     tok, lm = answering.tok, answering.lm
     unseen = [t for t in [*generate(), *read_businesses()] if t.held_out]
     seen = np.linspace(0, len(tenants) - 1, min(len(tenants), 48)).astype(int)
     rows_of = lambda ts: turns.turn_rows(tok, [t.heldout[:4] for t in ts], cfg.question, cfg.answer)
     seen_rows, unseen_rows = rows_of([tenants[u] for u in seen]), rows_of(unseen)
-    known = read_pieces(lm, frozen, turns.evidence_pieces(tok, unseen, cfg.piece))
+    unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(tok, unseen, cfg.piece))
     nll = lambda tree, p_UE, rows: answering.nll(
         tree, p_UE[rows.tenant_N], rows.question, rows.answer
     )
 
     def evaluate(params, _: int) -> dict[str, float]:
         tree = {**frozen, **params}
+        p_of = lambda known: infer_p(encoder, params["encoder"], known, 30)
         return {
-            "held_nll": nll(tree, np.asarray(params["profile"]["p"])[seen], seen_rows),
-            "unseen_nll": nll(tree, infer_p(encoder, params["encoder"], known, 30), unseen_rows),
+            "held_nll": nll(tree, p_of(known)[seen], seen_rows),
+            "unseen_nll": nll(tree, p_of(unseen_known), unseen_rows),
         }
 
     return evaluate

@@ -48,6 +48,14 @@ def question_of(tok: Tokenizer, turns: Sequence[tuple[str, str]], length: int) -
     return Example(ids, [0.0] * len(ids))
 
 
+def piece_of(tok: Tokenizer, said: str, length: int) -> Example:
+    """A text as evidence: of one longer than `length` its beginning and its end, where greetings and closings stand."""
+    ids = [tok.special["<assistant>"], *tok.encode(said), tok.special["<eos>"]]
+    if len(ids) > length:
+        ids = [*ids[: length - length // 2], *ids[-(length // 2) :]]
+    return Example(ids, [0.0] * len(ids))
+
+
 def answer_of(tok: Tokenizer, said: str, length: int) -> Example:
     """An answer to be predicted; one longer than `length` is cut and then has no <eos>."""
     ids = [tok.special["<assistant>"], *tok.encode(said), tok.special["<eos>"]][:length]
@@ -97,7 +105,7 @@ def evidence_pieces(
         own += [(FEEDBACK, 1.0 if f.liked else -1.0, f.answer) for f in tenant.feedback[:judged]]
         for r, (what, liked, said) in enumerate(own):
             kind[u, r], label[u, r] = what, liked
-            rows.append(answer_of(tok, said, length))
+            rows.append(piece_of(tok, said, length))
         count[u] = len(own)
         rows += [nothing] * (places - len(own))
     return Pieces(pad(rows, length), kind, label, count)
@@ -164,7 +172,8 @@ def choose_evidence(
     """For each training row `size` random pieces of its tenant, never the answer that is to be predicted.
 
     `dialogue_N` is the row's place in its tenant's onboarding. Gives (indices [N, size], which of them count
-    [N, size]); how many count is itself random, from 1 up, so that an encoder learns to make do with little.
+    [N, size]). How many count is itself random, from 2 up, so that an encoder learns to make do with little; they are
+    dealt to the two halves of `size` in turn, so neither half is empty.
     """
     rng = np.random.default_rng(seed)
     n = len(tenant_N)
@@ -175,6 +184,9 @@ def choose_evidence(
     first = answer.argmax(1)
     score[answer & (places - first[:, None] == dialogue_N[:, None])] = 2.0
     order = np.argsort(score, axis=1)[:, :size]
-    count = rng.integers(1, size + 1, n)
-    there = np.take_along_axis(score, order, 1) < 1.0
-    return order.astype(np.int32), there & (np.arange(size)[None, :] < count[:, None])
+    count = rng.integers(2, size + 1, n)
+    there = (np.take_along_axis(score, order, 1) < 1.0) & (
+        np.arange(size)[None, :] < count[:, None]
+    )
+    dealt = np.concatenate([np.arange(0, size, 2), np.arange(1, size, 2)])
+    return order[:, dealt].astype(np.int32), there[:, dealt]

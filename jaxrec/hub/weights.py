@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +47,7 @@ def find(source: str | Path) -> Path:
         ) from error
 
 
-def model_of(cfg: Config) -> nn.Module:
+def model_of(cfg: Config) -> Decoder | Encoder:
     """The flax module of a config."""
     return Decoder(cfg) if isinstance(cfg, DecoderConfig) else Encoder(cfg)
 

@@ -13,15 +13,16 @@ import flax.linen as nn
 import flax.struct as struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
 from jaxrec.delta import Sites, StackSites
 from jaxrec.nn.attention import Attention
 from jaxrec.nn.cache import LayerCache, new_cache
-from jaxrec.nn.decoder import Embed, enter, last_real
+from jaxrec.nn.decoder import DecoderConfig, last_real
+from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import Dense, Mlp, Norm, adapt, change_at, low_rank
 from jaxrec.nn.rope import rotary
-from jaxrec.nn.stack import check_stacks
+from jaxrec.nn.stack import check_stacks, stack_sizes
 from jaxrec.structs import Delta, HeadOutput, KVCache, LayerDelta, LFEOutput, OuterDelta
 
 STACK = "stack_0"  # a head has one stack; its one or two layers are unrolled, not scanned
@@ -40,10 +41,17 @@ class HeadConfig:
     memory_encoder: bool = False  # one self-attention layer over the memory before it is read
     rope_theta: float = 10000.0
     init_std: float = 0.02
+    groups: int = 0  # key heads; 0: as many as heads
 
     def __post_init__(self):
-        if self.d_model % self.heads:
-            raise ValueError(f"width {self.d_model} does not divide into {self.heads} heads")
+        if self.d_model % self.heads or self.heads % self.key_heads:
+            raise ValueError(
+                f"width {self.d_model} must divide into {self.heads} heads, and these share {self.key_heads} key heads"
+            )
+
+    @property
+    def key_heads(self) -> int:
+        return self.groups or self.heads
 
     @property
     def head_dim(self) -> int:
@@ -92,7 +100,7 @@ class HeadBlock(nn.Module):
         attention = lambda cross: Attention(
             c.d_model,
             c.heads,
-            c.heads,
+            c.key_heads,
             c.head_dim,
             cross=cross,
             init_std=c.init_std,
@@ -143,7 +151,7 @@ class GenerativeHead(nn.Module):
         self.into_norm = Norm()
         if c.memory_encoder:
             self.reader = Attention(
-                c.d_model, c.heads, c.heads, c.head_dim, causal=False, init_std=c.init_std
+                c.d_model, c.heads, c.key_heads, c.head_dim, causal=False, init_std=c.init_std
             )
             self.reader_norm = Norm()
         self.layer = [HeadBlock(c) for _ in range(c.layers)]
@@ -217,15 +225,15 @@ class GenerativeHead(nn.Module):
     def sites(cfg: HeadConfig) -> Sites:
         """Where a head of this config can be changed."""
         d, f = cfg.d_model, cfg.d_ff
-        square = dict.fromkeys(
-            ("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"), (d, d)
-        )
-        lora = {**square, "gate": (d, f), "up": (d, f), "down": (f, d)}
+        keys = (d, cfg.key_heads * cfg.head_dim)
+        attention = {"q": (d, d), "k": keys, "v": keys, "o": (d, d)}
+        crossing = {f"cross_{site}": size for site, size in attention.items()}
+        lora = {**attention, **crossing, "gate": (d, f), "up": (d, f), "down": (f, d)}
         stack = StackSites(
             n_layers=cfg.layers,
             lora=lora,
             adapter=dict.fromkeys(("attn", "cross", "mlp"), d),
-            prefix=dict.fromkeys(("attn", "cross"), (cfg.heads, cfg.heads, cfg.head_dim)),
+            prefix=dict.fromkeys(("attn", "cross"), (cfg.heads, cfg.key_heads, cfg.head_dim)),
             norm=dict.fromkeys(("attn_norm", "cross_norm", "mlp_norm"), d),
             scale={site: out for site, (_, out) in lora.items()},
             attn_bias={"attn": cfg.heads, "cross": cfg.heads},
@@ -235,4 +243,28 @@ class GenerativeHead(nn.Module):
 
 def head_cache(cfg: HeadConfig, batch: int, slots: int) -> KVCache:
     """An empty cache for answers of at most `slots` tokens (a soft prompt's rows included)."""
-    return new_cache({STACK: cfg.layers}, batch, slots, cfg.heads, cfg.head_dim)
+    return new_cache({STACK: cfg.layers}, batch, slots, cfg.key_heads, cfg.head_dim)
+
+
+def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: DecoderConfig) -> PyTree:
+    """A new head that begins with what a decoder knows of the language: its embedding and evenly spaced layers of it.
+
+    The embedding needs equal vocabulary and width; the layers' self-attention and MLP need equal sizes throughout too.
+    What does not fit stays as it is, so the result is always a head of `cfg`.
+    """
+    if (cfg.vocab, cfg.d_model) != (decoder.vocab, decoder.d_model):
+        return params
+    params = {**params, "embed": {"table": backbone["embed"]["table"]}}
+    own = (cfg.heads, cfg.key_heads, cfg.head_dim, cfg.d_ff, cfg.rope_theta, "rms")
+    d = decoder
+    if own != (d.heads, d.groups, d.head_dim, d.d_ff, d.rope_theta, d.norm):
+        return params
+    layers = [
+        jax.tree.map(lambda x, n=n: x[n], backbone[name])
+        for name, size in stack_sizes(d.layers, d.cuts).items()
+        for n in range(size)
+    ]
+    for i in range(cfg.layers):
+        source = layers[round(i * (len(layers) - 1) / max(cfg.layers - 1, 1))]
+        params[f"layer_{i}"] = {**params[f"layer_{i}"], **source}
+    return {**params, "norm": backbone["norm"]}

@@ -50,7 +50,7 @@ class Selector(nn.Module):
         z: Float[Array, "B *q D"],
         p_BE: Float[Array, "B E"] | None = None,
         base: Float[Array, "B *q W"] | None = None,
-        z_seq_BLD: Float[Array, "B L D"] | None = None,
+        z_seq_BLD: Float[Array, "B L T"] | None = None,
         mask_BL: Bool[Array, "B L"] | None = None,
     ) -> Float[Array, "B *q W"]:
         """Logits of the actions.

@@ -132,6 +132,11 @@ def cached(accum: int) -> Gradients:
     return Gradients(take, accum)
 
 
+def spanning(accum: int = 1) -> Gradients:
+    """For a `Spanning` loss: in one pass when the batch is taken whole, `cached` when it is not."""
+    return cached(accum) if accum > 1 else summed()
+
+
 def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradients:
     """Differentially private gradients (Abadi et al. 2016): each row's gradient clipped to norm `clip`, then noise.
 

@@ -1,4 +1,4 @@
-"""Floor 3: a personal model's folder: everything but the backbone, which it names and recognises by its hash.
+"""A personal model's folder: everything but the backbone, which it names and recognises by its hash.
 
 FOLDER/params       lfe, head, hypernet, encoder, profile
 FOLDER/facts.json   configs of all parts, the backbone's place and hash, the tenants of the profile table
