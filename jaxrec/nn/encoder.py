@@ -132,11 +132,12 @@ class Encoder(nn.Module):
             "positions": (entry.positions_BL, entry.positions_BL),
         }
         if c.distance_buckets:
-            # distances in places, the same for all rows: padding lies outside a text, never between its tokens
-            steps_1L = jnp.arange(length)[None]
+            # Padding never lies between a text's own tokens, so places, the same for all rows, give their
+            # distances; but with left padding it lies between a soft prompt and them.
+            places = entry.positions_BL if entry.shared else jnp.arange(length)[None]
             normal = nn.initializers.normal(c.init_std)
             table = weight(self, "distance_bias", (c.heads, c.distance_buckets), normal)
-            context["bias_BHLM"] = distance_bias(table[None], steps_1L, steps_1L, causal=False)
+            context["bias_BHLM"] = distance_bias(table[None], places, places, causal=False)
         x_BLD = x_BLD if self.constrain is None else self.constrain(x_BLD)
         x_BLD, _, states = run_stacks(
             self, EncoderBlock(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
