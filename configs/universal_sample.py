@@ -15,7 +15,7 @@ config = UniversalConfig(
     p_enters=DeltaConfig(embed=True, norm=True, lora_rank=4, lora_sites="q|v|cross_q|up|down"),
     d_p=64,
     rows=32,
-    opt=OptConfig(lr=2e-3, warmup=50),
-    loop=LoopConfig(steps=600, eval_every=200, monitor="unseen_nll"),
+    opt=OptConfig(lr=3e-3, warmup=20),
+    loop=LoopConfig(steps=500, eval_every=250, monitor="unseen_nll"),
     out="runs/sample/universal",
 )

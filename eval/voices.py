@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from eval.turn_cost import turn_cost
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.data import turns
 from jaxrec.data.world.businesses import KEYS, read_businesses
@@ -21,9 +22,9 @@ from jaxrec.data.world.grammar import fact_met
 from jaxrec.data.world.records import Dialogue, Tenant
 from jaxrec.data.world.style import check, fraction_met
 from jaxrec.data.world.tenants import generate
-from jaxrec.hub.personal import load_personal
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.answering import Answering
+from jaxrec.models.personal_folder import load_personal
 
 P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 
@@ -85,7 +86,9 @@ def main(cfg: VoicesConfig) -> dict:
         rows += judged(name, asked, said[name], None)
 
     results.print_table(rows)
-    record = {"samples": samples(asked, said), "checks": checks_by_tenant(asked, said)}
+    cost = turn_cost(model.lm, model.params)
+    results.print_table(cost)
+    record = {"samples": samples(asked, said), "checks": checks_by_tenant(asked, said), "cost": cost}
     results.write_results(
         cfg.out, "voices", rows, config=cfg, seed=cfg.seed, wall_s=time.time() - began, **record
     )

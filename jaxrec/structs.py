@@ -27,7 +27,7 @@ class Lora:
 
 @struct.dataclass
 class Adapter:
-    """Bottleneck after a sublayer: y += gelu(y @ down + its bias) @ up + its bias (Houlsby 2019). Identity: zero `up*`."""
+    """Bottleneck after a sublayer: y += gelu(y @ down + its bias) @ up + its bias (Houlsby 2019). Identity: up = 0."""
 
     down_NBDA: Leaf
     down_bias_NBA: Leaf

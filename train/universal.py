@@ -4,7 +4,7 @@
     python -m train.universal configs/universal_sample.py --teacher runs/teacher/model --distil 0.5
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone
-and LFE are frozen. Writes OUT/model (see jaxrec.models.personal_folder). In OUT/metrics.jsonl: `held_nll`, nats a token on
+and LFE are frozen. Writes OUT/model (jaxrec.models.personal_folder). In OUT/metrics.jsonl: `held_nll`, nats a token on
 training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training. The profile table in
 OUT/model holds the p that the encoder infers of each training tenant.
 """
