@@ -18,16 +18,17 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from jaxrec.nn.attention import attend
+from jaxrec.structs import Leaf
 
 
 @struct.dataclass
 class Evidence:
     """S vectors known of each of B persons: what (`kind`), how judged (`label`, -1 to 1), and which are there (`mask`)."""
 
-    z_BSD: Array
-    kind_BS: Array
-    label_BS: Array
-    mask_BS: Array
+    z_BSD: Leaf  # numpy on the way in
+    kind_BS: Leaf
+    label_BS: Leaf
+    mask_BS: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
