@@ -37,7 +37,8 @@ class Adapter:
 
 @struct.dataclass
 class Prefix:
-    """Keys and values before all others, their softmax mass times `gate` (0: none; 1: plain concatenation, as PEFT).
+    """Keys and values before all others, their softmax mass times `gate` (0 or less: none; 1: plain
+    concatenation, as PEFT).
 
     Zero keys and values are *not* the identity (they still take mass), a zero gate is. Keys are used as they are:
     no rotary embedding is applied to them.

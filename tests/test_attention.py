@@ -52,6 +52,12 @@ def test_a_closed_prefix_is_bit_for_bit_no_prefix_and_its_gate_learns(qkv, size)
     assert np.isfinite(grad).all() and np.abs(grad).min() > 1e-6
 
 
+def test_a_gate_below_zero_is_closed_and_can_open_again(qkv):
+    np.testing.assert_array_equal(attend(*qkv, MASK, prefix=_prefix(-2.0)), attend(*qkv, MASK))
+    loss = lambda gate: attend(*qkv, MASK, prefix=_prefix(-2.0).replace(gate_NBH=gate)).sum()
+    assert jnp.abs(jax.grad(loss)(_prefix(-2.0).gate_NBH)).max() > 1e-4
+
+
 def test_an_open_prefix_is_concatenation(qkv):
     """Gate 1 is PEFT's prefix: its keys and values stand before all others; a gate between moves the mass."""
     q, k, v = qkv

@@ -68,6 +68,8 @@ def _with_prefix(s_BHLM, seen, top, v_BMGK, prefix: Prefix, scores, mix) -> Floa
     b = s_BHLM.shape[0]
     whole = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])).astype(v_BMGK.dtype)
     gate = prefix.gate_NBH.astype(jnp.float32)[:, :, None, None]
+    # a mass is not negative: below 0 the gate is closed, yet keeps the gradient that can open it again
+    gate = gate + jax.lax.stop_gradient(jnp.maximum(gate, 0.0) - gate)
     s_BHLP = scores(whole(prefix.k_NBPGK))
     top_p = jax.lax.stop_gradient(s_BHLP.max(-1, keepdims=True))
     # rows that see no key have no maximum of their own: theirs is the prefix's
