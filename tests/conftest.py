@@ -18,6 +18,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # torch's threads wait by spinning, which a busy machine pays for dearly
+)
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network is a mistake

@@ -169,10 +169,11 @@ def test_we_decode_what_the_peer_decodes(tmp_path, monkeypatch):
     from eval.race import jax_decode, torch_decode
 
     monkeypatch.setattr(shape, "CACHE", tmp_path)
+    monkeypatch.setattr(shape, "NEW", 8)
     theirs = torch_decode.prepare(size="tiny", batch=3)["work"]
     ours = jax_decode.prepare(size="tiny", batch=3)["work"]
     np.testing.assert_allclose(ours.answer(), theirs.answer(), atol=1e-4)
-    assert theirs.run().shape == (3, shape.PROMPT + shape.NEW)
+    assert ours.run().ids == theirs.run()[:, shape.PROMPT :].tolist()
 
 
 def test_our_training_step_learns(tmp_path, monkeypatch):
