@@ -24,6 +24,6 @@ config = PretrainConfig(
     length=128,
     rows=32,
     opt=OptConfig(lr=4e-3, warmup=40, weight_decay=0.01),
-    loop=LoopConfig(steps=300, eval_every=150, monitor="bits_per_byte"),
+    loop=LoopConfig(steps=260, eval_every=130, monitor="bits_per_byte"),
     out="runs/sample/pretrain",
 )

@@ -11,6 +11,6 @@ config = PersonalizeConfig(
     model="runs/sample/universal/model",
     examples=30,
     opt=OptConfig(lr=3e-2, schedule="linear"),
-    loop=LoopConfig(steps=120),
+    loop=LoopConfig(steps=100),
     out="runs/sample/personalize",
 )

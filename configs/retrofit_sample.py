@@ -13,6 +13,6 @@ config = RetrofitConfig(
     lfe=LFEConfig(d_z=128, top_k=3),
     rows=32,
     opt=OptConfig(lr=3e-3, warmup=20),
-    loop=LoopConfig(steps=120, eval_every=20, patience=3, min_delta=0.005),
+    loop=LoopConfig(steps=100, eval_every=20, patience=3, min_delta=0.005),
     out="runs/sample/retrofit",
 )

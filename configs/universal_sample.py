@@ -16,6 +16,6 @@ config = UniversalConfig(
     d_p=64,
     rows=32,
     opt=OptConfig(lr=3e-3, warmup=20),
-    loop=LoopConfig(steps=500, eval_every=250, monitor="unseen_nll"),
+    loop=LoopConfig(steps=480, eval_every=240, monitor="unseen_nll"),
     out="runs/sample/universal",
 )
