@@ -111,6 +111,7 @@ def _fit(
     seed: int,
 ) -> tuple[np.ndarray, PyTree, int]:
     """(log p by each of F fits [F, I, C], weights of the last, their number of steps)."""
+    x, base = jnp.asarray(x), jnp.asarray(base)
     adam = optax.adamw(cfg.lr, weight_decay=cfg.weight_decay)
     log_p = lambda params: jax.nn.log_softmax(model.apply({"params": params}, x, base=base))
     loss = lambda params, count: -jnp.sum(log_p(params) * count) / jnp.maximum(count.sum(), 1.0)

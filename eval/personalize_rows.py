@@ -139,7 +139,8 @@ class Trainer:
     def __init__(self, cfg: PersonConfig, labels: int, fit: FitConfig):
         self.cfg, self.fit_cfg = cfg, fit
         self.models = Models(cfg, labels, labels + cfg.content)
-        self.mesh = meshes.make(meshes.MeshConfig())
+        # so small a model runs fastest on one device, whatever the machine has
+        self.mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
         self.optimizer = make(cfg.opt, cfg.steps)
         self._step = None
         self.infer = jax.jit(self.models.infer)

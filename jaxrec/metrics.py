@@ -34,7 +34,7 @@ def nll(p_BW: Float[np.ndarray, "B W"], label_B: Int[np.ndarray, " B"]) -> float
 
 def ece(p_BW: Float[np.ndarray, "B W"], label_B: Int[np.ndarray, " B"], bins: int = BINS) -> float:
     """Expected calibration error of the predicted label: |confidence - accuracy| over equal bins (Guo 2017)."""
-    return float(_ece(_bin_sums(p_BW, label_B, np.zeros(len(label_B), int), 1, bins)[0]))
+    return float(_ece(_bin_sums(p_BW, label_B, np.zeros(len(label_B), int), 1, bins))[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +127,6 @@ def _bin_sums(
     return sums
 
 
-def _ece(bins_X3: np.ndarray) -> np.ndarray:
-    sure, correct, rows = np.moveaxis(bins_X3, -1, 0)
+def _ece(bins_SX3: np.ndarray) -> np.ndarray:
+    sure, correct, rows = np.moveaxis(bins_SX3, -1, 0)
     return np.abs(sure - correct).sum(-1) / rows.sum(-1)

