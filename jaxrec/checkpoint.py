@@ -273,7 +273,11 @@ def load_params(
 
 def load_facts(path: str | Path) -> dict[str, Any]:
     """The facts that `save_params` wrote beside the parameters."""
-    return json.loads((_whole(path) / "facts.json").read_text())
+    facts = _whole(path) / "facts.json"
+    try:
+        return json.loads(facts.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{facts} is damaged: {error}") from error
 
 
 def _whole(path: str | Path) -> Path:

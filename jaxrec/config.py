@@ -44,12 +44,21 @@ def run(
     description: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """What a script ends with: `config.run(main, XConfig, __doc__)`. A RunError is said in one line."""
+    """What a script ends with: `config.run(main, XConfig, __doc__)`. A RunError is said in one line.
+
+    So is what the operating system refuses (no permission, no room, no such folder): it comes with an errno.
+    """
     try:
         main(cli(config_class, description, argv))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        raise SystemExit(RunError.status) from None
 
 
 def cli(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from jaxrec.config import RunError
 from jaxrec.sites import Sites, StackSites
 from jaxrec.structs import (
     Adapter,
@@ -27,6 +28,10 @@ from jaxrec.structs import (
     OuterDelta,
     Prefix,
 )
+
+
+class DeltaError(RunError, ValueError):
+    """A pattern that names nothing of the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +318,7 @@ def _leaf(*shape: int) -> jax.ShapeDtypeStruct:
 def _pick(known: Mapping, pattern: str, what: str) -> dict:
     chosen = {name: x for name, x in known.items() if re.fullmatch(pattern, name)}
     if not chosen:
-        raise ValueError(f"pattern {pattern!r} matches no {what}; there are {sorted(known)}")
+        raise DeltaError(f"pattern {pattern!r} matches no {what}; there are {sorted(known)}")
     return chosen
 
 

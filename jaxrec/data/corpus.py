@@ -49,10 +49,20 @@ def read(source: str) -> list[Document]:
 
 
 def hold_out(documents: Sequence[Document], every: int) -> tuple[list[Document], list[Document]]:
-    """(training, held out): each `every`-th document is held out, a duplicate of one that is held out is dropped."""
+    """(training, held out): each `every`-th document is held out, a duplicate of one that is held out is dropped.
+
+    Raises CorpusError where that leaves one of the two empty.
+    """
     held = [d for i, d in enumerate(documents) if i % every == every - 1]
     known = {plain(d) for d in held}
-    return [d for d in documents if plain(d) not in known], held
+    train = [d for d in documents if plain(d) not in known]
+    if not held or not train:
+        empty = "trained on" if held else "held out"
+        raise CorpusError(
+            f"of {len(documents)} documents none would be {empty}: hold_out_every is {every}, it should lie between"
+            " 2 and their number"
+        )
+    return train, held
 
 
 def plain(document: Document) -> str:
@@ -100,21 +110,36 @@ def _file(path: Path) -> Iterator[Document]:
 def _jsonl(path: Path) -> Iterator[Document]:
     if not path.is_file():
         raise CorpusError(f"there is no file {path.name} in {path.parent}")
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            yield _document(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorpusError(
+                f"{path}:{number}: neither `text` nor `turns` of role and text can be read ({error!r})"
+            ) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield _document(json.loads(line))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise CorpusError(
-                    f"{path}:{number}: neither `text` nor `turns` of role and text can be read ({error!r})"
-                ) from error
+    try:
+        with opened(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read: {error}") from error
 
 
 def _document(row: dict) -> Document:
     if "turns" not in row:
-        return row["text"]
+        return _said(row["text"])
     turns = row["turns"]
     if turns and "utterance" in turns[0]:
-        return [(_SPEAKERS[t["speaker"]], t["utterance"]) for t in turns]
-    return [(t["role"], t["text"]) for t in turns]
+        return [(_SPEAKERS[t["speaker"]], _said(t["utterance"])) for t in turns]
+    if unknown := [t["role"] for t in turns if t["role"] not in text.ROLES]:
+        raise ValueError(f"role {unknown[0]!r} is not one of {sorted(text.ROLES)}")
+    return [(t["role"], _said(t["text"])) for t in turns]
+
+
+def _said(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is expected, not {value!r}")
+    return value

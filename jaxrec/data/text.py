@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxrec.config import RunError
+
 SPECIALS = (
     "<pad>",
     "<bos>",
@@ -37,6 +39,14 @@ Rows = dict[str, np.ndarray]
 Turns = Iterable[tuple[str, str]]
 
 
+class TextError(RunError, ValueError):
+    """A tokenizer or a text that does not fit what is asked of it."""
+
+
+class TokenizerMissing(RunError, FileNotFoundError):
+    """A tokenizer.json that is not there."""
+
+
 class Example(NamedTuple):
     """One token sequence; `loss[i]` is the weight of predicting token i from those before it."""
 
@@ -57,7 +67,7 @@ class Tokenizer:
         self.special: Mapping[str, int] = {token: core.token_to_id(token) for token in SPECIALS}
         missing = [token for token, i in self.special.items() if i is None]
         if missing:
-            raise ValueError(
+            raise TextError(
                 f"tokenizer: no {', '.join(missing)} in its vocabulary; train it by train_tokenizer"
             )
 
@@ -67,7 +77,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as Core
 
         if not Path(path).is_file():
-            raise FileNotFoundError(f"tokenizer: there is no file {path}")
+            raise TokenizerMissing(f"tokenizer: there is no file {path}")
         return cls(Core.from_file(str(path)))
 
     def save(self, path: str | Path) -> None:
@@ -91,13 +101,13 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], size: int = 2048) -> Tokenizer:
     """Byte-level BPE of exactly `size` tokens, specials and the 256 bytes included; the same texts give the same.
 
-    Raises ValueError where `size` has no room for a merge, or the texts have too few words to fill it.
+    Raises TextError where `size` has no room for a merge, or the texts have too few words to fill it.
     """
     from tokenizers import Tokenizer as Core
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     if size <= len(SPECIALS) + 256:
-        raise ValueError(
+        raise TextError(
             f"tokenizer: size {size} must be above {len(SPECIALS) + 256} (specials and bytes)"
         )
     core = Core(models.BPE())
@@ -111,7 +121,7 @@ def train_tokenizer(texts: Iterable[str], size: int = 2048) -> Tokenizer:
     )
     core.train_from_iterator(texts, trainer)
     if core.get_vocab_size() != size:
-        raise ValueError(
+        raise TextError(
             f"tokenizer: the texts give only {core.get_vocab_size()} tokens of the {size} asked for"
         )
     return Tokenizer(core)
@@ -136,10 +146,10 @@ def dialogue(
 ) -> Example:
     """(role, text) turns in the chat format; what the assistant says, and its <eos>, is predicted.
 
-    `learn`: "all" of the assistant's turns, or only its "last". Raises ValueError for a role not in `ROLES`.
+    `learn`: "all" of the assistant's turns, or only its "last". Raises TextError for a role not in `ROLES`.
     """
     if learn not in ("all", "last"):
-        raise ValueError(f"dialogue: learn={learn!r} is neither 'all' nor 'last'")
+        raise TextError(f"dialogue: learn={learn!r} is neither 'all' nor 'last'")
     head = ([("<system>", guide)] if guide else []) + [("<page>", page) for page in pages]
     ids, loss = [tok.special["<bos>"]], [0.0]
     for mark, text in head:
@@ -147,7 +157,7 @@ def dialogue(
     start = len(ids)
     for role, text in turns:
         if role not in ROLES:
-            raise ValueError(f"dialogue: role {role!r} is not one of {sorted(ROLES)}")
+            raise TextError(f"dialogue: role {role!r} is not one of {sorted(ROLES)}")
         said = tok.encode(text)
         _append(ids, loss, [tok.special[ROLES[role]]], 0.0)
         if role == "assistant":
@@ -170,7 +180,7 @@ def _append(ids: list[int], loss: list[float], new: list[int], weight: float) ->
 def pad(
     examples: Sequence[Example], length: int | None = None, pad_id: int = 0, left: bool = False
 ) -> Rows:
-    """One example a row, padded to `length` (by default the longest). Raises ValueError for a longer example."""
+    """One example a row, padded to `length` (by default the longest). Raises TextError for a longer example."""
     length = length or max(len(e.ids) for e in examples)
     _fits(examples, length)
     rows = _empty(len(examples), length, pad_id)
@@ -216,12 +226,12 @@ def pack(examples: Sequence[Example], length: int, pad_id: int = 0, split: bool 
 def bucket(lengths: Sequence[int], sizes: Sequence[int]) -> dict[int, Int[np.ndarray, "N"]]:
     """size -> indices of the examples whose smallest fitting size it is; empty buckets are left out.
 
-    Raises ValueError, naming the first example, where one is longer than the largest size.
+    Raises TextError, naming the first example, where one is longer than the largest size.
     """
     edges, lengths_N = np.sort(np.asarray(sizes)), np.asarray(lengths)
     over = np.flatnonzero(lengths_N > edges[-1])
     if len(over):
-        raise ValueError(
+        raise TextError(
             f"bucket: example {over[0]} has {lengths_N[over[0]]} tokens, the largest size is {edges[-1]}"
         )
     which_N = np.searchsorted(edges, lengths_N)
@@ -235,7 +245,7 @@ def bucket(lengths: Sequence[int], sizes: Sequence[int]) -> dict[int, Int[np.nda
 def _fits(examples: Sequence[Example], length: int) -> None:
     for i, example in enumerate(examples):
         if len(example.ids) > length:
-            raise ValueError(f"example {i} has {len(example.ids)} tokens, rows have {length}")
+            raise TextError(f"example {i} has {len(example.ids)} tokens, rows have {length}")
 
 
 def _pieces(example: Example, length: int) -> list[Example]:

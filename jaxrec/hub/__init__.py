@@ -1,11 +1,13 @@
 """Floor 3: models of the Hugging Face hub in and out: `load`, `save`, `Tokenizer`."""
 
-from jaxrec.hub.config import family_of, from_hf, read_config, to_hf
+from jaxrec.hub.config import ModelError, ModelMissing, family_of, from_hf, read_config, to_hf
 from jaxrec.hub.minilm import minilm
 from jaxrec.hub.tokenizer import Tokenizer, pad
 from jaxrec.hub.weights import check_vocabulary, find, load, model_of, save, shapes_of
 
 __all__ = [
+    "ModelError",
+    "ModelMissing",
     "Tokenizer",
     "check_vocabulary",
     "family_of",

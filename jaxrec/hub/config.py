@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxrec.config import RunError
 from jaxrec.hub.names import ARCHITECTURES
 from jaxrec.nn.decoder import DecoderConfig
 from jaxrec.nn.encoder import EncoderConfig
@@ -42,25 +43,35 @@ _ROPE_OF = {
 Config = DecoderConfig | EncoderConfig
 
 
+class ModelMissing(RunError, FileNotFoundError):
+    """A model folder, or a file in it, that is not there."""
+
+
+class ModelError(RunError, ValueError):
+    """A model folder that is not supported, or whose parts do not fit each other."""
+
+
 def read_config(folder: str | Path) -> tuple[Config, str]:
     """(our config, the family) of a folder's `config.json`.
 
-    Raises FileNotFoundError when it is missing, ValueError when the architecture or one of its options is not
+    Raises ModelMissing when there is none, ModelError when the architecture or one of its options is not
     supported, or a field is missing.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: a model folder holds config.json and *.safetensors"
-        )
-    return from_hf(json.loads(path.read_text()))
+        raise ModelMissing(f"{path} is missing: a model folder holds config.json and *.safetensors")
+    try:
+        contents = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    return from_hf(contents)
 
 
 def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
-    """(our config, the family) of the contents of a `config.json`. Raises ValueError as `read_config`."""
+    """(our config, the family) of the contents of a `config.json`. Raises ModelError as `read_config`."""
     family = hf.get("model_type")
     if family not in ARCHITECTURES:
-        raise ValueError(
+        raise ModelError(
             f"model_type {family!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
     try:
@@ -68,7 +79,7 @@ def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
             _encoder(hf, family) if family in ("bert", "mpnet") else _decoder(hf, family)
         ), family
     except KeyError as missing:
-        raise ValueError(f"config.json of a {family} model lacks the field {missing}") from None
+        raise ModelError(f"config.json of a {family} model lacks the field {missing}") from None
 
 
 def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
@@ -107,7 +118,7 @@ def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
 def _encoder(hf: dict[str, Any], family: str) -> EncoderConfig:
     mpnet = family == "mpnet"
     if hf.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(f"position embeddings {hf['position_embedding_type']!r} are not supported")
+        raise ModelError(f"position embeddings {hf['position_embedding_type']!r} are not supported")
     return EncoderConfig(
         vocab=hf["vocab_size"],
         d_model=hf["hidden_size"],
@@ -126,7 +137,7 @@ def _encoder(hf: dict[str, Any], family: str) -> EncoderConfig:
 
 def _activation(name: str) -> str:
     if name not in ACTIVATION:
-        raise ValueError(
+        raise ModelError(
             f"activation {name!r} is not supported; supported are {', '.join(ACTIVATION)}"
         )
     return ACTIVATION[name]
@@ -134,7 +145,7 @@ def _activation(name: str) -> str:
 
 def _refuse(hf: dict[str, Any], field: str, what: str) -> None:
     if hf.get(field):
-        raise ValueError(f"{what} ({field} in config.json) is not supported")
+        raise ModelError(f"{what} ({field} in config.json) is not supported")
 
 
 def _fraction(hf: dict[str, Any], rope: dict[str, Any], default: float) -> float:
@@ -146,7 +157,7 @@ def _scaling(rope: dict[str, Any] | None, longest: int) -> RopeScaling | None:
     if kind == "default":
         return None
     if kind not in SCALINGS:
-        raise ValueError(
+        raise ModelError(
             f"rope scaling {kind!r} is not supported; supported are {', '.join(SCALINGS)}"
         )
     given = {
@@ -163,7 +174,7 @@ def _scaling(rope: dict[str, Any] | None, longest: int) -> RopeScaling | None:
 
 
 def family_of(cfg: Config) -> str:
-    """The HF family that holds a model of this config. Raises ValueError when none does."""
+    """The HF family that holds a model of this config. Raises ModelError when none does."""
     if isinstance(cfg, EncoderConfig):
         family = "mpnet" if cfg.distance_buckets else "bert"
     elif cfg.parallel:
@@ -177,7 +188,7 @@ def family_of(cfg: Config) -> str:
     own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat")}
     lost = [k for k, v in own.items() if getattr(back, k) != v]
     if lost:
-        raise ValueError(
+        raise ModelError(
             f"no supported HF architecture holds this model: as {family} it would lose {', '.join(lost)}"
         )
     return family

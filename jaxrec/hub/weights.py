@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from jaxrec.hub.config import Config, family_of, read_config, to_hf
+from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
 from jaxrec.hub.names import NAMES, spellings, transposed
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.encoder import Encoder
@@ -32,7 +32,7 @@ _FILES += ("vocab*", "merges.txt", "generation_config.json", "chat_template*", "
 def find(source: str | Path) -> Path:
     """The folder of a model: a local one as it is, or a hub id, downloaded (or found in the cache).
 
-    Raises FileNotFoundError naming both readings when it is neither.
+    Raises ModelMissing naming both readings when it is neither.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -42,9 +42,13 @@ def find(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(_FILES)))
     except Exception as error:
-        raise FileNotFoundError(
-            f"{str(source)!r} is no folder here, and the hub gave no such model: {error}"
+        raise ModelMissing(
+            f"{str(source)!r} is no folder here, and the hub gave no such model: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def model_of(cfg: Config) -> Decoder | Encoder:
@@ -71,7 +75,7 @@ def load(
     shapes to it); each process then reads its devices' slices only. changes: fields of our config to set, such
     as `dtype="bfloat16"`, `cuts=(21,)`, `remat="full"`; fields that the weights decide will not fit them.
 
-    Raises FileNotFoundError on missing files and ValueError on unsupported architectures, missing tensors, and weights
+    Raises ModelMissing on missing files and ModelError on unsupported architectures, missing tensors, and weights
     that don't fit the config (naming the first tensor and both shapes).
     """
     folder = find(source)
@@ -105,7 +109,7 @@ def locate(path: str, cfg: Config, family: str) -> list[str]:
 
 def _name(path: str, family: str) -> str:
     if path not in NAMES[family]:
-        raise ValueError(f"a {family} checkpoint has no place for the parameter {path}")
+        raise ModelError(f"a {family} checkpoint has no place for the parameter {path}")
     return NAMES[family][path]
 
 
@@ -140,7 +144,7 @@ class Tensors:
                 self._file("model.safetensors").keys(), "model.safetensors"
             )
         else:
-            raise FileNotFoundError(
+            raise ModelMissing(
                 f"{folder} has neither model.safetensors nor model.safetensors.index.json; weights in other"
                 " formats must be saved as safetensors first"
             )
@@ -152,14 +156,14 @@ class Tensors:
         self._open.clear()
 
     def check(self, path: str, names: list[str], shape: tuple[int, ...]) -> None:
-        """Raises ValueError when a tensor of a parameter is missing or has another shape than the config says."""
+        """Raises ModelError when a tensor of a parameter is missing or has another shape than the config says."""
         if path.startswith("stack_"):
             shape = shape[1:]
         shape = shape[::-1] if transposed(path) else shape
         for name in names:
             found = tuple(self._find(name).get_shape())
             if found != tuple(shape):
-                raise ValueError(
+                raise ModelError(
                     f"the weights don't fit config.json: tensor {name} has shape {found}, the config asks for"
                     f" {tuple(shape)} ({path})"
                 )
@@ -172,20 +176,21 @@ class Tensors:
         for spelling in spellings(name, self.family):
             if spelling in self.file_of:
                 return self._file(self.file_of[spelling]).get_slice(spelling)
-        raise ValueError(
+        raise ModelError(
             f"the checkpoint in {self.folder} lacks the tensor {name}; it has {len(self.file_of)} tensors,"
             f" the first is {min(self.file_of, default='none')}"
         )
 
     def _file(self, name: str) -> Any:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if name not in self._open:
             if not (self.folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{self.folder / name} is missing, though the index names it"
-                )
-            self._open[name] = safe_open(self.folder / name, framework="numpy")
+                raise ModelMissing(f"{self.folder / name} is missing, though the index names it")
+            try:
+                self._open[name] = safe_open(self.folder / name, framework="numpy")
+            except SafetensorError as error:
+                raise ModelError(f"{self.folder / name} is damaged: {error}") from error
         return self._open[name]
 
 
@@ -196,7 +201,7 @@ def save(folder: str | Path, cfg: Config, params: PyTree, shard_bytes: int = SHA
     """Writes config.json and model.safetensors in HF's layout (several files and an index beyond `shard_bytes`).
 
     `transformers` loads the folder with `from_pretrained`. The config is written last, so that a folder
-    whose saving was cut short does not look whole. Raises ValueError when no supported architecture holds the model.
+    whose saving was cut short does not look whole. Raises ModelError when no supported architecture holds the model.
     """
     from safetensors.numpy import save_file
 
@@ -249,9 +254,9 @@ def _in_groups(
 
 
 def check_vocabulary(n_tokens: int, cfg: Config) -> None:
-    """Raises ValueError when a tokenizer can give ids that the embedding has no row for."""
+    """Raises ModelError when a tokenizer can give ids that the embedding has no row for."""
     if n_tokens > cfg.vocab:
-        raise ValueError(
+        raise ModelError(
             f"the tokenizer has {n_tokens} tokens, but the embedding only {cfg.vocab} rows: they are not of the"
             " same model"
         )

@@ -51,7 +51,7 @@ def load_lfe(
 
     Raises BackboneMismatch when the backbone that it names has other weights now.
     """
-    facts = checkpoint.load_facts(folder)
+    facts = _facts(folder, "lfe", "a retrofit's OUT/lfe")
     backbone, weights, tok = load_backbone(facts["backbone"], devices)
     _same_backbone(weights, facts, folder)
     own = checkpoint.load_params(folder, devices)
@@ -85,15 +85,22 @@ def save_personal(
 def load_personal(folder: str | Path, devices: jax.sharding.Mesh) -> Personal:
     """A whole personal model from its folder, the backbone from where the folder says it lies.
 
-    Raises BackboneMismatch, CheckpointError, FileNotFoundError.
+    Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError.
     """
-    facts = checkpoint.load_facts(folder)
+    facts = _facts(folder, "personal", "a personal model's folder, a universal stage's OUT/model")
     backbone, weights, tok = load_backbone(facts["backbone"], devices)
     _same_backbone(weights, facts, folder)
     params = {"backbone": weights, **checkpoint.load_params(folder, devices)}
     lm = PersonalLM(backbone, config.from_dict(PersonalConfig, facts["personal"]))
     encoder = ProfileEncoder(config.from_dict(ProfileEncoderConfig, facts["encoder"]))
     return Personal(lm, encoder, params, tok, tuple(facts["tenants"]), facts)
+
+
+def _facts(folder: str | Path, needed: str, what: str) -> dict[str, Any]:
+    facts = checkpoint.load_facts(folder)
+    if missing := {needed, "backbone", "backbone_hash"} - set(facts):
+        raise RunError(f"{folder} is not {what}: its facts.json lacks {sorted(missing)[0]!r}")
+    return facts
 
 
 def _same_backbone(weights: PyTree, facts: dict[str, Any], folder: str | Path) -> None:

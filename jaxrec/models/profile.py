@@ -23,7 +23,7 @@ from jaxrec.structs import Leaf
 
 @struct.dataclass
 class Evidence:
-    """S vectors known of each of B persons: what (`kind`), how judged (`label`, -1 to 1), and which are there (`mask`)."""
+    """S vectors known of each of B persons: what (`kind`), how judged (`label`, -1 to 1), which are there (`mask`)."""
 
     z_BSD: Leaf  # numpy on the way in
     kind_BS: Leaf

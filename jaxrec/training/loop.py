@@ -67,6 +67,10 @@ class NonFinite(RunError, FloatingPointError):
     """The loss, a gradient or a weight is not a finite number."""
 
 
+class UnknownMonitor(RunError, ValueError):
+    """`monitor` names nothing that is measured."""
+
+
 class Preempted(SystemExit):
     """SIGTERM came and the state was saved: exit status 143."""
 
@@ -159,10 +163,10 @@ class _Watch:
         return means
 
     def judge(self, step: int, numbers: Mapping[str, float]) -> bool:
-        """Whether this evaluation is the best one yet. Raises ValueError if nothing has the monitored name."""
+        """Whether this evaluation is the best one yet. Raises UnknownMonitor if nothing has that name."""
         if self.config.monitor not in numbers:
-            raise ValueError(
-                f"nothing is called {self.config.monitor!r}; there are {sorted(numbers)}"
+            raise UnknownMonitor(
+                f"loop.monitor: nothing is called {self.config.monitor!r}; there are {sorted(numbers)}"
             )
         value = numbers[self.config.monitor]
         sign = 1 if self.config.mode == "min" else -1
