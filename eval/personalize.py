@@ -10,6 +10,7 @@ The claim is the gap between own p and the rows beside it: the pooled model, the
 
 import dataclasses
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Literal
@@ -110,6 +111,13 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
     trainer = Trainer(cfg.personal, len(data.labels), cfg.fit)
     laid = [lay_out(data, s, cfg, splits) for s in splits]
     language_U = data.language_of_people()
+    given = np.concatenate([c.mask_US.sum(1)[c.person_U >= 0] for _, c, _ in laid])
+    for least, what in (
+        (1, "no example at all: their p is a stranger's"),
+        (max(cfg.ks), f"fewer than {max(cfg.ks)} examples: they give all"),
+    ):
+        if short := int((given < least).sum()):
+            print(f"{short} of {len(given)} test people have {what}")
     done, speed = [], None
     for f, (part, (known, examples, asked)) in enumerate(zip(splits, laid, strict=True)):
         kept = Path(cfg.out) / "folds" / f"{f}.npz"
@@ -120,11 +128,13 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
                 view, known, examples, asked, language_U, cfg.ks, cfg.headline, cfg.seed + f
             )
             saved, params = fold_rows(trainer, case, cfg.item, cfg.lora)
-            _save(kept, saved, _stamp(cfg, data))
             speed = speed or onboarding_speed(trainer, params, case, max(cfg.ks))
+            _save(kept, saved, speed, _stamp(cfg, data))
+            saved = saved, speed
             print(f"fold {f + 1} of {cfg.folds}: {asked.mask_US.sum():,} judgements, item model of {view.steps} steps, "
                   f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
-        done.append(saved)
+        predicted, speed = saved
+        done.append(predicted)
     gather = lambda what: np.concatenate([what(c) for _, _, c in laid])
     label_B = gather(lambda c: c.label_US[c.mask_US])
     person_B = gather(lambda c: np.repeat(c.person_U, c.mask_US.sum(1)))
@@ -206,22 +216,24 @@ def _stamp(cfg: PersonalizeConfig, data: Judgements) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _save(path: Path, out: dict, stamp: str) -> None:
+def _save(path: Path, out: dict, speed: dict, stamp: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, stamp=stamp, **{f"{row}@{k}": p for (row, k), p in out.items()})
+        said = {"stamp": stamp, "speed": json.dumps(speed)}
+        np.savez(file, **said, **{f"{row}@{k}": p for (row, k), p in out.items()})
     partial.replace(path)
 
 
-def _load(path: Path, stamp: str) -> dict | None:
+def _load(path: Path, stamp: str) -> tuple[dict, dict] | None:
     if not path.is_file():
         return None
     with np.load(path) as held:
         if str(held["stamp"]) != stamp:
             return None
-        pairs = [(name.split("@"), held[name]) for name in held.files if name != "stamp"]
-    return {(row, int(k)): p for (row, k), p in pairs}
+        pairs = [(name.split("@"), held[name]) for name in held.files if "@" in name]
+        speed = json.loads(str(held["speed"]))
+    return {(row, int(k)): p for (row, k), p in pairs}, speed
 
 
 if __name__ == "__main__":
