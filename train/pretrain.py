@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config, hub, mesh, objectives
@@ -66,7 +67,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     )
 
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    ids = np.zeros((1, 2), np.int32)
+    ids = jnp.zeros((1, 2), jnp.int32)
     params = mesh.sharded_init(
         devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed)
     )
