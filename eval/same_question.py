@@ -21,9 +21,9 @@ from jaxrec.data.world.businesses import KEYS, read_businesses
 from jaxrec.data.world.records import Tenant
 from jaxrec.data.world.style import check
 from jaxrec.data.world.tenants import generate
-from jaxrec.models.personal_folder import load_personal
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.answering import Answering
+from jaxrec.models.personal_folder import load_personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,10 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     """Writes OUT/same_question.json and returns its content. Raises RunError without a question or a business."""
     facts = checkpoint.load_facts(cfg.profile)
     profile = checkpoint.load_params(cfg.profile)
+    if "p" not in profile:
+        raise RunError(
+            f"{cfg.profile} holds Deltas of the businesses' own, and no p: onboard them without own_delta"
+        )
     model = load_personal(facts["model"], mesh.make(cfg.mesh))
     world = {t.key: t for t in [*generate(), *read_businesses()]}
     chosen = choose([world[key] for key in facts["tenants"]], cfg.generated)
