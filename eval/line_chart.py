@@ -14,7 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart, points as (x, y), x ascending. `dots` draws them too: for values measured seldom."""
+    """One line of a chart, points as (x, y), x ascending. `dots` draws them too, for values measured seldom; a single
+    point is always drawn, since a line of it would not be seen."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -65,7 +66,7 @@ def chart(title: str, unit: str, series: Sequence[Series]) -> Chart | None:
     def drawn(s: Series) -> Line:
         places = tuple((across(x), down(y)) for x, y in s.points)
         path = "M" + "L".join(f"{x} {y}" for x, y in places)
-        return Line(s.label, path, places if s.dots else (), s.points[-1][1])
+        return Line(s.label, path, places if s.dots or len(places) == 1 else (), s.points[-1][1])
 
     return Chart(
         title,

@@ -1,7 +1,7 @@
 """The whole story on the sample world, without a network: from plain text to unseen businesses in their own voices.
 
     python -m jaxrec.demo                            some minutes on two cores; writes runs/demo/report.html
-    python -m jaxrec.demo --quick --out runs/quick   a minute: a few steps a stage, to see that all works
+    python -m jaxrec.demo --quick --out runs/quick   a minute or two: a few steps a stage, to see that all works
     python -m jaxrec.demo --fresh                    begins anew what runs/demo already holds
 
 The stages are the scripts of train/ and eval/ with the experiment files configs/*_sample.py, one after another:
@@ -320,7 +320,7 @@ def _wrapped(head: str, text: str) -> str:
     """The text after a heading, its further lines below its own beginning; control characters made visible."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return textwrap.fill(
-        plain or "(no words)", 96, initial_indent=head, subsequent_indent=" " * len(head)
+        plain.strip() or "(no words)", 96, initial_indent=head, subsequent_indent=" " * len(head)
     )
 
 

@@ -55,7 +55,7 @@ def folder(tmp_path) -> Path:
     ]
     answers = [
         {"tenant": k, "name": n, "style": STYLE, "answer": a, "met": 8, "checks": 9}
-        for (k, n), a in zip(tenants, (HOSTILE, ""), strict=True)
+        for (k, n), a in zip(tenants, (HOSTILE, " \n"), strict=True)
     ]
     hardware = {"cpu": "a <fast> one", "cores": 2, "memory_gb": 8.0, "accelerators": []}
     results = {"rows": rows, "checks": checks, "samples": samples, "hardware": hardware}
@@ -222,6 +222,7 @@ def test_a_chart_keeps_its_points_inside_and_in_order():
     assert all(0 <= y <= line_chart.HEIGHT for y in ys)
     assert line.path.count("L") == 7
     assert chart("t", "u", [Series("absent", ())]) is None
+    assert len(chart("t", "u", [Series("one", ((10, 2.5),))]).lines[0].dots) == 1
 
 
 def test_checks_of_the_style_have_a_column_each(folder):
