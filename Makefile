@@ -28,7 +28,7 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/core $(BENCH_VENV)/peers ## the speed races against the peers, in results/bench
+bench: $(VENV)/core $(BENCH_VENV)/peers ## the speed races against the peers (a quarter of an hour on an idle machine), in results/bench
 	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --out results/bench
 
 tables: $(VENV)/core ## the tables of README.md, from the files of record in results/
