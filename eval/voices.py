@@ -88,7 +88,11 @@ def main(cfg: VoicesConfig) -> dict:
     results.print_table(rows)
     cost = turn_cost(model.lm, model.params)
     results.print_table(cost)
-    record = {"samples": samples(asked, said), "checks": checks_by_tenant(asked, said), "cost": cost}
+    record = {
+        "samples": samples(asked, said),
+        "checks": checks_by_tenant(asked, said),
+        "cost": cost,
+    }
     results.write_results(
         cfg.out, "voices", rows, config=cfg, seed=cfg.seed, wall_s=time.time() - began, **record
     )

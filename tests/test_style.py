@@ -111,3 +111,15 @@ def test_bad_styles_are_refused_by_name():
     assert Style.from_json(row) == PLAIN
     with pytest.raises(ValueError, match=r"missing \['order'\], unknown \['mood'\]"):
         Style.from_json({**row, "terms": {"customer": "guest"}, "mood": "good"})
+
+
+def test_an_empty_answer_meets_no_check():
+    style = Style.from_json(
+        {
+            "formality": "neutral", "length": "short", "greeting": "", "sign_off": "", "emoji": "", "emoji_count": 0,
+            "disclaimer": "", "terms": {"customer": "guest", "order": "order"}, "register": "plain",
+        }
+    )  # fmt: skip
+    assert fraction_met("", style) == 0
+    assert fraction_met("...", style) == 0
+    assert fraction_met("The shop is open today.", style) == 1

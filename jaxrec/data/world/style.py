@@ -217,7 +217,7 @@ def check(answer: str, style: Style) -> dict[str, bool]:
         "playful": bool(re.search(_openers("playful"), words) or PLAYFUL.search(words)),
         "technical": bool(re.search(_openers("technical"), words) or TECHNICAL.search(words)),
     }
-    return {
+    met = {
         "formality": formality[style.formality],
         "length": low <= sentence_count(inner) <= high,
         "greeting": _starts(text, GREETING) == style.greeting,
@@ -230,6 +230,8 @@ def check(answer: str, style: Style) -> dict[str, bool]:
         "terms": not _rivals(words, style),
         "register": register[style.register],
     }
+    # who says nothing breaks no rule of tone, and yet has no style
+    return met if re.search(r"\w", inner) else dict.fromkeys(met, False)
 
 
 def fraction_met(answer: str, style: Style) -> float:
