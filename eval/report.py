@@ -68,6 +68,33 @@ def personalize(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
+def voices(records: Sequence[tuple[str, Record]]) -> str:
+    """The unseen businesses' table, and what a token costs through the head and through the backbone."""
+    parts = []
+    for _, record in records:
+        head = [
+            "row",
+            "businesses",
+            "nats a token",
+            "style checks met",
+            "facts right",
+            "word F1",
+            "answers",
+        ]
+        lines = [
+            [row["row"], row["tenants"]]
+            + [_number(row[name]) for name in ("nll", "style", "facts", "f1")]
+            + [str(row["n"])]
+            for row in record["rows"]
+        ]
+        cost = "; ".join(
+            f"{row['decoder']} {row['mflop_token']:.2f} MFLOP, {row['ms_token']:.2f} ms"
+            for row in record["cost"]
+        )
+        parts += [_markdown(head, lines), f"A token, decoded alone: {cost}.", _provenance(record)]
+    return "\n\n".join(parts)
+
+
 def bench(records: Sequence[tuple[str, Record]]) -> str:
     """All races in one table; a race whose peer was missing says so in its row."""
     head = ["race", "contender", "against", "ratio", "range", "rounds", "throughput", "bar"]
@@ -98,7 +125,7 @@ def recommend(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"personalize": personalize, "bench": bench, "recommend": recommend}
+TABLES = {"personalize": personalize, "voices": voices, "bench": bench, "recommend": recommend}
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

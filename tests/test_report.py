@@ -89,3 +89,31 @@ def test_check_writes_nothing(tmp_path, monkeypatch, capsys):
     assert report.main() == 0
     monkeypatch.setattr(sys, "argv", [*flags, "--check"])
     assert report.main() == 0
+
+
+def test_voices_shows_rows_and_the_cost_of_a_token(tmp_path):
+    rows = [
+        {
+            "row": "own_p_gradient",
+            "tenants": "generated",
+            "nll": 0.58,
+            "style": 0.73,
+            "facts": None,
+            "f1": 0.46,
+            "n": 8,
+        },
+        {
+            "row": "nearest",
+            "tenants": "generated",
+            "nll": None,
+            "style": 1.0,
+            "facts": 0.25,
+            "f1": 0.57,
+            "n": 8,
+        },
+    ]
+    cost = [{"decoder": "head", "mflop_token": 1.574, "ms_token": 0.2}]
+    write_results(tmp_path / "voices", "voices", rows, filename="sample.json", cost=cost)
+    text = report.render(MARKED.format("voices"), tmp_path)
+    assert "| own_p_gradient | generated | 0.5800 | 0.7300 | - | 0.4600 | 8 |" in text
+    assert "head 1.57 MFLOP, 0.20 ms" in text
