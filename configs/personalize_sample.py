@@ -10,7 +10,7 @@ from train.personalize import PersonalizeConfig
 config = PersonalizeConfig(
     model="runs/sample/universal/model",
     examples=30,
-    opt=OptConfig(lr=3e-2, schedule="linear"),
+    opt=OptConfig(lr=3e-2, schedule="linear", clip=0.0),
     loop=LoopConfig(steps=100),
     out="runs/sample/personalize",
 )

@@ -55,6 +55,13 @@ class DeltaConfig:
     head_rank: int = 0
     stacks: str = ".*"  # full-match pattern over stacks, e.g. "stack_1" for the top layers
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is changed, as with the defaults."""
+        kinds = (self.norm, self.scale, self.attn_bias, self.embed)
+        sizes = (self.lora_rank, self.adapter_size, self.prefix_length, self.prompt_length)
+        return not any((*kinds, *sizes, self.head_rank))
+
     def __post_init__(self):
         sizes = (
             self.lora_rank,
@@ -65,10 +72,6 @@ class DeltaConfig:
         )
         if min(sizes) < 0:
             raise ValueError(f"delta sizes must not be negative: {self}")
-        if not (any(sizes) or self.norm or self.scale or self.attn_bias or self.embed):
-            raise ValueError(
-                "this DeltaConfig names no kind of change; set one, e.g. lora_rank=8 or norm=True"
-            )
 
 
 # ------------------------------------------------------------------------------------------------ making
@@ -77,8 +80,12 @@ class DeltaConfig:
 def shapes(sites: Sites, cfg: DeltaConfig, batch: int = 1) -> Delta:
     """The Delta that `cfg` asks of a model with these sites, as `jax.ShapeDtypeStruct`s (f32).
 
-    Raises ValueError when a pattern of `cfg` matches no site or no stack.
+    Raises DeltaError when `cfg` is empty or a pattern of it matches no site or no stack.
     """
+    if cfg.empty:
+        raise DeltaError(
+            "this DeltaConfig names no kind of change; set one, e.g. lora_rank=8 or norm=True"
+        )
     stacks = {
         name: _stack_shapes(stack, cfg, batch)
         for name, stack in _pick(sites.stacks, cfg.stacks, "stack").items()

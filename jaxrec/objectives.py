@@ -88,13 +88,13 @@ class RetrofitWeights:
 def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights()) -> Objective:
     """Distil + denoise + InfoNCE + routing, all from Z alone. Spans the batch through InfoNCE alone.
 
-    Trains "lfe" and the training-only "distil_head", "denoise_head", "probe" (and by option "delta", a LoRA on the
+    Trains "lfe" and the training-only "distil_head", "denoise_head", "probe" (and by option "lfe_delta", a LoRA on the
     backbone's top layers); frozen: "backbone", "teacher".
     """
 
     def z_of(tree, tokens: Tokens) -> LFEOutput:
         return extract(
-            parts.backbone, parts.lfe, tree["backbone"], tree["lfe"], tokens, tree.get("delta")
+            parts.backbone, parts.lfe, tree["backbone"], tree["lfe"], tokens, tree.get("lfe_delta")
         )
 
     def read(tree, head: str, z: LFEOutput, tokens: Tokens) -> Array:

@@ -174,10 +174,12 @@ def test_check_accepts_its_own_and_names_what_is_wrong():
         deltas.check(Delta({"stack_0": wrong}, OuterDelta()), SITES)
 
 
-@pytest.mark.parametrize("bad", [dict(), dict(lora_rank=-1)])
-def test_a_spec_must_ask_for_something(bad):
-    with pytest.raises(ValueError):
-        DeltaConfig(**bad)
+def test_a_spec_that_asks_for_nothing_makes_no_delta():
+    assert DeltaConfig().empty and not DeltaConfig(embed=True).empty
+    with pytest.raises(ValueError, match="names no kind of change"):
+        deltas.shapes(SITES, DeltaConfig())
+    with pytest.raises(ValueError, match="must not be negative"):
+        DeltaConfig(lora_rank=-1)
 
 
 def test_a_pattern_that_matches_nothing_is_an_error():

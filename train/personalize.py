@@ -42,13 +42,14 @@ class PersonalizeConfig:
     model: str = "runs/sample/universal/model"
     tenants: tuple[str, ...] = ()  # keys; all that are held out of training when empty
     examples: int = 30  # of each tenant's onboarding dialogues
-    own_delta: DeltaConfig | None = None  # instead of p
+    own_delta: DeltaConfig = DeltaConfig()  # of the head, instead of p
     prior: float = 1e-3  # pull towards the p that the encoder inferred
     question: int = 40
     answer: int = 96
     piece: int = 40
     rows: int = 64
-    opt: OptConfig = OptConfig(lr=3e-2, schedule="linear")
+    # no clipping: by the norm over all rows one tenant's gradient would slow the others
+    opt: OptConfig = OptConfig(lr=3e-2, schedule="linear", clip=0.0)
     loop: LoopConfig = LoopConfig(steps=100)
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
@@ -65,8 +66,9 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     known = read_pieces(model.lm, model.params, pieces)
     start_UE = infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
 
-    frozen = {name: model.params[name] for name in ("backbone", "lfe", "head", "hypernet")}
-    if cfg.own_delta is None:
+    parts = ("backbone", "lfe", "lfe_delta", "head", "hypernet")
+    frozen = {name: model.params[name] for name in parts if name in model.params}
+    if cfg.own_delta.empty:
         params = {"profile": {"p": jnp.asarray(start_UE)}}
         frozen["start"] = mesh.place(devices, jnp.asarray(start_UE))
         by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B)}

@@ -1,7 +1,8 @@
 """Retrofit a frozen backbone: train what turns its hidden states into Z, by four objectives, until they plateau.
 
     python -m train.retrofit configs/retrofit_sample.py
-    python -m train.retrofit configs/retrofit_sample.py --lora.lora-rank 8     # and a LoRA on the top layers
+    python -m train.retrofit configs/retrofit_sample.py \\
+        --cuts 2 --lora.lora-rank 8 --lora.stacks stack_1     # and a LoRA on the layers above the second
 
 Distil a teacher's next-token logits, restore masked spans, tell paraphrases from other questions, and route to topics:
 all from Z alone. The heads that do it are dropped at the end; OUT/lfe keeps the projection and the pooling (and, by
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, hub, mesh, objectives
+from jaxrec import checkpoint, config, mesh, objectives
 from jaxrec import delta as deltas
 from jaxrec.data import turns
 from jaxrec.data.source import ArraySource, Prefetch
@@ -28,6 +29,7 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.heads import GenerativeHead, HeadConfig, memory_of
 from jaxrec.models.lfe import LFE, LFEConfig
+from jaxrec.models.personal_folder import load_backbone, load_teacher
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.structs import Retrofit, Tokens
 from jaxrec.training import gradients, loop, optimizer, partition, step
@@ -42,9 +44,8 @@ class RetrofitConfig:
     backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
     teacher: str = ""  # any decoder with the same tokenizer; the backbone itself when empty
     lfe: LFEConfig = LFEConfig()
-    lora: DeltaConfig | None = (
-        None  # changes to the backbone's top layers (name the stack), trained along
-    )
+    cuts: tuple[int, ...] = ()  # of the backbone, so that lora.stacks can name its top layers
+    lora: DeltaConfig = DeltaConfig()  # changes to the backbone's top layers, trained along
     reader_layers: int = 1  # of the training-only decoders
     weights: RetrofitWeights = RetrofitWeights()
     context: int = 40  # tokens of a question
@@ -62,26 +63,16 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    at = lambda shapes: mesh.shardings(devices, shapes)
-    decoder, weights = hub.load(cfg.backbone, shardings=at)
-    backbone = hub.model_of(decoder)
-    tok = Tokenizer.load(hub.find(cfg.backbone) / "tokenizer.json")
-    hub.check_vocabulary(tok.size, decoder)
+    backbone, weights, tok = load_backbone(cfg.backbone, devices, cfg.cuts)
     teacher, told = (backbone, weights)
     if cfg.teacher:
-        teacher_cfg, told = hub.load(cfg.teacher, shardings=at)
-        teacher = hub.model_of(teacher_cfg)
-        if teacher_cfg.vocab != decoder.vocab:
-            raise config.RunError(
-                f"teacher {cfg.teacher} has {teacher_cfg.vocab} tokens, the backbone {decoder.vocab}: "
-                "a teacher must share the backbone's tokenizer"
-            )
+        teacher, told = load_teacher(cfg.teacher, backbone, devices)
     source = Prefetch(
         ArraySource(batch_of(tok, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
     )
 
     z = cfg.lfe.d_z
-    reader = GenerativeHead(HeadConfig(decoder.vocab, z, cfg.reader_layers, 4, 2 * z, z))
+    reader = GenerativeHead(HeadConfig(backbone.cfg.vocab, z, cfg.reader_layers, 4, 2 * z, z))
     parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), reader)
     params = mesh.sharded_init(
         devices, lambda key: init(key, parts, cfg), jax.random.key(cfg.loop.seed)
@@ -96,11 +87,13 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
         one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
         frozen=frozen, resolved=cfg, title="retrofit",
     )  # fmt: skip
-    kept, _ = partition.split(fitted.state.params, r"(lfe|delta)(/.*)?")
+    kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {
         "backbone": cfg.backbone,
         "backbone_hash": checkpoint.fingerprint(weights),
         "lfe": config.to_dict(cfg.lfe),
+        "cuts": cfg.cuts,
+        "lora": config.to_dict(cfg.lora),
         "stopped": fitted.stopped,
     }
     checkpoint.save_params(Path(cfg.out) / "lfe", kept, facts)
@@ -125,9 +118,9 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -
         "denoise_head": read(keys[2]),
         "probe": probe,
     }
-    if cfg.lora is not None:
+    if not cfg.lora.empty:
         sites = type(parts.backbone).sites(parts.backbone.cfg)
-        params["delta"] = deltas.init(keys[4], sites, cfg.lora)
+        params["lfe_delta"] = deltas.init(keys[4], sites, cfg.lora)
     return params
 
 

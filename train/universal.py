@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives
+from jaxrec import config, mesh, objectives
 from jaxrec.data import turns
 from jaxrec.data.world.businesses import read_businesses
 from jaxrec.data.world.records import Tenant
@@ -25,7 +25,7 @@ from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.answering import Answering
 from jaxrec.models.heads import HeadConfig, warm_start
 from jaxrec.models.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
-from jaxrec.models.personal_folder import load_lfe, save_personal
+from jaxrec.models.personal_folder import load_lfe, load_teacher, save_personal
 from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.training import gradients, loop, optimizer, step
@@ -65,6 +65,9 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     backbone, lfe_cfg, frozen, tok, facts = load_lfe(cfg.lfe, devices)
+    told, teacher = {}, None
+    if cfg.teacher:
+        teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices)
     vocab = backbone.cfg.vocab
     head = dataclasses.replace(cfg.head, vocab=vocab, d_z=lfe_cfg.d_z)
     lm = PersonalLM(backbone, PersonalConfig(lfe_cfg, head, cfg.p_enters, cfg.d_p, cfg.hyper_width))
@@ -82,11 +85,6 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
 
     init = lambda key, weights: init_params(key, lm, encoder, weights)
     params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed), frozen["backbone"])
-    told, teacher = {}, None
-    if cfg.teacher:
-        at = lambda shapes: mesh.shardings(devices, shapes)
-        teacher_cfg, told["teacher"] = hub.load(cfg.teacher, shardings=at)
-        teacher = hub.model_of(teacher_cfg)
     objective = objectives.universal(
         lm,
         encoder,
@@ -106,7 +104,8 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     )  # fmt: skip
     own = fitted.state.params
     table = infer_p(encoder, own["encoder"], known, 30)
-    whole = {"lfe": frozen["lfe"], "profile": {"p": table}, **own}
+    kept = {name: part for name, part in frozen.items() if name != "backbone"}
+    whole = {**kept, "profile": {"p": table}, **own}
     save_personal(Path(cfg.out) / "model", lm, encoder, whole, [t.key for t in tenants], facts)
     return {cfg.loop.monitor: fitted.value, "step": int(fitted.state.step)}
 

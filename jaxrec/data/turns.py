@@ -44,7 +44,7 @@ def question_of(tok: Tokenizer, turns: Sequence[tuple[str, str]], length: int) -
     for role, said in turns:
         mark = "<assistant>" if role == "assistant" else "<user>"
         ids += [tok.special[mark], *tok.encode(said)]
-    ids = [tok.special["<bos>"], *ids[-(length - 1) :]]
+    ids = [tok.special["<bos>"], *ids[max(len(ids) - length + 1, 0) :]]
     return Example(ids, [0.0] * len(ids))
 
 
@@ -52,7 +52,7 @@ def piece_of(tok: Tokenizer, said: str, length: int) -> Example:
     """A text as evidence: of one longer than `length` its beginning and its end, where greetings and closings stand."""
     ids = [tok.special["<assistant>"], *tok.encode(said), tok.special["<eos>"]]
     if len(ids) > length:
-        ids = [*ids[: length - length // 2], *ids[-(length // 2) :]]
+        ids = [*ids[: length - length // 2], *ids[len(ids) - length // 2 :]]
     return Example(ids, [0.0] * len(ids))
 
 

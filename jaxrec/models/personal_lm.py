@@ -79,7 +79,8 @@ class PersonalLM:
 
     def encode(self, params: PyTree, tokens: Tokens) -> LFEOutput:
         """Z of a batch of texts: the backbone runs once, and no gradient flows into it or its LFE."""
-        z = extract(self.backbone, self.lfe, params["backbone"], params["lfe"], tokens)
+        delta = params.get("lfe_delta")  # where the retrofit trained one
+        z = extract(self.backbone, self.lfe, params["backbone"], params["lfe"], tokens, delta)
         return jax.lax.stop_gradient(z)
 
     def personal(self, params: PyTree, p_BE: Float[Array, "B E"]) -> Delta:
