@@ -19,6 +19,7 @@ from jaxrec.models.personal_folder import load_personal
 from jaxrec.nn.decoder import DecoderConfig
 from jaxrec.structs import Tokens
 from jaxrec.training import step
+from jaxrec.training.optimizer import OptConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "retrofit", "universal", "personalize")
@@ -51,7 +52,11 @@ class Ran:
 def ran(tmp_path_factory):
     """All stages once, on twenty generated tenants and the hand-written ones, over eight devices."""
     out = tmp_path_factory.mktemp("runs")
+    quickly = jax.config.read(
+        "jax_disable_most_optimizations"
+    )  # compiling is what takes the time here
     with pytest.MonkeyPatch.context() as patch:
+        jax.config.update("jax_disable_most_optimizations", True)
         plain, made, saved, told = world.generate, [], {}, {}
         small = functools.cache(lambda: plain(n=20))
         patch.setattr(world, "generate", small)
@@ -74,6 +79,7 @@ def ran(tmp_path_factory):
             room = "eval" if name == "voices" else "train"
             told[name] = import_module(f"{room}.{script}").main(cfg)
         yield Ran(out, told, made, saved)
+        jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 def configs(out: Path) -> dict:
@@ -92,12 +98,13 @@ def configs(out: Path) -> dict:
     onboard = {"model": personal, "tenants": tenants, "piece": 12, "examples": 4, **sizes}
     return {
         "pretrain": experiment(
-            "backbone_sample", "train.pretrain", model=model, length=48, rows=8,
+            "backbone_sample", "train.pretrain", model=model, opt=OptConfig(lr=1e-2), length=48, rows=8,
             loop={"steps": 12, "eval_every": 6}, out=str(out / "pretrain"),
         ),
         "retrofit": experiment(
             "retrofit_sample", "train.retrofit", backbone=model_folder,
-            lfe=LFEConfig(d_z=16, top_k=2), context=12, length=16, rows=16, accum=2,
+            lfe=LFEConfig(d_z=16, top_k=2),
+            cuts=(1,), lora=DeltaConfig(lora_rank=2, stacks="stack_1"), context=12, length=16, rows=16, accum=2,
             loop={"steps": 4, "eval_every": 2}, out=str(out / "retrofit"),
         ),
         "universal": experiment(
@@ -156,15 +163,23 @@ def test_the_backbone_is_a_hugging_face_folder(ran):
 def test_the_retrofit_keeps_the_lfe_alone(ran):
     folder = ran.out / "retrofit" / "lfe"
     facts = checkpoint.load_facts(folder)
-    _, weights = hub.load(ran.out / "pretrain" / "model")
+    _, weights = hub.load(ran.out / "pretrain" / "model", cuts=(1,))
     assert facts["backbone_hash"] == checkpoint.fingerprint(weights)
-    assert set(checkpoint.load_params(folder)) == {"lfe"}
+    assert set(checkpoint.load_params(folder)) == {"lfe", "lfe_delta"}
 
 
 def test_a_saved_personal_model_is_the_one_that_was_trained(ran):
     devices = mesh.make()
     model = load_personal(ran.out / "universal" / "model", devices)
-    assert set(model.params) == {"backbone", "lfe", "head", "hypernet", "encoder", "profile"}
+    assert set(model.params) == {
+        "backbone",
+        "lfe",
+        "lfe_delta",
+        "head",
+        "hypernet",
+        "encoder",
+        "profile",
+    }
     loaded = {name: part for name, part in model.params.items() if name != "backbone"}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), ran.saved)
     assert model.params["profile"]["p"].shape == (len(model.tenants), 8)

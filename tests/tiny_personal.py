@@ -1,5 +1,7 @@
 """A personal model of toy size with random weights, and batches for it: no compilation is needed to make them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,11 @@ from jaxrec.models.profile import Evidence, ProfileEncoder, ProfileEncoderConfig
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens, Turns
 
+# Half the time to compile; how fast such small programs run does not matter.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 VOCAB, D_Z, D_P = 40, 8, 6
-DECODER = DecoderConfig(
-    vocab=VOCAB, d_model=16, layers=2, heads=2, groups=1, head_dim=8, d_ff=24, cuts=(1,)
-)
+DECODER = DecoderConfig(vocab=VOCAB, d_model=16, layers=2, heads=2, groups=1, head_dim=8, d_ff=24)
 PERSONAL = PersonalConfig(
     lfe=LFEConfig(d_z=D_Z, top_k=2),
     head=HeadConfig(vocab=VOCAB, d_model=16, layers=2, heads=2, groups=1, d_ff=24, d_z=D_Z),

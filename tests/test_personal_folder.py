@@ -1,0 +1,103 @@
+"""A personal model's folder: what is loaded is what was saved, and another backbone is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny_personal as tiny
+
+from jaxrec import checkpoint, config, hub, mesh
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data.text import train_tokenizer
+from jaxrec.models.personal_folder import (
+    BackboneMismatch,
+    load_lfe,
+    load_personal,
+    load_teacher,
+    save_personal,
+)
+from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.nn.decoder import Decoder
+
+CFG = dataclasses.replace(tiny.DECODER, vocab=290, cuts=(1,))
+LORA = deltas.DeltaConfig(lora_rank=2, lora_sites="q", stacks="stack_1")
+
+
+@pytest.fixture
+def devices():
+    return mesh.make(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    ids = np.zeros((1, 2), np.int32)
+    weights = tiny.random_like(lambda: Decoder(CFG).init(jax.random.key(0), jax.numpy.asarray(ids)))
+    hub.save(folder / "backbone", CFG, weights["params"])
+    words = [
+        f"We open at {i}, the {a} mill is {b} us." for i in range(9) for a in "xyz" for b in "uv"
+    ]
+    train_tokenizer(words, 290).save(folder / "backbone" / "tokenizer.json")
+    _, loaded = hub.load(folder / "backbone", cuts=CFG.cuts)
+    facts = {
+        "backbone": str(folder / "backbone"),
+        "backbone_hash": checkpoint.fingerprint(loaded),
+        "lfe": config.to_dict(tiny.PERSONAL.lfe),
+        "cuts": CFG.cuts,
+        "lora": config.to_dict(LORA),
+    }
+    rng = np.random.default_rng(0)
+    delta = deltas.shapes(Decoder.sites(CFG), LORA)
+    delta = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), delta)
+    parts = {**tiny.params(), "profile": {"p": np.eye(2, tiny.D_P, dtype=np.float32)}}
+    own = {**{n: p for n, p in parts.items() if n != "backbone"}, "lfe_delta": delta}
+    checkpoint.save_params(folder / "lfe", {n: own[n] for n in ("lfe", "lfe_delta")}, facts)
+    lm = PersonalLM(Decoder(CFG), tiny.PERSONAL)
+    save_personal(folder / "personal", lm, tiny.ENCODER, own, ["a", "b"], facts)
+    return folder, own, facts
+
+
+def test_a_personal_model_comes_back_as_it_was(saved, devices):
+    folder, own, _ = saved
+    model = load_personal(folder / "personal", devices)
+    assert (model.lm.cfg, model.encoder.cfg) == (tiny.PERSONAL, tiny.ENCODER.cfg)
+    assert model.lm.backbone.cfg.cuts == (1,) and model.tenants == ("a", "b")
+    loaded = {name: part for name, part in model.params.items() if name != "backbone"}
+    jax.tree.map(np.testing.assert_array_equal, loaded, own)
+
+
+def test_an_lfe_brings_its_backbone_and_its_lora(saved, devices):
+    folder, _, facts = saved
+    backbone, lfe, params, tok, told = load_lfe(folder / "lfe", devices)
+    assert lfe == tiny.PERSONAL.lfe and tok.size == 290
+    assert checkpoint.fingerprint(params["backbone"]) == facts["backbone_hash"]
+    assert told["backbone"] == facts["backbone"]
+    deltas.check(params["lfe_delta"], Decoder.sites(backbone.cfg))
+    lm = PersonalLM(backbone, tiny.PERSONAL)
+    row = tiny.tokens(np.random.default_rng(0), 1, 4).replace(loss_BL=None)
+    z_of = tiny.jit(lambda params, row: lm.encode(params, row).z_cls_BD)
+    without = {name: part for name, part in params.items() if name != "lfe_delta"}
+    assert (
+        np.abs(np.asarray(z_of(params, row)) - np.asarray(z_of(without, row))).max() > 1e-3
+    )  # the LoRA is in use
+
+
+def test_another_backbone_is_refused(saved, devices, tmp_path):
+    _, own, facts = saved
+    told = {**facts, "backbone_hash": "0" * 16}
+    checkpoint.save_params(tmp_path / "lfe", {"lfe": own["lfe"]}, told)
+    with pytest.raises(BackboneMismatch, match="hash 0000000000000000, but"):
+        load_lfe(tmp_path / "lfe", devices)
+    save_personal(tmp_path / "own", tiny.LM, tiny.ENCODER, {"lfe": own["lfe"]}, [], told)
+    with pytest.raises(BackboneMismatch, match="hash 0000000000000000, but"):
+        load_personal(tmp_path / "own", devices)
+
+
+def test_a_teacher_shares_the_vocabulary(saved, devices):
+    folder, _, _ = saved
+    module, params = load_teacher(str(folder / "backbone"), Decoder(CFG), devices)
+    assert module.cfg.vocab == len(params["embed"]["table"]) == 290
+    with pytest.raises(RunError, match="290 tokens, the backbone 40"):
+        load_teacher(str(folder / "backbone"), Decoder(tiny.DECODER), devices)
