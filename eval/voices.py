@@ -15,6 +15,7 @@ import numpy as np
 
 from eval.turn_cost import turn_cost
 from jaxrec import checkpoint, config, mesh, results
+from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.world.businesses import KEYS, read_businesses
 from jaxrec.data.world.floors import nearest, token_f1
@@ -53,10 +54,17 @@ class Asked:
 
 
 def main(cfg: VoicesConfig) -> dict:
-    """Prints the table, writes OUT/results.json with a few answers side by side, and returns that record's content."""
+    """Prints the table, writes OUT/results.json with a few answers side by side, and returns that record's content.
+
+    Raises RunError for a profile without p.
+    """
     began = time.time()
     facts = checkpoint.load_facts(cfg.profile)
     profile = checkpoint.load_params(cfg.profile)
+    if "p" not in profile:
+        raise RunError(
+            f"{cfg.profile} holds Deltas of the tenants' own, and no p: onboard them without own_delta"
+        )
     model = load_personal(facts["model"], mesh.make(cfg.mesh))
     world = {t.key: t for t in [*generate(), *read_businesses()]}
     tenants = [world[key] for key in facts["tenants"]]

@@ -1,13 +1,16 @@
 """The joined model: decoding is teacher forcing, rows do not mix, and the backbone runs once a turn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_personal as tiny
 
+from jaxrec.delta import DeltaConfig
 from jaxrec.models.lfe import LFEConfig
-from jaxrec.models.personal_lm import PersonalConfig
+from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.structs import Tokens
 
 LM = tiny.LM
@@ -36,6 +39,29 @@ def begin(params, question, p_BE):
 @tiny.jit
 def step(params, turn, ids_BL, mask_BL, cache):
     return LM.step(params, turn)(ids_BL, mask_BL, cache)
+
+
+def test_decoding_with_a_soft_prompt_is_teacher_forcing_too(world):
+    """What stands before the first token enters the cache once, and takes slots there."""
+    _, question, answer, p_BE = world
+    spec = DeltaConfig(prompt_length=2, prefix_length=2, adapter_size=3)
+    lm = PersonalLM(LM.backbone, dataclasses.replace(tiny.PERSONAL, p_enters=spec))
+    own = tiny.random_like(lm.init, jax.random.key(0), seed=5)
+    params = {"backbone": tiny.backbone(), **own}
+
+    @tiny.jit
+    def both(params, question, answer, p_BE):
+        z = lm.encode(params, question)
+        whole = lm.answer(params, z, answer, lm.personal(params, p_BE)).logits
+        step, cache = lm.step(params, lm.turn(params, z, p_BE)), lm.new_cache(B, 3)
+        parts = []
+        for i in range(3):
+            logits, cache = step(answer.ids_BL[:, i : i + 1], jnp.ones((B, 1), bool), cache)
+            parts.append(logits)
+        return whole[:, :3], jnp.stack(parts, 1)
+
+    whole, parts = both(params, question, answer, p_BE)
+    np.testing.assert_allclose(parts, whole, atol=2e-4)
 
 
 @pytest.mark.parametrize("stranger", [False, True])

@@ -229,6 +229,12 @@ def test_the_voices_are_compared_and_recorded(ran):
     assert {"versions", "hardware", "commit", "wall_s", "config", "seed"} <= set(record)
 
 
+def test_vectors_are_not_compared_where_tenants_have_none(ran):
+    cfg = dataclasses.replace(configs(ran.out)["voices"], profile=str(ran.out / "own" / "profile"))
+    with pytest.raises(config.RunError, match="no p: onboard them without own_delta"):
+        import_module("eval.voices").main(cfg)
+
+
 def test_training_again_in_a_finished_folder_changes_nothing(ran):
     """A finished run that is started again resumes at its end."""
     before = checkpoint.load_params(ran.out / "personalize" / "profile")
