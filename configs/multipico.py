@@ -6,7 +6,7 @@ Headline and settings were chosen with `--validate`, before the test folds were 
 own p by gradient .689, .581; by encoder .689, .582; pooled .673, .609; mean p .675, .611; another's p .661, .629.
 
 Test folds, k = 30: own p by gradient .695 [.680, .709], .574; a LoRA of their own .688, .589; pooled .677, .608;
-mean p .679, .606; another's p .670, .628. Three minutes on two cores; reading the texts the first time, five or so more.
+mean p .679, .606; another's p .670, .628. Three minutes on two cores; reading the texts the first time, five more.
 """
 
 from eval.personalize import PersonalizeConfig
