@@ -312,3 +312,21 @@ def test_a_tenant_who_is_unknown_or_has_too_few_examples(refused, models):
             "train.personalize", *model, "--tenants", "kestrel_travel", "--examples", number
         )
         assert (status, f"{number} are asked for" in said) == (1, True), said
+
+
+def test_what_the_operating_system_refuses_is_one_line_and_a_bug_is_not(capsys):
+    def main_that(error):
+        def main(_):
+            raise error
+
+        return lambda: config.run(main, tiny.DeltaConfig, argv=[])
+
+    for error, said in (
+        (PermissionError(13, "Permission denied", "runs/x"), "error: runs/x: Permission denied\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main_that(error)()
+        assert (stop.value.code, capsys.readouterr().err) == (1, said)
+    with pytest.raises(OSError, match="a bug of ours"):
+        main_that(OSError("a bug of ours"))()
