@@ -1,6 +1,8 @@
 """Onboarding of the sample world's unseen tenants, generated and hand-written, from 30 examples each.
 
-python -m train.personalize configs/personalize_sample.py
+    python -m train.personalize configs/personalize_sample.py
+
+Under a minute on two cores for 50 tenants at once.
 """
 
 from jaxrec.training.loop import LoopConfig
