@@ -62,7 +62,7 @@ def main() -> int:
             config={"race": race.name, "rounds": rounds},
             wall_s=time.perf_counter() - start,
             filename=f"{race.name}.json",
-            versions=versions,
+            peers=versions,
             command=f"python -m eval.bench --race {race.name}",
         )
         broken |= any(

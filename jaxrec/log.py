@@ -10,11 +10,8 @@ Only process 0 writes.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +22,8 @@ import jax
 from tqdm import tqdm
 
 from jaxrec import config as configs
+from jaxrec.results import commit, versions
 
-_PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _SHOWN = ("loss", "tokens/s", "examples/s")  # beside the bar, as far as they are there
 
 
@@ -144,30 +141,10 @@ def environment() -> dict[str, Any]:
     return {
         "commit": commit(),
         "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
     }
-
-
-def commit() -> str | None:
-    """The commit of the source tree, with "+" when files differ from it; None where there is no git."""
-    here = Path(__file__).parent
-    git = lambda *words: subprocess.run(
-        ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _continued(path: Path, start: int) -> Any:

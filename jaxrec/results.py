@@ -40,7 +40,7 @@ def write_results(
     *,
     headline: str | None = None,
     filename: str = "results.json",
-    versions: Mapping[str, str] | None = None,
+    peers: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Path:
     """Writes `out_dir/filename`, whole or not at all, and returns its path.
@@ -50,7 +50,7 @@ def write_results(
       rows, paired: flat dicts. A number that is not finite becomes null, since JSON has no NaN.
       config: the resolved configuration, a dataclass or anything made of plain values.
       headline: the row that was named, before the run, as the one that counts.
-      versions: packages beyond our own, for instance the peers' of a race.
+      peers: versions of packages beyond our own, of a race's peers say.
       more: further top-level fields.
     Raises:
       ValueError: a row lacks a key, or `headline` names no row.
@@ -63,7 +63,7 @@ def write_results(
         if headline is not None and headline not in known:
             raise ValueError(f"{name}: headline {headline!r} is none of the rows {sorted(known)}")
     record = {"name": name, "rows": list(rows), "paired": list(paired), "headline": headline}
-    record |= {"config": config, "seed": seed, "versions": _versions() | dict(versions or {})}
+    record |= {"config": config, "seed": seed, "versions": versions() | dict(peers or {})}
     record |= {"hardware": hardware(), "commit": commit(), "wall_s": round(wall_s, 2), **more}
     path = Path(out_dir) / filename
     _write_atomically(path, json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
@@ -133,7 +133,8 @@ def _check(name: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], wh
             raise ValueError(f"{name}: {what} {i} lacks {', '.join(missing)}: it has {sorted(row)}")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Python and the packages that results depend on, as far as they are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
