@@ -24,6 +24,6 @@ config = PretrainConfig(
     length=256,
     rows=16,
     opt=OptConfig(lr=3e-3, warmup=50, weight_decay=0.01),
-    loop=LoopConfig(steps=1000, eval_every=250, save_every=250, monitor="bits_per_byte"),
+    loop=LoopConfig(steps=600, eval_every=200, save_every=200, monitor="bits_per_byte"),
     out="runs/backbone_small",
 )

@@ -153,7 +153,7 @@ class Profile:
 
 @struct.dataclass
 class KVCache:
-    """Keys and values by stack, compact: a row's n-th real token lies in slot n, whatever the padding was.
+    """Keys and values [N, B, G, M, K] by stack, compact: a row's n-th real token lies in slot n, whatever its padding.
 
     So slot = rotary position, a slot is valid while it is below `filled_B`, and padding is written nowhere
     (`mode="drop"`). Rides in the scan's carry.

@@ -135,7 +135,7 @@ def test_a_memory_encoder_reads_the_whole_memory(world):
     before = remember(params, memory)
     other = memory.replace(z_BMD=memory.z_BMD.at[:, 0].add(1.0))
     after = remember(params, other)
-    assert np.abs(np.asarray(before.k_NBMGK - after.k_NBMGK)[:, 0, 1]).max() > 1e-4
+    assert np.abs(np.asarray(before.k_NBGMK - after.k_NBGMK)[:, 0, :, 1]).max() > 1e-4
 
 
 def test_memory_joins_summary_turn_and_passages():

@@ -71,8 +71,8 @@ class Memory:
 class Recall:
     """A memory made ready for decoding: keys and values of every layer. Made once a turn, read at every token."""
 
-    k_NBMGK: Array
-    v_NBMGK: Array
+    k_NBGMK: Array
+    v_NBGMK: Array
     mask_BM: Array
     segment_BM: Array
 
@@ -131,7 +131,7 @@ class HeadBlock(nn.Module):
             norm("attn_norm"), mask_BLM, delta, turn=turn, positions=positions, cache=cache
         )
         x_BLD = x_BLD + attended
-        memory = recall.k_NBMGK[layer], recall.v_NBMGK[layer]
+        memory = recall.k_NBGMK[layer], recall.v_NBGMK[layer]
         x_BLD = x_BLD + self.cross.over(
             norm("cross_norm"), memory, recall.mask_BM, delta, recall.segment_BM
         )

@@ -32,21 +32,36 @@ def attend(
     prefix: Prefix | None = None,
 ) -> Float[Array, "B L H K"]:
     """Softmax attention of each query over the keys that `mask_BLM` shows it. A query that sees none gives 0."""
+    heads_first = lambda x: x.swapaxes(1, 2)
+    return attend_by_head(
+        q_BLHK, heads_first(k_BMGK), heads_first(v_BMGK), mask_BLM, bias_BHLM, prefix
+    )
+
+
+def attend_by_head(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BGMK: Float[Array, "B G M K"],
+    v_BGMK: Float[Array, "B G M K"],
+    mask_BLM: Bool[Array, "_ L M"],
+    bias_BHLM: Float[Array, "_ H L M"] | None = None,
+    prefix: Prefix | None = None,
+) -> Float[Array, "B L H K"]:
+    """`attend` over keys and values that lie head by head, as a cache keeps them: then nothing is copied to read them."""
     b, length, h, size = q_BLHK.shape
-    g = k_BMGK.shape[2]
+    g = k_BGMK.shape[1]
     q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
     q_BGXK = q_BGXK.reshape(b, g, h // g * length, size)
 
-    def scores(k_BMGK: Array) -> Array:
-        s = jnp.einsum("bgxk,bmgk->bgxm", q_BGXK, k_BMGK, preferred_element_type=jnp.float32)
+    def scores(k_BGMK: Array) -> Array:
+        s = jnp.einsum("bgxk,bgmk->bgxm", q_BGXK, k_BGMK, preferred_element_type=jnp.float32)
         return (s / math.sqrt(size)).reshape(b, h, length, -1)
 
-    def mix(weights_BHLM: Array, v_BMGK: Array) -> Array:
-        w = weights_BHLM.astype(v_BMGK.dtype).reshape(b, g, h // g * length, -1)
-        o = jnp.einsum("bgxm,bmgk->bgxk", w, v_BMGK).reshape(b, g, h // g, length, size)
+    def mix(weights_BHLM: Array, v_BGMK: Array) -> Array:
+        w = weights_BHLM.astype(v_BGMK.dtype).reshape(b, g, h // g * length, -1)
+        o = jnp.einsum("bgxm,bgmk->bgxk", w, v_BGMK).reshape(b, g, h // g, length, size)
         return o.transpose(0, 3, 1, 2, 4).reshape(b, length, h, size)
 
-    s_BHLM = scores(k_BMGK)
+    s_BHLM = scores(k_BGMK)
     if bias_BHLM is not None:
         s_BHLM = s_BHLM + bias_BHLM
     seen = mask_BLM[:, None]
@@ -55,18 +70,18 @@ def attend(
     if prefix is None:
         e = jnp.exp(s_BHLM - top) * seen
         total = e.sum(-1, keepdims=True)
-        return mix(e / jnp.where(total > 0, total, 1.0), v_BMGK)
-    return _with_prefix(s_BHLM, seen, top, v_BMGK, prefix, scores, mix)
+        return mix(e / jnp.where(total > 0, total, 1.0), v_BGMK)
+    return _with_prefix(s_BHLM, seen, top, v_BGMK, prefix, scores, mix)
 
 
-def _with_prefix(s_BHLM, seen, top, v_BMGK, prefix: Prefix, scores, mix) -> Float[Array, "B L H K"]:
+def _with_prefix(s_BHLM, seen, top, v_BGMK, prefix: Prefix, scores, mix) -> Float[Array, "B L H K"]:
     """Keys and prefix in one softmax, the prefix's mass times its gate.
 
     The shared maximum leaves out a head whose gate is 0: then the sum over keys is, bit for bit, the one without a
     prefix, and the gate still has its gradient exp(s_p) (v_p - out) / Z. Adding log(gate) to the scores has none.
     """
     b = s_BHLM.shape[0]
-    whole = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])).astype(v_BMGK.dtype)
+    whole = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])).astype(v_BGMK.dtype).swapaxes(1, 2)
     gate = prefix.gate_NBH.astype(jnp.float32)[:, :, None, None]
     # a mass is not negative: below 0 the gate is closed, yet keeps the gradient that can open it again
     gate = gate + jax.lax.stop_gradient(jnp.maximum(gate, 0.0) - gate)
@@ -79,7 +94,7 @@ def _with_prefix(s_BHLM, seen, top, v_BMGK, prefix: Prefix, scores, mix) -> Floa
     e_p = jnp.exp(jnp.minimum(s_BHLP - top, _FAR)) * gate
     total = e.sum(-1, keepdims=True) + e_p.sum(-1, keepdims=True)
     total = jnp.where(total > 0, total, 1.0)
-    return mix(e / total, v_BMGK) + mix(e_p / total, whole(prefix.v_NBPGK))
+    return mix(e / total, v_BGMK) + mix(e_p / total, whole(prefix.v_NBPGK))
 
 
 # ------------------------------------------------------------------------------------------- masks, biases
@@ -199,6 +214,7 @@ class Attention(nn.Module):
         q, k, v = (self._heads_of(name, x_BLD, delta) for name in "qkv")
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if cache is not None:
             cache = cache.write(k, v)
             k, v = cache.read()
@@ -207,14 +223,14 @@ class Attention(nn.Module):
             bias_BHLM = _sum(
                 bias_BHLM, distance_bias(change.distance_NBHX, *positions, self.causal)
             )
-        out = attend(
-            q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, self._prefix(delta)
-        )
+        prefix = self._prefix(delta)
+        out = attend_by_head(q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, prefix)
         return self._out(out, delta), cache
 
     def remember(self, memory_BMD: Array, delta: LayerDelta | None = None) -> tuple[Array, Array]:
-        """Keys and values [B, M, G, K] of a memory."""
-        return self._heads_of("k", memory_BMD, delta), self._heads_of("v", memory_BMD, delta)
+        """Keys and values [B, G, M, K] of a memory."""
+        k, v = (self._heads_of(name, memory_BMD, delta) for name in "kv")
+        return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
     def over(
         self,
@@ -237,7 +253,9 @@ class Attention(nn.Module):
         seen = jnp.broadcast_to(
             mask_BM[:, None, :], (mask_BM.shape[0], x_BLD.shape[1], mask_BM.shape[1])
         )
-        out = attend(q, k.astype(q.dtype), v.astype(q.dtype), seen, bias, self._prefix(delta))
+        out = attend_by_head(
+            q, k.astype(q.dtype), v.astype(q.dtype), seen, bias, self._prefix(delta)
+        )
         return self._out(out, delta)
 
     def _site(self, name: str) -> str:

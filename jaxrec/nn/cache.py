@@ -17,7 +17,7 @@ def new_cache(
 ) -> KVCache:
     """An empty cache: `stacks` gives the number of layers of each stack, `slots` the longest text a row can hold."""
     empty = lambda: {
-        n: jnp.zeros((k, batch, slots, groups, head_dim), dtype) for n, k in stacks.items()
+        n: jnp.zeros((k, batch, groups, slots, head_dim), dtype) for n, k in stacks.items()
     }
     return KVCache(k=empty(), v=empty(), filled_B=jnp.zeros((batch,), jnp.int32))
 
@@ -34,19 +34,21 @@ def slots_for(
 class LayerCache:
     """Layer `n` of one stack's keys and values, and where the present tokens go."""
 
-    k: Float[Array, "N B M G K"]
-    v: Float[Array, "N B M G K"]
+    k: Float[Array, "N B G M K"]
+    v: Float[Array, "N B G M K"]
     slots_BL: Int[Array, "B L"]
     n: int | Int[Array, ""]
 
     def write(
-        self, k_BLGK: Float[Array, "B L G K"], v_BLGK: Float[Array, "B L G K"]
+        self, k_BGLK: Float[Array, "B G L K"], v_BGLK: Float[Array, "B G L K"]
     ) -> "LayerCache":
         """Puts the tokens into their slots; those whose slot does not exist (padding) are dropped."""
-        rows = jnp.arange(k_BLGK.shape[0])[:, None]
-        put = lambda x, new: x.at[self.n, rows, self.slots_BL].set(new.astype(x.dtype), mode="drop")
-        return self.replace(k=put(self.k, k_BLGK), v=put(self.v, v_BLGK))
+        rows = jnp.arange(k_BGLK.shape[0])[:, None, None]
+        heads = jnp.arange(k_BGLK.shape[1])[None, :, None]
+        at = (self.n, rows, heads, self.slots_BL[:, None, :])
+        put = lambda x, new: x.at[at].set(new.astype(x.dtype), mode="drop")
+        return self.replace(k=put(self.k, k_BGLK), v=put(self.v, v_BGLK))
 
-    def read(self) -> tuple[Float[Array, "B M G K"], Float[Array, "B M G K"]]:
+    def read(self) -> tuple[Float[Array, "B G M K"], Float[Array, "B G M K"]]:
         """Keys and values of this layer."""
         return self.k[self.n], self.v[self.n]

@@ -83,7 +83,7 @@ def enter(
 
 
 def _into_cache(x_BLD: Array, mask_BL: Array, cache: KVCache, shared: int) -> Entry:
-    n_slots = next(iter(cache.k.values())).shape[2]
+    n_slots = next(iter(cache.k.values())).shape[3]
     if x_BLD.shape[1] > n_slots:
         raise ValueError(
             f"{x_BLD.shape[1]} tokens at once, but the cache has {n_slots} slots a row"
