@@ -46,7 +46,7 @@ def attend_by_head(
     bias_BHLM: Float[Array, "_ H L M"] | None = None,
     prefix: Prefix | None = None,
 ) -> Float[Array, "B L H K"]:
-    """`attend` over keys and values that lie head by head, as a cache keeps them: then nothing is copied to read them."""
+    """`attend` over keys and values that lie head by head, as a cache keeps them: nothing is copied to read them."""
     b, length, h, size = q_BLHK.shape
     g = k_BGMK.shape[1]
     q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
