@@ -1,6 +1,8 @@
 """A 2.4-million-parameter Llama on real text: task dialogues of 26 services (sgd) and one author's notes (twin_til).
 
-JAXREC_DATA=... python -m train.pretrain configs/backbone_small.py
+    JAXREC_DATA=... python -m train.pretrain configs/backbone_small.py
+
+Eleven minutes and 1.8 GB on two cores; 1.15 bits a byte on the held-out fiftieth of the documents.
 """
 
 from jaxrec.nn.decoder import DecoderConfig
