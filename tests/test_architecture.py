@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "configs")
 FLOORS = [
     "types config",
-    "structs sites delta quant tables mesh checkpoint log metrics results losses data",
+    "structs sites delta quant tables mesh checkpoint log metrics ranking results losses data",
     "nn training retrieval",
     "models hub dialogue twin",
-    "objectives serve",
+    "objectives recommenders serve",
     "demo chat",
 ]
 FLOOR_OF = {room: floor for floor, names in enumerate(FLOORS) for room in names.split()}

@@ -231,7 +231,7 @@ def test_a_teacher_adds_its_weight_times_the_divergence():
 
     @tiny.jit
     def said_by_the_head(tree, batch):
-        halves = objectives.halves(batch.evidence)
+        halves = objectives.personal.halves(batch.evidence)
         first, second = (tiny.ENCODER.apply({"params": tree["encoder"]}, h) for h in halves)
         delta = tiny.LM.personal(tree, (first + second) / 2)
         z = tiny.LM.encode(tree, batch.question)

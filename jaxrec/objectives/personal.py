@@ -1,8 +1,7 @@
-"""Floor 4: one short function per training stage: what is forwarded, what is penalised, what is counted.
+"""Floor 4: the stages that make a language model somebody's own: pretrain, retrofit, universal, personalize.
 
-Each returns an `Objective`: the LossFn and the `weigh` that gives its denominators before the first microbatch
-(`jaxrec.training.gradients` has the contract). `params` and `frozen` are two parts of one tree; which is which is the
-script's rule of paths, so a loss joins them and does not care.
+`params` and `frozen` are two parts of one tree; which is which is the script's rule of paths, so a loss joins them and
+does not care.
 """
 
 import dataclasses
@@ -21,18 +20,12 @@ from jaxrec.losses.tokens import distil, next_token
 from jaxrec.models.heads import GenerativeHead, memory_of
 from jaxrec.models.lfe import LFE, extract
 from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
-from jaxrec.training.gradients import LossFn, Spanning
+from jaxrec.training.gradients import Spanning
 from jaxrec.training.partition import merge
 
 Module = Any  # a flax module: what it is made of is no business of an objective
-
-
-class Objective(NamedTuple):
-    """What a stage minimises, and what its terms are divided by."""
-
-    loss: LossFn | Spanning
-    weigh: Callable[[Any], dict[str, Float[Array, ""]]]
 
 
 def targets(tokens: Tokens) -> Float[Array, ""]:
