@@ -16,7 +16,7 @@ ROOMS = ("jaxrec", "train", "eval", "configs")
 FLOORS = [
     "types config",
     "structs sites delta quant tables mesh checkpoint log metrics ranking results losses data",
-    "nn training retrieval",
+    "nn training retrieval people",
     "models hub dialogue twin",
     "objectives recommenders serve",
     "demo chat",
