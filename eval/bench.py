@@ -1,6 +1,6 @@
 """The speed races: jaxrec's own code against its peers, on this machine, in the same run.
 
-    python -m eval.bench --peers .venv-bench/bin/python --out results/bench      (what `make bench` does)
+    python -m eval.bench --peers .venv-bench/bin/python --recbole .venv-recbole/bin/python --out results/bench
     python -m eval.bench --race generate-16 --race encode                        some of them
     python -m eval.bench --list
 
@@ -44,10 +44,7 @@ def main() -> int:
         return 0
     from jaxrec.results import print_table, write_results
 
-    if flags.peers is not None and not flags.peers.exists():
-        print(f"bench: no Python at {flags.peers}: the peers' rows will be empty", file=sys.stderr)
-        flags.peers = None
-    pythons = {False: sys.executable, True: str(flags.peers.absolute()) if flags.peers else None}
+    pythons = {"": sys.executable, "peers": found(flags.peers), "recbole": found(flags.recbole)}
     broken = False
     for race in races:
         start = time.perf_counter()
@@ -71,6 +68,14 @@ def main() -> int:
     return int(broken)
 
 
+def found(python: Path | None) -> str | None:
+    """An interpreter's path if it is there; if not, its contenders' rows will say that they are not installed."""
+    if python is not None and not python.exists():
+        print(f"bench: no Python at {python}: its contenders' rows will be empty", file=sys.stderr)
+        return None
+    return str(python.absolute()) if python else None
+
+
 def parse() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(
@@ -83,6 +88,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="say which races there are")
     parser.add_argument("--peers", type=Path, help="the Python of the peers' environment")
+    parser.add_argument("--recbole", type=Path, help="the Python of RecBole's own environment")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="where files go")
     parser.add_argument("--rounds", type=int, help="calm rounds a race needs")
     return parser.parse_args()

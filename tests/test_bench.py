@@ -89,9 +89,9 @@ def test_processes_answers_and_absences(fake, tmp_path):
         "other": Entry(fake, options={"value": 1.5}),
         "absent": Entry(fake, options={"missing": True}),
         "broken": Entry(fake, options={"broken": True}),
-        "peer": Entry(fake, peer=True),
+        "peer": Entry(fake, environment="peers"),
     }
-    pythons = {False: sys.executable, True: None}
+    pythons = {"": sys.executable, "peers": None}
     rows, versions = harness.run(race(entries), pythons, tmp_path / "logs", 2)
     by_name = {row["contender"]: row for row in rows}
     assert set(by_name) == set(entries) - {"base"} and versions == {"fake": "1.0"}
@@ -106,15 +106,18 @@ def test_processes_answers_and_absences(fake, tmp_path):
 
 
 def test_without_the_base_there_is_a_figure_but_no_ratio(fake, tmp_path):
-    entries = {"base": Entry(fake, peer=True), "jaxrec": Entry(fake)}
-    rows, _ = harness.run(race(entries), {False: sys.executable, True: None}, tmp_path, 2)
+    entries = {"base": Entry(fake, environment="peers"), "jaxrec": Entry(fake)}
+    rows, _ = harness.run(race(entries), {"": sys.executable, "peers": None}, tmp_path, 2)
     assert rows[0]["value"] > 0 and rows[0]["ratio"] is None
     assert rows[0]["note"] == "base: not installed"
 
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_command(fake, tmp_path, monkeypatch, capsys, broken):
-    entries = {"base": Entry(fake, peer=True), "jaxrec": Entry(fake, options={"broken": broken})}
+    entries = {
+        "base": Entry(fake, environment="peers"),
+        "jaxrec": Entry(fake, options={"broken": broken}),
+    }
     monkeypatch.setattr(bench, "RACES", (race(entries),))
     monkeypatch.setattr(bench, "CACHE", tmp_path)
     words = ["bench", "--race", "r", "--out", str(tmp_path), "--rounds", "2"]
@@ -132,7 +135,7 @@ def test_the_card_is_consistent():
     assert len({race.name for race in RACES}) == len(RACES)
     for one in RACES:
         assert one.base in one.entries and set(one.bars) <= set(one.entries)
-        ours = {name for name, entry in one.entries.items() if not entry.peer}
+        ours = {name for name, entry in one.entries.items() if not entry.environment}
         assert ours and all(name.startswith("jaxrec") for name in ours)
         assert all(importlib.util.find_spec(e.module) is not None for e in one.entries.values())
 

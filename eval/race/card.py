@@ -37,7 +37,7 @@ def _generate(batch: int) -> Race:
         about=f"greedy generation at batch {batch} against transformers generate",
         base="transformers",
         entries={
-            "transformers": Entry(f"{TORCH}decode", options={"batch": batch}, peer=True),
+            "transformers": Entry(f"{TORCH}decode", options={"batch": batch}, environment="peers"),
             "jaxrec": Entry(f"{JAX}decode", options={"batch": batch}),
         },
         unit="tokens/s",
@@ -94,8 +94,12 @@ RACES = (
         about="16 LoRAs (rank 16, seven sites) in one batch against PEFT adapter_names",
         base="peft, 16 adapters",
         entries={
-            "peft, 16 adapters": Entry(f"{TORCH}decode", options={"adapters": 16}, peer=True),
-            "peft, one adapter": Entry(f"{TORCH}decode", options={"adapters": 1}, peer=True),
+            "peft, 16 adapters": Entry(
+                f"{TORCH}decode", options={"adapters": 16}, environment="peers"
+            ),
+            "peft, one adapter": Entry(
+                f"{TORCH}decode", options={"adapters": 1}, environment="peers"
+            ),
             "jaxrec, 16 LoRAs": Entry(f"{JAX}decode", options={"adapters": 16}),
         },
         unit="tokens/s",
@@ -110,7 +114,7 @@ RACES = (
         about="a LoRA training step (rank 16, seven sites, AdamW, fp32) on 8 x 256 tokens",
         base="torch + peft",
         entries={
-            "torch + peft": Entry(f"{TORCH}sft", peer=True),
+            "torch + peft": Entry(f"{TORCH}sft", environment="peers"),
             "jaxrec": Entry(f"{JAX}sft"),
         },
         unit="tokens/s",
@@ -121,8 +125,10 @@ RACES = (
         about="MiniLM sentence vectors of 512 short texts, tokenising included",
         base="sentence-transformers",
         entries={
-            "sentence-transformers": Entry(f"{TORCH}encode", peer=True),
-            "onnxruntime": Entry(f"{TORCH}encode", options={"engine": "onnxruntime"}, peer=True),
+            "sentence-transformers": Entry(f"{TORCH}encode", environment="peers"),
+            "onnxruntime": Entry(
+                f"{TORCH}encode", options={"engine": "onnxruntime"}, environment="peers"
+            ),
             "jaxrec": Entry(f"{JAX}encode"),
         },
         unit="texts/s",
@@ -133,7 +139,7 @@ RACES = (
         about="a new process: import of jaxrec, and --help of a training script (bar: 2 s)",
         base="import peft",
         entries={
-            "import peft": Entry(f"{TORCH}start", peer=True),
+            "import peft": Entry(f"{TORCH}start", environment="peers"),
             "jaxrec, import": Entry(f"{JAX}start", "import"),
             "jaxrec, --help": Entry(f"{JAX}start", "help"),
         },

@@ -27,12 +27,12 @@ class Entry:
     module: str
     work: str = "work"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    peer: bool = False  # runs in the peers' environment
+    environment: str = ""  # whose Python runs it: "" is our own, "peers", "recbole"
 
     @property
-    def process(self) -> tuple[str, str, bool]:
+    def process(self) -> tuple[str, str, str]:
         """What tells its process from another."""
-        return self.module, json.dumps(dict(self.options), sort_keys=True), self.peer
+        return self.module, json.dumps(dict(self.options), sort_keys=True), self.environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +114,23 @@ def quiet_environment() -> dict[str, str]:
 
 
 def run(
-    race: Race, pythons: Mapping[bool, str | None], logs: Path, rounds: int
+    race: Race, pythons: Mapping[str, str | None], logs: Path, rounds: int
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """(one race's rows, the versions its contenders gave).
 
-    `pythons` maps "is a peer" to an interpreter, or to None where there is none. A contender that is missing, or
-    whose answers differ from the base's, has a row without figures and a note.
+    `pythons` maps an environment's name to its interpreter, or to None where there is none. A contender that is
+    missing, or whose answers differ from the base's, has a row without figures and a note.
     """
     logs.mkdir(parents=True, exist_ok=True)
     workers: dict[tuple, Worker] = {}
     notes: dict[str, str] = {}
     try:
         for name, entry in race.entries.items():
-            if pythons[entry.peer] is None:
+            if pythons[entry.environment] is None:
                 notes[name] = "not installed"
             elif entry.process not in workers:
                 log = logs / f"{race.name}-{len(workers)}.log"
-                workers[entry.process] = Worker(entry, str(pythons[entry.peer]), log)
+                workers[entry.process] = Worker(entry, str(pythons[entry.environment]), log)
         for name, entry in race.entries.items():
             if entry.process in workers:
                 notes |= refusal(name, workers[entry.process].greeting)

@@ -23,12 +23,16 @@ from typing import Any
 
 @dataclasses.dataclass
 class Work:
-    """One thing to be timed. `run` blocks until done; `answer` gives an array that the others must match."""
+    """One thing to be timed. `run` blocks until done; `answer` gives an array that the others must match.
+
+    `share`: how much of the race's work one call does, where all of it would take too long; seconds are scaled up.
+    """
 
     run: Callable[[], Any]
     answer: Callable[[], Any] | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    share: float = 1.0
 
 
 def busy_seconds() -> float | None:
@@ -48,14 +52,14 @@ def own_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def timed(run: Callable[[], Any]) -> dict[str, float]:
-    """Runs it once: wall seconds, cores used by it, cores used by everyone else meanwhile."""
+def timed(work: Work) -> dict[str, float]:
+    """Runs it once: wall seconds of the whole, cores used by it, cores used by everyone else meanwhile."""
     own, busy, start = own_seconds(), busy_seconds(), time.perf_counter()
-    run()
+    work.run()
     seconds, after = time.perf_counter() - start, busy_seconds()
     own = own_seconds() - own
     foreign = 0.0 if busy is None or after is None else max(0.0, after - busy - own)
-    return {"seconds": seconds, "cpu": own / seconds, "foreign": foreign / seconds}
+    return {"seconds": seconds / work.share, "cpu": own / seconds, "foreign": foreign / seconds}
 
 
 def serve(works: dict[str, Work], requests: Any, reply: Callable[[dict], None]) -> None:
@@ -63,7 +67,7 @@ def serve(works: dict[str, Work], requests: Any, reply: Callable[[dict], None]) 
     for line in requests:
         asked = json.loads(line)
         if "work" in asked:
-            reply(timed(works[asked["work"]].run))
+            reply(timed(works[asked["work"]]))
             continue
         answer = works[asked["answer"]].answer
         if answer is not None:
@@ -105,7 +109,10 @@ def main() -> None:
         raise
     ready = {"prepare_s": round(time.perf_counter() - start, 1), "memory_mb": peak_memory_mb()}
     ready["versions"] = {k: v for work in works.values() for k, v in work.versions.items()}
-    ready["info"] = {name: work.info for name, work in works.items()}
+    ready["info"] = {
+        name: work.info | ({"share_run": round(work.share, 4)} if work.share < 1 else {})
+        for name, work in works.items()
+    }
     reply({"ready": ready})
     serve(works, sys.stdin, reply)
 
