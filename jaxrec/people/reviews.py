@@ -1,0 +1,125 @@
+"""Floor 2: reviews out of Arrow data, in batches: tables, streams, `datasets`, files. Text is read and let go.
+
+for review in reviews("reviews.parquet", Columns(user="reviewerID", item="asin")): ...
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrec.config import RunError
+
+BATCH = 8192
+
+
+class ReviewsError(RunError, ValueError):
+    """Reviews that can't be read, and what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names of columns. `user` and `item` must be there; the others are used where they are.
+
+    time: Unix seconds or an Arrow timestamp. category: a string or a list of strings. text: one or more columns that
+    are joined, a title and a body say.
+    """
+
+    user: str = "user"
+    item: str = "item"
+    rating: str = "rating"
+    time: str = "time"
+    category: str = "category"
+    text: tuple[str, ...] = ("text",)
+
+
+class Review(NamedTuple):
+    """One event of a person; what is not known is None."""
+
+    user: str
+    item: str
+    rating: float | None = None
+    time: int | None = None
+    category: tuple[str, ...] = ()
+    text: str | None = None
+
+
+def reviews(source: Any, columns: Columns = Columns(), batch: int = BATCH) -> Iterator[Review]:
+    """Every review of `source`, in its order; no more than `batch` rows of it are held at once.
+
+    source: a pyarrow Table, RecordBatchReader or iterable of batches, a `datasets` Dataset or IterableDataset, or the
+    path of a Parquet or Arrow (Feather) file. Raises ReviewsError for a missing column, or an unreadable source.
+    """
+    for part in _parts(source, batch):
+        yield from _rows(part, columns)
+
+
+def _parts(source: Any, batch: int) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if isinstance(source, str | Path):
+        yield from _file_parts(Path(source), batch)
+    elif isinstance(source, pa.Table):
+        yield from source.to_batches(max_chunksize=batch)
+    elif hasattr(source, "with_format"):  # datasets: a table of its own, or a stream
+        yield from source.with_format("arrow").iter(batch_size=batch)
+    elif isinstance(source, Iterable):
+        yield from source
+    else:
+        raise ReviewsError(f"a {type(source).__name__} holds no Arrow data: give a table or a path")
+
+
+def _file_parts(path: Path, batch: int) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import ipc, parquet
+
+    if not path.is_file():
+        raise ReviewsError(f"no such file: {path}")
+    try:
+        if path.suffix == ".parquet":
+            with parquet.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=batch)
+        else:
+            with pa.memory_map(str(path)) as raw, ipc.open_file(raw) as file:
+                for i in range(file.num_record_batches):
+                    yield file.get_batch(i)
+    except pa.ArrowInvalid as error:
+        raise ReviewsError(f"{path} is neither Parquet nor an Arrow file: {error}") from None
+
+
+def _rows(part: Any, columns: Columns) -> Iterator[Review]:
+    import pyarrow as pa
+
+    there = part.schema.names
+    for name in (columns.user, columns.item):
+        if name not in there:
+            raise ReviewsError(f"there is no column {name!r}; the columns are {there}: set Columns")
+    nothing = [None] * part.num_rows
+
+    def values(name: str) -> list:
+        if name not in there:
+            return nothing
+        column = part.column(name)
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+        return column.to_pylist()
+
+    texts = [values(name) for name in columns.text if name in there]
+    for row, (user, item, rating, time, category) in enumerate(
+        zip(
+            *map(values, (columns.user, columns.item)),
+            *map(values, (columns.rating, columns.time, columns.category)),
+            strict=True,
+        )
+    ):
+        if user is None or item is None:
+            raise ReviewsError(f"a review without {columns.user} or {columns.item}: drop such rows")
+        said = [text[row].strip() for text in texts if text[row] and text[row].strip()]
+        yield Review(
+            str(user),
+            str(item),
+            None if rating is None or rating != rating else float(rating),
+            None if time is None or time != time else int(time),
+            (category,) if isinstance(category, str) else tuple(category or ()),
+            ". ".join(said) if said else None,
+        )
