@@ -1,0 +1,171 @@
+"""Floor 2: an index as a folder: written whole or not at all, every file's checksum verified when it is read.
+
+FOLDER/index.json      version, resolved config, reason, counts, size and SHA-256 of each other file
+FOLDER/vectors.bin     the store: rows of float16 or float32, in the order of slots
+FOLDER/structure.faiss cells, graph, codes (absent where all vectors are compared)
+FOLDER/items.npy, alive.npy, label_NAME.npy   what each slot stands for
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec import config as configs
+from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.index_choice import IndexConfig
+from jaxrec.retrieval.item_ids import ItemIds
+from jaxrec.retrieval.partitions import Partitions
+from jaxrec.retrieval.structure import Structure
+from jaxrec.retrieval.vector_store import VectorStore
+
+VERSION = 1
+VECTORS = "vectors.bin"
+_HEAD, _STRUCTURE, _ITEMS, _ALIVE = "index.json", "structure.faiss", "items.npy", "alive.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexParts:
+    """What an index is made of. structure None: all vectors are compared."""
+
+    config: IndexConfig
+    reason: str
+    store: VectorStore
+    ids: ItemIds
+    partitions: Partitions
+    structure: Structure | None
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path | None) -> Iterator[Path | None]:
+    """A fresh folder beside `folder` that takes its place when the block ends well, and is deleted otherwise.
+
+    An older index there steps aside first and goes last, so one of the two is whole at any moment. Maps of its files
+    stay valid. None: None. Raises SearchError where `folder` is something else than an index.
+    """
+    if folder is None:
+        yield None
+        return
+    folder = Path(folder).absolute()
+    if (
+        folder.exists()
+        and not (folder / _HEAD).is_file()
+        and (folder.is_file() or any(folder.iterdir()))
+    ):
+        raise SearchError(f"{folder} is there already and is no index; name another folder")
+    fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write(index: IndexParts, folder: Path, store_is_there: bool = False) -> None:
+    """Writes the files of an index; the head with the checksums comes last."""
+    if not store_is_there:
+        index.store.write(folder / VECTORS)
+    if index.structure is not None:
+        index.structure.write(folder / _STRUCTURE)
+    np.save(folder / _ITEMS, index.ids.items)
+    np.save(folder / _ALIVE, index.ids.alive)
+    for name, column in index.partitions.columns.items():
+        np.save(folder / f"label_{name}.npy", column)
+    head = {
+        "version": VERSION,
+        "config": configs.to_dict(index.config),
+        "reason": index.reason,
+        "dim": index.store.dim,
+        "slots": index.ids.slots,
+        "labels": list(index.partitions.names),
+        "files": {path.name: _mark(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / _HEAD).write_text(json.dumps(head, indent=2) + "\n")
+
+
+def read(folder: str | Path, *, mmap: bool = True, verify: bool = True) -> tuple[IndexParts, Path]:
+    """The index in a folder, and the folder that holds it.
+
+    mmap: vectors and codes stay in their files, which are read where a search needs them.
+
+    Raises SearchError for a missing or damaged file (by size, and by SHA-256 unless `verify` is off, which spares a
+    reading of all bytes), and for a folder of another version.
+    """
+    folder = _whole(folder)
+    try:
+        head = json.loads((folder / _HEAD).read_text())
+        version, files = head["version"], head["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SearchError(
+            f"{folder / _HEAD} is damaged ({error}); build the index again"
+        ) from error
+    if version != VERSION:
+        raise SearchError(
+            f"{folder} was written by version {version} of the index, this is {VERSION}; build it again"
+        )
+    for name, mark in files.items():
+        _check(folder / name, mark, verify)
+    config = configs.from_dict(IndexConfig, head["config"])
+    slots, dim = head["slots"], head["dim"]
+    store = VectorStore.mapped(folder / VECTORS, dim, config.store, slots, mmap)
+    structure = None
+    if _STRUCTURE in files:
+        structure = Structure.read(config, folder / _STRUCTURE, mmap)
+        if len(structure) != slots:
+            raise SearchError(
+                f"{folder}: {len(structure)} codes for {slots} vectors; build it again"
+            )
+    ids = ItemIds(np.load(folder / _ITEMS), np.load(folder / _ALIVE))
+    labels = {name: np.load(folder / f"label_{name}.npy") for name in head["labels"]}
+    parts = IndexParts(config, head["reason"], store, ids, Partitions(labels, slots), structure)
+    return parts, folder
+
+
+def own_structure(config: IndexConfig, folder: str | Path) -> Structure:
+    """The structure of a memory-mapped index, read into memory so that it can be added to."""
+    return Structure.read(config, _whole(folder) / _STRUCTURE, mmap=False)
+
+
+# ------------------------------------------------------------------------------------------ inside
+
+
+def _whole(folder: Any) -> Path:
+    """The folder, or the older one that a kill between two renames left behind."""
+    folder = Path(folder).absolute()
+    for path in (folder, folder.with_name(folder.name + ".old")):
+        if (path / _HEAD).is_file():
+            return path
+    raise SearchError(f"there is no index in {folder} (no {_HEAD})")
+
+
+def _mark(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(path: Path, mark: Any, verify: bool) -> None:
+    if not path.is_file():
+        raise SearchError(f"{path} is missing; build the index again")
+    size = path.stat().st_size
+    if size != mark["bytes"]:
+        raise SearchError(
+            f"{path} has {size} bytes instead of {mark['bytes']}; build the index again"
+        )
+    if verify and _sha256(path) != mark["sha256"]:
+        raise SearchError(f"{path} is damaged (its SHA-256 differs); build the index again")
