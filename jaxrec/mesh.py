@@ -37,7 +37,8 @@ RULES: Rules = (
     (r"(^|/)mlp/down/kernel$", P("tensor", "fsdp")),
     (r"(^|/)head/kernel$", P("fsdp", "tensor")),
     (r"(^|/)head/bias$", P("tensor")),
-    (r"(^|/)(users|items|profile)/(table|p)(/mu|/nu)?$", P("fsdp", None)),  # large tables: by row
+    # Large tables: by row.
+    (r"(^|/)(users|items|profile|history|audience)/(table|p)(/mu|/nu)?$", P("fsdp", None)),
     (r"(^|/)(users|items|profile)/(table|p)/seen$", P("fsdp")),
     (r"kernel$", P("fsdp", None)),
 )

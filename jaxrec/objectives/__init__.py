@@ -3,6 +3,7 @@
 Each returns an `Objective`. A stage, its script in train/ and its config bear the same name.
 """
 
+from jaxrec.objectives.deepmf import RatingDecay, deepmf, deepmf_tables
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import (
     RetrofitParts,
@@ -16,8 +17,11 @@ from jaxrec.objectives.personal import (
 
 __all__ = [
     "Objective",
+    "RatingDecay",
     "RetrofitParts",
     "RetrofitWeights",
+    "deepmf",
+    "deepmf_tables",
     "personalize",
     "personalize_delta",
     "pretrain",

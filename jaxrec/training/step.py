@@ -18,7 +18,16 @@ from jaxtyping import Array
 from jaxrec import mesh as meshes
 from jaxrec import tables as rows
 from jaxrec.structs import TrainState
-from jaxrec.training.gradients import Gradients, LossFn, Weigh, norm_of, rows_of, summed, through
+from jaxrec.training.gradients import (
+    Gradients,
+    LossFn,
+    Weigh,
+    norm_of,
+    rows_of,
+    strided,
+    summed,
+    through,
+)
 from jaxrec.training.optimizer import Optimizer
 from jaxrec.training.partition import merge, paths, unflatten
 
@@ -77,12 +86,15 @@ def make_step(
     gradients: Gradients | None = None,
     commit: Callable[[Tree, Tree], Tree] | None = None,
     tables: Tables | None = None,
+    updates: int = 1,
 ) -> Callable[[TrainState, Tree, Tree, Array], tuple[TrainState, Metrics]]:
     """Builds the step. `state` gives the layout that the new state keeps (or every step would compile anew).
 
     gradients: how they are taken (default `summed(1)`). commit: (extra, stats) -> extra, once a step, on stats summed
     over microbatches. tables: parameter paths that are updated by row; there the loss finds `Rows` and reads them with
-    `tables.lookup`. The state goes through with `source=None`: it is the loop's business.
+    `tables.lookup`. updates: so many updates are made in one call, each on its part of the batch (every `updates`-th
+    row): for small models, whose time would go into calling. `state.step` and the loop count calls, the schedule counts
+    updates, metrics are means over them. The state goes through with `source=None`: it is the loop's business.
     Metrics: those of the loss, `loss`, `lr`, `grad_norm` (before clipping), `total/TERM`, and for every group
     (first key of a path) `grad_norm/GROUP` and `param_norm/GROUP` (after the update; of a
     table: its rows in this batch).
@@ -137,8 +149,19 @@ def make_step(
         new = state.replace(step=state.step + 1, params=_joined(*params), opt=opt, extra=extra)
         return new, metrics
 
+    def several(
+        state: TrainState, frozen: Tree, batch: Tree, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        calls = state.step
+        one = lambda state, part: step(state, frozen, part, key)
+        state, metrics = jax.lax.scan(
+            one, state.replace(step=calls * updates), strided(batch, updates)
+        )
+        return state.replace(step=calls + 1), metrics.replace(values=metrics.values.mean(0))
+
     layout = jax.tree.map(lambda x: x.sharding, state.replace(source=None))
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+    made = several if updates > 1 else step
+    return jax.jit(made, donate_argnums=0, out_shardings=(layout, None))
 
 
 def _init_opt(optimizer: Optimizer, params: Tree, tables: Tables | None) -> Tree:

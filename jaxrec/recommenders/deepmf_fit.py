@@ -1,0 +1,221 @@
+"""Floor 4: DeepMF's training: ratings out of histories, a part of them held back to stop by, the one loop, then all of them.
+
+With `valid_share` the loop keeps the parameters of the epoch with the lowest RMSE on the ratings held back. With `refit` the
+model is then trained once more from its beginning, on all ratings, for as many epochs on the same schedule.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import checkpoint, mesh, objectives
+from jaxrec.data.histories import Histories
+from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.mesh import MeshConfig
+from jaxrec.models import deepmf as model
+from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known, Ratings
+from jaxrec.objectives import RatingDecay
+from jaxrec.recommenders.side_features import SideFeatures
+from jaxrec.training import loop, optimizer, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+EVALUATED = 1 << 14  # ratings predicted at once
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """The defaults are the specification's."""
+
+    batch: int = 1024
+    epochs: int = 5
+    opt: OptConfig = OptConfig(lr=1e-3, schedule="constant", b2=0.999, clip=0.0)
+    valid_share: float = 0.2  # of the ratings, held back at random; 0: none
+    patience: int = 0  # epochs without a better RMSE that end the run; 0: all epochs are made
+    refit: bool = False  # then learn from all ratings, for as long as was best
+    updates: int = 8  # of the batch's size in one call of the devices
+    by_row: bool = True  # the two tables by row; False: dense Adam
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig(data=1, fsdp=-1)  # fsdp: tables are cut by row over the devices
+    devices: int = 0  # the first so many devices alone; 0: all
+    progress: bool = False
+
+
+class Fit:
+    """fit(train, out) -> (params, facts)."""
+
+    def __init__(
+        self,
+        shape: DeepMFShape,
+        decay: RatingDecay,
+        cfg: FitConfig,
+        features: SideFeatures | None = None,
+    ):
+        if not 0 <= cfg.valid_share < 1 or cfg.epochs < 1 or cfg.updates < 1:
+            raise DeepMFError(
+                "DeepMF needs 0 <= valid_share < 1, and at least one epoch and update"
+            )
+        if cfg.refit and not cfg.valid_share:
+            raise DeepMFError("fit.refit asks for ratings to stop by: set fit.valid_share")
+        self.shape, self.decay, self.cfg, self.features = shape, decay, cfg, features
+        self.mesh = mesh.make(cfg.mesh, jax.devices()[: cfg.devices or None])
+
+    def __call__(self, train: Histories, out: Path) -> tuple[Any, dict[str, Any]]:
+        """Parameters as numpy-backed arrays on one device, and facts: epochs, RMSE on what was held back, noise."""
+        ratings = ratings_of(train, self.shape)
+        order = np.random.default_rng(self.cfg.seed).permutation(len(ratings.rating_B))
+        held = round(self.cfg.valid_share * len(order))
+        rest, valid = _take(ratings, order[held:]), _take(ratings, order[:held])
+        if not len(rest.rating_B):
+            raise DeepMFError("no rating is left to learn from: lower fit.valid_share")
+        params, facts = self.run(train, rest, valid if held else None, out, self.cfg.epochs)
+        if self.cfg.refit:
+            params, again = self.run(train, ratings, None, out / "refit", facts["epoch"])
+            facts |= {"noise": again["noise"], "refitted": True}
+        return params, facts
+
+    def run(
+        self, train: Histories, ratings: Ratings, valid: Ratings | None, out: Path, epochs: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """One training on `ratings`, of `epochs` epochs of a schedule that is made for all of the config's."""
+        cfg, size = self.cfg, len(ratings.rating_B)
+        updates = min(cfg.updates, max(1, size // cfg.batch))
+        rows = cfg.batch * updates
+        each = max(1, round(size / rows))  # calls an epoch
+        known = known_of(self.shape, _only(train, ratings), self.features)
+        optim = optimizer.make(cfg.opt, cfg.epochs * each * updates)
+        tables = objectives.deepmf_tables() if cfg.by_row else None
+        source = Prefetch(
+            ArraySource(ratings, rows, seed=cfg.seed, share=mesh.process_rows(self.mesh, rows))
+        )
+        mean = float(ratings.rating_B.mean())
+        values = self.features or SideFeatures(np.zeros((1, 1)), np.zeros((1, 1)), 1, 1)
+        begin = lambda key: model.init(
+            key, self.shape, train.n_users, train.n_items, mean=mean,
+            user_values=values.user_values, item_values=values.item_values,
+        )  # fmt: skip
+        params = mesh.sharded_init(self.mesh, begin, jax.random.key(cfg.seed))
+        state = step.init_state(self.mesh, params, optim, source=source.init(), tables=tables)
+        objective = objectives.deepmf(self.shape, self.decay)
+        one = step.make_step(*objective, optim, state, tables=tables, updates=updates)
+        judge = rmse_of(self.shape, known, valid) if valid is not None else None
+        fitted = loop.fit(
+            one, state, source, frozen=known, evaluate=judge, mesh=self.mesh, rows=rows, out=out,
+            config=LoopConfig(
+                steps=epochs * each, seed=cfg.seed, log_every=each, resume=False,
+                eval_every=each if judge else 0, monitor="rmse" if judge else "train/loss",
+                patience=cfg.patience if judge else 0, progress=cfg.progress,
+            ),
+            title="deepmf",
+        )  # fmt: skip
+        last = jax.device_get(fitted.state.params)
+        best = checkpoint.load_params(out / "best") if judge else last
+        best = _unseen_as_mean(jax.tree.map(np.asarray, best), ratings)
+        best = jax.tree.map(jnp.asarray, best)
+        error = float(
+            rmse_of(self.shape, jax.tree.map(jnp.asarray, known), valid or ratings)(best, 0)["rmse"]
+        )
+        facts = {"epoch": (fitted.best or epochs * each) // each, "noise": error**2}
+        return best, facts | ({"valid_rmse": error} if judge else {})
+
+
+def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
+    """Every event with its rating. Raises DeepMFError without ratings, out of range, or of unknown people."""
+    if train.rating_T is None:
+        raise DeepMFError("DeepMF learns from ratings: these histories have no rating_T")
+    if not len(train.item_T):
+        raise DeepMFError("DeepMF learns from ratings: these histories hold none")
+    user = train.user_B[train.row_T]
+    if user.min() < 0:
+        raise DeepMFError(
+            "a row to learn from belongs to nobody (user_B -1); only asking may be of unknown people"
+        )
+    low, high = float(train.rating_T.min()), float(train.rating_T.max())
+    if not (shape.low <= low and high <= shape.high):  # NaN too
+        raise DeepMFError(
+            f"ratings lie in {low:g}..{high:g}, the model's range is {shape.low:g}..{shape.high:g}: set shape.low and .high"
+        )
+    return Ratings(
+        user.astype(np.int32), train.item_T.astype(np.int32), train.rating_T.astype(np.float32)
+    )
+
+
+def known_of(shape: DeepMFShape, train: Histories, features: SideFeatures | None) -> Known:
+    """What the shape's options read of people and items, from the training ratings' places alone."""
+    known = Known()
+    if shape.features and features is not None:
+        if (len(features.user_UF), len(features.item_IF)) != (train.n_users, train.n_items):
+            raise DeepMFError(
+                f"features of {len(features.user_UF)} people and {len(features.item_IF)} items, but there are "
+                f"{train.n_users} and {train.n_items}"
+            )
+        known = known.replace(user_features_UF=features.user_UF, item_features_IF=features.item_IF)
+    if shape.implicit != "none":
+        if train.n_users * train.n_items > model.MATRIX:
+            raise DeepMFError(
+                f"implicit terms keep a byte for each of {train.n_users} x {train.n_items} pairs: too many, "
+                'set shape.implicit="none"'
+            )
+        taken_UI = np.zeros((train.n_users, train.n_items), np.uint8)
+        taken_UI[train.user_B[train.row_T], train.item_T] = 1
+        known = known.replace(taken_UI=taken_UI)
+        if shape.implicit == "both":
+            known = known.replace(takers_IU=np.ascontiguousarray(taken_UI.T))
+    return known
+
+
+def rmse_of(shape: DeepMFShape, known: Known, ratings: Ratings) -> Any:
+    """evaluate(params, step) -> {"rmse"}: predictions clipped to the range."""
+    head = model.RatingHead(shape)
+    size = min(EVALUATED, len(ratings.rating_B))
+    parts = [
+        _take(ratings, np.arange(start, start + size), pad=True)
+        for start in range(0, len(ratings.rating_B), size)
+    ]
+
+    @jax.jit
+    def squares(params: Any, known: Known, part: Ratings) -> Any:
+        user, item, *_ = model.sides(shape, params, known, part.user_B, jnp.maximum(part.item_B, 0))
+        rating_B = jnp.clip(
+            head.apply({"params": params["head"]}, user, item), shape.low, shape.high
+        )
+        return jnp.where(part.item_B >= 0, (rating_B - part.rating_B) ** 2, 0).sum()
+
+    def evaluate(params: Any, step: int) -> dict[str, float]:
+        total = sum(float(squares(params, known, part)) for part in parts)
+        return {"rmse": (total / len(ratings.rating_B)) ** 0.5}
+
+    return evaluate
+
+
+def _take(ratings: Ratings, rows: np.ndarray, pad: bool = False) -> Ratings:
+    """Some ratings; with `pad`, rows beyond the end are padding (item -1)."""
+    beyond = rows >= len(ratings.rating_B)
+    inside = np.where(beyond, 0, rows)
+    part = jax.tree.map(lambda x: x[inside], ratings)
+    return part.replace(item_B=np.where(beyond, -1, part.item_B)) if pad else part
+
+
+def _only(train: Histories, ratings: Ratings) -> Histories:
+    """Histories (of people by number, in no order) that hold these ratings alone: what implicit terms may know."""
+    order = np.argsort(ratings.user_B, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(ratings.user_B, minlength=train.n_users))])
+    return dataclasses.replace(
+        train, item_T=ratings.item_B[order], start_B=start, user_B=np.arange(train.n_users),
+        rating_T=ratings.rating_B[order], time_T=None,
+    )  # fmt: skip
+
+
+def _unseen_as_mean(params: Any, ratings: Ratings) -> Any:
+    """A row that no rating ever moved holds its first random numbers, which say nothing: it becomes the mean of the others."""
+    for name, ids in (("users", ratings.user_B), ("items", ratings.item_B)):
+        table = np.array(params[name]["table"])
+        moved = np.zeros(len(table), bool)
+        moved[ids] = True
+        table[~moved] = table[moved].mean(0)
+        params = {**params, name: {"table": table}}
+    return params
