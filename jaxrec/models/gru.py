@@ -1,0 +1,68 @@
+"""Floor 3: GRU4Rec (Hidasi et al. 2016): one recurrent layer over a person's items, on packed rows.
+
+h = GRU(h, item), z = W h + b, score of item i = z . v_i. The state begins anew where the next person begins.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxrec.data.history_rows import Count, HistoryRows
+from jaxrec.nn.dropout import dropout
+from jaxrec.nn.embed import Embed
+from jaxrec.nn.layers import Dense, weight
+
+
+@dataclasses.dataclass(frozen=True)
+class GRUConfig:
+    """What a GRU4Rec is made of. `items` is set by whoever has the data. The defaults are RecBole's, D 64."""
+
+    items: int = 0
+    d_model: int = 64
+    d_hidden: int = 128
+    max_length: int = 50
+    dropout: float = 0.3
+    count: Count = "end"  # of no consequence: a GRU knows no positions
+    init_std: float = 0.02
+
+
+class GRU(nn.Module):
+    """The whole model: rows of histories to the vectors z that items are scored by."""
+
+    cfg: GRUConfig
+
+    @nn.compact
+    def __call__(
+        self, rows: HistoryRows, key_B: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """z at every position; `key_B`: one key a row while training, None: no dropout."""
+        c = self.cfg
+        x_BLD = Embed(c.items, c.d_model, c.init_std, name="items")(jnp.maximum(rows.items_BL, 0))
+        x_BLD = dropout(x_BLD, c.dropout, key_B, 0)
+        into_BLW = Dense(3 * c.d_hidden, True, c.d_model**-0.5, name="input")(x_BLD)
+        orthogonal = nn.initializers.orthogonal()
+        kernel = weight(self, "recurrent", (c.d_hidden, 3 * c.d_hidden), orthogonal)
+        segments_BL = rows.segments_BL
+        before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)))
+        goes_on_BL = (segments_BL == before_BL) & (segments_BL > 0)
+
+        def one(h_BX: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
+            into_BW, goes_on_B = part
+            h_BX = jnp.where(goes_on_B[:, None], h_BX, 0)
+            reset, update, new = jnp.split(into_BW, 3, axis=1)
+            old_reset, old_update, old_new = jnp.split(h_BX @ kernel, 3, axis=1)
+            keep = jax.nn.sigmoid(update + old_update)
+            new = jnp.tanh(new + jax.nn.sigmoid(reset + old_reset) * old_new)
+            h_BX = keep * h_BX + (1 - keep) * new
+            return h_BX, h_BX
+
+        start = jnp.zeros((len(segments_BL), c.d_hidden), x_BLD.dtype)
+        _, h_LBX = jax.lax.scan(one, start, (into_BLW.swapaxes(0, 1), goes_on_BL.swapaxes(0, 1)))
+        return Dense(c.d_model, True, c.d_hidden**-0.5, name="output")(h_LBX.swapaxes(0, 1))
+
+    def item_vectors(self) -> Float[Array, "I D"]:
+        """v, the vectors that z is multiplied with."""
+        return self.get_variable("params", "items")["table"]
