@@ -13,10 +13,11 @@ from jaxrec.data.histories import Interactions
 Duplicates = Literal["all", "first", "last"]
 
 
-def without_duplicates(events: Interactions, keep: Duplicates) -> Int[np.ndarray, " T"]:
+def without_duplicates(events: Interactions, keep: str) -> Int[np.ndarray, " T"]:
     """Rows such that no person has an item twice: the oldest or the newest event of each pair stands.
 
     By time where there are times, events of the same second in the order of the file. "all" keeps every row.
+    Raises ValueError for another word.
     """
     if keep == "all":
         return np.arange(len(events))

@@ -1,8 +1,8 @@
 """Pairs of shops as CDRIB publishes them (Cao et al., ICDE 2022): folders X_Y and Y_X, `user<TAB>item` from 0.
 
 X_Y/train.txt are events in shop X; X_Y/valid.txt and test.txt are those of people who are cold in X: all they have
-there is held out, and only Y knows them. Items are numbered by shop. **Only the first numbers of people mean the same person
-in both shops**: those beyond are each shop's own, and are named "X:17" here so that nobody mixes them.
+there is held out, and only Y knows them. Items are numbered by shop. **Only the first numbers of people mean the same
+person in both shops**: those beyond are each shop's own, and are named "X:17" here so that nobody mixes them.
 """
 
 import re
