@@ -101,10 +101,11 @@ CATEGORIES_14 = (
 ).split()
 CATEGORIES_18 = (
     "AMAZON_FASHION All_Beauty Appliances Arts_Crafts_and_Sewing Automotive Books CDs_and_Vinyl "
-    "Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music Electronics Gift_Cards "
-    "Grocery_and_Gourmet_Food Home_and_Kitchen Industrial_and_Scientific Kindle_Store Luxury_Beauty "
-    "Magazine_Subscriptions Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies Prime_Pantry Software Sports_and_Outdoors "
-    "Tools_and_Home_Improvement Toys_and_Games Video_Games"
+    "Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music Electronics "
+    "Gift_Cards Grocery_and_Gourmet_Food Home_and_Kitchen Industrial_and_Scientific "
+    "Kindle_Store Luxury_Beauty Magazine_Subscriptions Movies_and_TV Musical_Instruments "
+    "Office_Products Patio_Lawn_and_Garden Pet_Supplies Prime_Pantry Software "
+    "Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games Video_Games"
 ).split()
 
 SETS: dict[str, PublicSet] = {

@@ -50,8 +50,11 @@ def read_cdrib(folder: Path, problems: Problems, shared: int | None = None) -> R
         if cold & {user for user, _ in parts[shop, "train"]}:
             raise DataError(f"{folder}: people who are cold in {shop} have events in its train.txt")
         for part, into in events.items():
-            for user, item in parts[shop, part]:
-                into.add(str(user) if user < count else f"{shop}:{user}", f"{shop}/{item}")
+            pairs = parts[shop, part]
+            into.extend(
+                [str(user) if user < count else f"{shop}:{user}" for user, _ in pairs],
+                [f"{shop}/{item}" for _, item in pairs],
+            )
     train = events["train"]
     for part in ("valid", "test"):  # people and items that occur only there are numbered as well
         for name in events[part].users:

@@ -13,7 +13,7 @@ import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,25 @@ class Events:
             self.review.append(review)
         if summary is not None:
             self.summary.append(summary)
+
+    def extend(
+        self,
+        users: Sequence[str],
+        items: Sequence[str],
+        ratings: np.ndarray | None = None,
+        times: np.ndarray | None = None,
+        reviews: Sequence[str] | None = None,
+        summaries: Sequence[str] | None = None,
+    ) -> None:
+        """Many events at once, in far less time than one by one."""
+        for names, known, into in (users, self.users, self._user), (items, self.items, self._item):
+            into.extend([known.setdefault(name, len(known)) for name in names])
+        if ratings is not None:
+            self._rating.frombytes(ratings.astype(np.float64).tobytes())
+        if times is not None:
+            self._time.frombytes(times.astype(np.int64).tobytes())
+        self.review.extend(reviews or ())
+        self.summary.extend(summaries or ())
 
     def interactions(self) -> Interactions:
         """All events, in the order in which they were added."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxrec.data.readers.raw import DataError, Events, Item, Problems, RawSet, beside, lines, stem
-from jaxrec.data.readers.table import Columns, add_row
+from jaxrec.data.readers.table import Columns, add_rows
 
 TITLES = ("title", "movie_title", "item_title", "name", "item_name")
 CATEGORIES = ("class", "genre", "genres", "category", "categories")
@@ -19,8 +19,7 @@ def read_recbole(path: Path, problems: Problems, named: dict[str, str]) -> RawSe
     rows = typed_rows(path, problems)
     _, header = next(rows)
     columns = Columns.of(header, named, path)
-    for at, row in rows:
-        add_row(events, row, columns, path, at, problems)
+    add_rows(events, rows, columns, path, problems)
     base = stem(path).removesuffix(".inter")
     items = _items(there, problems) if (there := beside(path.parent, f"{base}.item")) else {}
     people = _people(there, problems) if (there := beside(path.parent, f"{base}.user")) else {}

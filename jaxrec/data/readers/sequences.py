@@ -15,6 +15,8 @@ def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> Raw
     """Events in the order of the lines. A line without items, or a second one of the same person, is malformed."""
     events = Events()
     met: set[str] = set()
+    users: list[str] = []
+    taken: list[str] = []
     for at, line in lines(path):
         user, *items = line.split() or [""]
         if not user:
@@ -25,8 +27,9 @@ def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> Raw
             problems.note(path, at, "a second line of the same person", line)
         else:
             met.add(user)
-            for item in items:
-                events.add(user, item)
+            users += [user] * len(items)
+            taken += items
+    events.extend(users, taken)
     known = films(path.parent, problems)
     _titles(path.parent, known, problems)
     _attributes(path.parent, known)

@@ -1,11 +1,15 @@
 """Tables of events: a CSV or TSV with or without header, `::` files, `u.data`; one row an event."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxrec.data.readers.raw import (
+    MILLISECONDS,
     DataError,
     Events,
     Problems,
@@ -26,6 +30,7 @@ NAMES = {
     "summary": "summary Summary review_title",
 }
 ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
+BLOCK = 10_000  # rows that are turned into numbers at once
 SAMPLE = 500  # rows at which one looks to tell what columns without a header mean
 
 
@@ -84,13 +89,49 @@ def read_table(path: Path, problems: Problems, named: dict[str, str]) -> RawSet:
         columns, width = Columns.of([cell.strip() for cell in header], named, path), len(header)
     else:
         columns, width = guess([row for _, row in head], named, path)
-    for at, row in rows:
-        if len(row) != width:
-            if row:
-                problems.note(path, at, f"not {width} columns", delimiter.join(row))
-            continue
-        add_row(events, row, columns, path, at, problems)
+    add_rows(events, _of_width(rows, width, path, delimiter, problems), columns, path, problems)
     return RawSet("table", events.interactions(), events.review, events.summary)
+
+
+def add_rows(
+    events: Events,
+    rows: Iterator[tuple[int, list[str]]],
+    columns: Columns,
+    path: Path,
+    problems: Problems,
+) -> None:
+    """Rows with their line numbers as events, a block at a time; a block with a malformed row goes row by row."""
+    while block := list(itertools.islice(rows, BLOCK)):
+        cells = [None if place is None else [row[place] for _, row in block] for place in columns]
+        try:
+            users, items = ([name.strip() for name in names] for names in cells[:2])
+            ratings = None if cells[2] is None else np.array(cells[2], np.float64)
+            times = None if cells[3] is None else np.array(cells[3], np.float64)
+            numbers = [x for x in (ratings, times) if x is not None]
+            if not (all(users) and all(items) and all(np.isfinite(x).all() for x in numbers)):
+                raise ValueError("one of them is malformed")
+            if times is not None:
+                if times.min() < 0:
+                    raise ValueError("one of them is malformed")
+                times = np.where(times >= MILLISECONDS, times // 1000, times)
+            events.extend(users, items, ratings, times, cells[4], cells[5])
+        except ValueError:
+            for at, row in block:
+                add_row(events, row, columns, path, at, problems)
+
+
+def _of_width(
+    rows: Iterator[tuple[int, list[str]]],
+    width: int,
+    path: Path,
+    delimiter: str,
+    problems: Problems,
+) -> Iterator[tuple[int, list[str]]]:
+    for at, row in rows:
+        if len(row) == width:
+            yield at, row
+        elif row:
+            problems.note(path, at, f"not {width} columns", delimiter.join(row))
 
 
 def add_row(
@@ -166,7 +207,7 @@ def guess(rows: list[list[str]], named: dict[str, str], path: Path) -> tuple[Col
     user, item = (1, 0) if asin[0] > 0.9 > asin[1] else (0, 1)
     if width == 2:
         return Columns(user, item), width
-    are_ratings, are_times = _are(rows, 2, 0, 10), _are(rows, width - 1, 1e8, 1e14)
+    are_ratings, are_times = _are(rows, 2, 0.0, 10.0), _are(rows, width - 1, 1e8, 1e14)
     if width == 3 and are_ratings:
         return Columns(user, item, 2), width
     if width == 3 and are_times:
