@@ -6,7 +6,7 @@ A recommender is made from its config (`Popularity(PopularityConfig(...))`), fit
 
 import abc
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,7 +31,7 @@ class Recommender(abc.ABC):
     @abc.abstractmethod
     def fit(
         self, train: Histories, valid: Holdout | None = None, out: str | Path | None = None
-    ) -> Self:
+    ) -> "Recommender":
         """Learns from `train`. `valid` decides when to stop, where that is a question. OUT: log and checkpoints."""
 
     @abc.abstractmethod
@@ -48,7 +48,7 @@ class Recommender(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Recommender":
         """The recommender that `save` wrote. Raises CheckpointError where the folder is not whole."""
 
     def recommend(self, histories: Histories, k: int = 10, *, mask_seen: bool = True) -> Shortlist:

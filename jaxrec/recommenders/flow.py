@@ -1,0 +1,305 @@
+"""Floor 4: GenRec's flow without its language model: a person and a query in, ten titles out.
+
+    user -> vector -> persona;  query -> vector -> search -> diversify -> re-rank by what is known of the person
+
+The parts are given: an encoder, a search, rankers, personas. Nothing here is trained, and nothing knows a data set.
+Who is not known is said to be so (`Answer.path`, `Answer.notes`), and served by what is left: the items that they name,
+what is popular, the query alone.
+"""
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxrec.config import RunError
+from jaxrec.data.histories import Histories, from_lists
+from jaxrec.people.personas import Personas
+from jaxrec.people.preferences import preference_vectors
+from jaxrec.recommenders.query import Query, read_query
+from jaxrec.recommenders.recommender import Recommender
+from jaxrec.retrieval.diversity import Method, diversify
+from jaxrec.types import Shortlist
+
+STAGES = ("user", "persona", "encode", "search", "diversify", "rank")
+
+
+class FlowError(RunError, ValueError):
+    """A request or a setting that can't be served, and what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowWeights:
+    """What each standardised score counts. `popular` counts for people of whom nothing is known."""
+
+    text: float = 1.0  # nearness to the query, or without one to what the person likes
+    deepmf: float = 0.5
+    sequence: float = 0.5
+    popular: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """How many items pass each stage, and what the last one weighs. GenRec's own: 30 found, 10 kept by distance."""
+
+    candidates: int = 100  # found by the search
+    diverse: int = 30  # left by the diversity stage
+    k: int = 10
+    method: Method = "distance"
+    duplicate: float = 0.95
+    mask_seen: bool = True
+    weights: FlowWeights = FlowWeights()
+    longest_query: int = 2_000  # characters
+    scripts: tuple[str, ...] = ("LATIN",)  # those that the encoder knows; none: all
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowParts:
+    """What the flow is made of. Items are the numbers 0.. of the titles, people the rows of `histories`.
+
+    encode: texts to vectors [B, D]. search: vectors and k to a Shortlist. vectors: items [..] to vectors [.., D].
+    rankers: by the names of FlowWeights, "deepmf" and "sequence"; any of them, or none. person_vectors: histories to
+    what personas are made of. popular_I: how popular each item is, in whatever unit.
+    """
+
+    titles: Sequence[str]
+    encode: Callable[[list[str]], np.ndarray]
+    search: Callable[[np.ndarray, int], Shortlist]
+    vectors: Callable[[np.ndarray], np.ndarray]
+    people: Mapping[str, int]
+    histories: Histories
+    popular_I: np.ndarray
+    rankers: Mapping[str, Recommender] = dataclasses.field(default_factory=dict)
+    personas: Personas | None = None
+    person_vectors: Callable[[Histories], np.ndarray] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """What was found for a request, before it is weighed: items [J], and each ranker's score of them [J]."""
+
+    items: np.ndarray
+    scores: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Up to k items, best first, each score's standardised part of the sum, and how it came to this.
+
+    path: one of "known person, query", "known person, no query", "new person, ...". latency_ms: by stage.
+    """
+
+    user: str
+    query: str
+    items: np.ndarray
+    titles: tuple[str, ...]
+    scores: np.ndarray
+    parts: Mapping[str, np.ndarray]
+    persona: str | None
+    path: str
+    notes: tuple[str, ...]
+    latency_ms: Mapping[str, float]
+
+
+class Flow:
+    """Answers requests, one at a time. Safe to share between threads where its parts are."""
+
+    def __init__(self, parts: FlowParts, settings: FlowSettings = FlowSettings()):
+        unknown = set(parts.rankers) - {"deepmf", "sequence"}
+        if unknown:
+            raise FlowError(f"no weight is named {sorted(unknown)[0]!r}: see FlowWeights")
+        if not 1 <= settings.k <= settings.diverse <= settings.candidates:
+            raise FlowError(
+                "k, diverse and candidates grow from the last stage to the first: "
+                f"{settings.k}, {settings.diverse}, {settings.candidates} do not"
+            )
+        self.parts, self.settings = parts, settings
+
+    def answer(self, user: str, query: str = "", given: Sequence[int] = ()) -> Answer:
+        """The k best items for a person who asks for something, or for nothing in particular.
+
+        given: items that somebody who is not known says they like. Raises FlowError for an item that does not exist.
+        """
+        clock = _Clock()
+        with clock("user"):
+            history, who, notes = self._history(user, given)
+            person_BE = self._person_vector(history)
+        with clock("persona"):
+            persona = self._persona(person_BE)
+        asked = read_query(query, self.settings.scripts, self.settings.longest_query)
+        with clock("rank"):
+            score_I = self.rank_scores(history)
+        found = self.gather(history, asked, score_I, clock)
+        with clock("rank"):
+            total, parts = weigh(found.scores, self.settings.weights)
+            best = np.argsort(-total, kind="stable")[: self.settings.k]
+        if len(best) < self.settings.k:
+            notes = (*notes, f"only {len(best)} different items are left")
+        items = found.items[best]
+        return Answer(
+            user,
+            query,
+            items,
+            tuple(self.parts.titles[item] for item in items),
+            total[best],
+            {name: part[best] for name, part in parts.items()},
+            persona,
+            f"{who}, {'query' if asked.text else 'no query'}",
+            (*notes, *asked.notes),
+            dict(clock.ms),
+        )
+
+    def rank_scores(self, history: Histories) -> dict[str, Float[np.ndarray, " I"]]:
+        """Every ranker's score of every item for one row; of an empty one, how popular the items are."""
+        if not len(history.item_T):
+            return {"popular": np.asarray(self.parts.popular_I, np.float32)}
+        return {
+            name: np.asarray(ranker.score(history))[0]
+            for name, ranker in self.parts.rankers.items()
+        }
+
+    def gather(
+        self,
+        history: Histories,
+        asked: Query,
+        score_I: Mapping[str, np.ndarray],
+        clock: "_Clock | None" = None,
+    ) -> Candidates:
+        """The candidates of one request after diversification, with all scores of them.
+
+        history: one row. score_I: `rank_scores` of it.
+        """
+        clock, settings = clock or _Clock(), self.settings
+        with clock("encode"):
+            query_1D = self._query_vector(history, asked)
+        with clock("search"):
+            lists = []
+            seen = history.item_T if settings.mask_seen else history.item_T[:0]
+            wide = settings.candidates + len(seen)
+            if query_1D is not None:
+                lists.append(self.parts.search(query_1D, wide).items_BJ[0])
+            if not asked.text:  # nothing was asked: what the rankers like are candidates too
+                lists += [np.argsort(-score, kind="stable")[:wide] for score in score_I.values()]
+            items_J = _merged(lists, seen)[: settings.candidates]
+        with clock("diversify"):
+            vectors_JD = self.parts.vectors(items_J)
+            text_J = vectors_JD @ query_1D[0] if query_1D is not None else np.zeros(len(items_J))
+            kept_J = self._diverse(items_J, text_J.astype(np.float32), vectors_JD)
+        scores = {name: score[items_J[kept_J]] for name, score in score_I.items()}
+        if query_1D is not None:
+            scores = {"text": text_J[kept_J], **scores}
+        return Candidates(items_J[kept_J], scores)
+
+    # ---------------------------------------------------------------------------------- inside
+
+    def _history(self, user: str, given: Sequence[int]) -> tuple[Histories, str, tuple[str, ...]]:
+        """What is known of somebody as one row, who they are in words, and what to tell them."""
+        parts = self.parts
+        wrong = [item for item in given if not 0 <= item < len(parts.titles)]
+        if wrong:
+            raise FlowError(f"there is no item {wrong[0]}: items are 0 to {len(parts.titles) - 1}")
+        row = parts.people.get(user)
+        if row is not None:
+            history = parts.histories.take(np.array([row]))
+            if len(history.item_T):
+                told = ("the given items are left aside: their own history counts",)
+                return history, "known person", told if given else ()
+        history = from_lists([list(given)], len(parts.titles), np.array([-1]))
+        ratings = parts.histories.rating_T
+        if ratings is not None:  # what one names unasked is taken as liked
+            liked = np.full(len(given), ratings.max() if len(ratings) else 1, np.float32)
+            history = dataclasses.replace(history, rating_T=liked)
+        missing = "has no event yet" if row is not None else "is not known"
+        if given:
+            told = f"{user!r} {missing}: folded in from {len(given)} given item(s)"
+            return history, "new person, given items", (told,)
+        return (
+            history,
+            "new person",
+            (f"{user!r} {missing}: cold start by popularity and the query",),
+        )
+
+    def _person_vector(self, history: Histories) -> Float[np.ndarray, "1 E"] | None:
+        if not len(history.item_T) or self.parts.person_vectors is None:
+            return None
+        return self.parts.person_vectors(history)
+
+    def _persona(self, person_1E: np.ndarray | None) -> str | None:
+        if person_1E is None or self.parts.personas is None:
+            return None
+        return self.parts.personas.labels[int(self.parts.personas.assign(person_1E)[0])]
+
+    def _query_vector(self, history: Histories, asked: Query) -> Float[np.ndarray, "1 D"] | None:
+        """The query's, without one the mean of what they like now and at heart; None where nothing is known."""
+        if asked.text:
+            return self.parts.encode([asked.text])
+        if not len(history.item_T):
+            return None
+        vectors_TD = self.parts.vectors(history.item_T)
+        own = dataclasses.replace(history, item_T=np.arange(len(vectors_TD)))
+        taste = preference_vectors(own, vectors_TD)
+        mean_1D = taste.short_BE + taste.long_BE
+        return mean_1D / np.maximum(np.linalg.norm(mean_1D), 1e-9)
+
+    def _diverse(
+        self, items_J: np.ndarray, text_J: np.ndarray, vectors_JD: np.ndarray
+    ) -> Int[np.ndarray, " J"]:
+        """Which of the candidates remain, as places among them."""
+        if not len(items_J):
+            return np.zeros(0, np.int64)
+        places = Shortlist(np.arange(len(items_J))[None], text_J[None])
+        settings = self.settings
+        kept = diversify(
+            places,
+            vectors_JD[None],
+            settings.diverse,
+            method=settings.method,
+            duplicate=settings.duplicate,
+        ).items_BJ[0]
+        return kept[kept >= 0]
+
+
+def weigh(
+    scores: Mapping[str, Float[np.ndarray, " J"]], weights: FlowWeights
+) -> tuple[Float[np.ndarray, " J"], dict[str, Float[np.ndarray, " J"]]]:
+    """The weighted sum of scores, each standardised over the candidates, and its parts.
+
+    A score that is the same for all candidates says nothing and gives zeros.
+    """
+    parts = {}
+    for name, score_J in scores.items():
+        centred_J = score_J - score_J.mean() if len(score_J) else score_J
+        deviation = centred_J.std() if len(score_J) else 0.0
+        unit_J = centred_J / deviation if deviation > 1e-9 else np.zeros(len(score_J))
+        parts[name] = getattr(weights, name) * unit_J
+    size = len(next(iter(scores.values()), ()))
+    return sum(parts.values(), np.zeros(size)), parts
+
+
+class _Clock:
+    """Milliseconds spent in each stage; a stage may be entered more than once."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = defaultdict(float, dict.fromkeys(STAGES, 0.0))
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.ms[stage] += 1e3 * (time.perf_counter() - began)
+
+
+def _merged(lists: Sequence[np.ndarray], seen: np.ndarray) -> Int[np.ndarray, " J"]:
+    """Lists taken by turns, each item once, without those seen and without -1."""
+    width = max((len(one) for one in lists), default=0)
+    table = np.full((width, max(len(lists), 1)), -1, np.int64)
+    for column, one in enumerate(lists):
+        table[: len(one), column] = one
+    flat = table.ravel()
+    flat = flat[(flat >= 0) & ~np.isin(flat, seen)]
+    _, first = np.unique(flat, return_index=True)
+    return flat[np.sort(first)]
