@@ -173,6 +173,23 @@ def test_films_and_people_lie_beside_the_ratings(tmp_path):
     assert whole.items.title[-1] == "x"
 
 
+def test_films_of_the_other_movielens_sets(tmp_path):
+    put(tmp_path, "100k/u.data", joined("\t"))
+    flags = "|".join("1" if genre in (1, 5) else "0" for genre in range(19))
+    put(tmp_path, "100k/u.item", f"10|Ça (1995)|01-Jan-1995||http|{flags}\n11|x\n", "latin-1")
+    put(tmp_path, "100k/u.user", "1|24|M|technician|85711\n")
+    found = read(DataConfig(path=tmp_path / "100k"))
+    assert found.items.text(0) == "Ça (1995) | Action > Comedy"
+    assert found.people["occupation"][0] == "technician" and found.problems.count == 1
+    put(tmp_path, "latest/ratings.csv", LAYOUTS["ratings.csv"])
+    put(tmp_path, "latest/tags.csv", "userId,movieId,tag,timestamp\n1,10,dull,900000000\n")
+    movies = 'movieId,title,genres\n10,"Tea, the (1999)",Drama|War\n11,y,(no genres listed)\n'
+    put(tmp_path, "latest/movies.csv", movies)
+    found = read(DataConfig(path=tmp_path / "latest"))
+    same_events(found)
+    assert found.items.texts()[:2] == ["Tea, the (1999) | Drama > War", "y"]
+
+
 def test_reviews_stay_beside_their_events_through_the_filters(tmp_path):
     rows = [
         {
