@@ -65,7 +65,7 @@ def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: A
     z, weight = long(z_TD), long(weight_T)
 
     def one(n: Array, done: tuple) -> tuple:
-        log_z_T, dz_TD, d_items_ID = done
+        log_z_T, dz_TD, d_items_DI = done
         at = n * chunk
         z_CD = jax.lax.dynamic_slice_in_dim(z, at, chunk)
         weight_C1 = jax.lax.dynamic_slice_in_dim(weight, at, chunk)[:, None]
@@ -78,20 +78,20 @@ def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: A
         return (
             put(log_z_T, (top_C1 + jnp.log(total_C1))[:, 0]),
             put(dz_TD, (e_CI @ items_ID) * share_C1),
-            d_items_ID + e_CI.T @ (z_CD * share_C1),
+            d_items_DI + (z_CD * share_C1).T @ e_CI,
         )
 
     start = (
         jnp.zeros(count + spare, jnp.float32),
         jnp.zeros((count + spare, width), jnp.float32),
-        jnp.zeros(items_ID.shape, jnp.float32),
+        jnp.zeros(items_ID.shape[::-1], jnp.float32),  # the matmul is faster this way round
     )
     chunks = -(-jnp.sum(weight_T != 0) // chunk)
-    log_z_T, dz_TD, d_items_ID = jax.lax.fori_loop(0, chunks, one, start)
+    log_z_T, dz_TD, d_items_DI = jax.lax.fori_loop(0, chunks, one, start)
     own_TD, weight_T1 = items_ID[target_T], weight_T[:, None]
     nll = jnp.sum((log_z_T[:count] - jnp.sum(z_TD * own_TD, axis=1)) * weight_T)
     dz_TD = dz_TD[:count] - own_TD * weight_T1
-    return nll, dz_TD, d_items_ID.at[target_T].add(-z_TD * weight_T1)
+    return nll, dz_TD, d_items_DI.T.at[target_T].add(-z_TD * weight_T1)
 
 
 def sampled(

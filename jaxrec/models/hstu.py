@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrec.data.history_rows import Count, HistoryRows
-from jaxrec.models.sequential import scored, unit, unseen
-from jaxrec.nn.dropout import dropout
+from jaxrec.models.sequential import dropped, scored, unit, unseen
 from jaxrec.nn.embed import Embed
 from jaxrec.nn.layers import Dense, Norm, weight
 
@@ -50,18 +49,18 @@ class HSTUBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BLD: Array,
+        x_TD: Array,
         hidden_BLM: Array,
         bucket_BLM: Int[Array, "B L L"] | None,
         key_B: Array | None,
         site: int,
-    ) -> Float[Array, "B L D"]:
+    ) -> Float[Array, "T D"]:
         """x with what it attends to added."""
         c = self.cfg
-        b, length, d = x_BLD.shape
+        d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
         width = c.heads * c.head_dim
         normal = nn.initializers.normal(c.init_std)
-        y = Norm("layer", c.norm_eps, name="in_norm")(x_BLD)
+        y = Norm("layer", c.norm_eps, name="in_norm")(x_TD)
         y = jax.nn.silu(Dense(4 * width, False, c.init_std, name="uvqk")(y))
         u, v, q, k = jnp.split(y, 4, axis=-1)
         heads = lambda y: y.reshape(b, length, c.heads, c.head_dim).transpose(0, 2, 1, 3)
@@ -75,10 +74,10 @@ class HSTUBlock(nn.Module):
         weights = jax.nn.silu(scores + bias_BLM[:, None]) * (1 / c.max_length)
         weights = jnp.where(hidden_BLM[:, None], 0, weights)
         out = jnp.einsum("bhlm,bhmk->bhlk", weights, heads(v))
-        out = out.transpose(0, 2, 1, 3).reshape(b, length, width)
+        out = out.transpose(0, 2, 1, 3).reshape(b * length, width)
         out = Norm("layer", c.norm_eps, name="out_norm")(out) * u
-        out = dropout(out, c.dropout, key_B, site)
-        return x_BLD + Dense(d, True, math.sqrt(2 / (d + width)), name="o")(out)
+        out = dropped(out, c.dropout, key_B, site)
+        return x_TD + Dense(d, True, math.sqrt(2 / (d + width)), name="o")(out)
 
 
 class HSTU(nn.Module):
@@ -98,14 +97,15 @@ class HSTU(nn.Module):
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
         hidden_BLM = unseen(rows.segments_BL)
-        x_BLD = self.items(jnp.maximum(rows.items_BL, 0)) * math.sqrt(c.d_model)
-        x_BLD = dropout(x_BLD + self.positions(rows.positions_BL), c.dropout, key_B, 0)
+        x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1)) * math.sqrt(c.d_model)
+        x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
+        x_TD = dropped(x_TD, c.dropout, key_B, 0)
         bucket = None
         if c.times and rows.times_BL is not None:
             bucket = jnp.where(hidden_BLM, 0, time_bucket(rows.times_BL))
         for n, block in enumerate(self.blocks):
-            x_BLD = block(x_BLD, hidden_BLM, bucket, key_B, 1 + n)
-        return scored(x_BLD, c.temperature)
+            x_TD = block(x_TD, hidden_BLM, bucket, key_B, 1 + n)
+        return scored(x_TD, c.temperature).reshape(*rows.items_BL.shape, -1)
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""

@@ -55,27 +55,27 @@ class CausalAttention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BLD: Array,
-        memory_BLD: Array,
+        x_TD: Float[Array, "T D"],
+        memory_TD: Float[Array, "T D"],
         hidden_BLM: Bool[Array, "B L L"],
         key_B: Array | None,
         site: int,
-    ) -> Float[Array, "B L D"]:
+    ) -> Float[Array, "T D"]:
         """Queries of x over the memory (x itself in the post form); `hidden_BLM`: who may not see whom."""
         c = self.cfg
-        b, length, d = x_BLD.shape
+        d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
         heads = lambda y: y.reshape(b, length, -1, c.heads, d // c.heads).transpose(2, 0, 3, 1, 4)
         project = lambda name, width: Dense(width, True, c.init_std, name=name)
-        if x_BLD is memory_BLD:
-            q, k, v = heads(project("qkv", 3 * d)(x_BLD))
+        if x_TD is memory_TD:
+            q, k, v = heads(project("qkv", 3 * d)(x_TD))
         else:
-            (q,) = heads(project("q", d)(x_BLD))
-            k, v = heads(project("kv", 2 * d)(memory_BLD))
+            (q,) = heads(project("q", d)(x_TD))
+            k, v = heads(project("kv", 2 * d)(memory_TD))
         scores = jnp.einsum("bhlk,bhmk->bhlm", q, k) * (1 / math.sqrt(d // c.heads))
         weights = jax.nn.softmax(jnp.where(hidden_BLM[:, None], -1e9, scores), axis=-1)
         weights = dropout(weights, c.attention_dropout, key_B, site)
         out = jnp.einsum("bhlm,bhmk->bhlk", weights, v)
-        return project("o", d)(out.transpose(0, 2, 1, 3).reshape(b, length, d))
+        return project("o", d)(out.transpose(0, 2, 1, 3).reshape(b * length, d))
 
 
 class SASRecBlock(nn.Module):
@@ -85,28 +85,30 @@ class SASRecBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: Array, hidden_BLM: Array, key_B: Array | None, site: int
-    ) -> Float[Array, "B L D"]:
+        self, x_TD: Array, hidden_BLM: Array, key_B: Array | None, site: int
+    ) -> Float[Array, "T D"]:
         """x after attention and feed-forward."""
         c = self.cfg
         norm = lambda name: Norm("layer", c.norm_eps, name=name)
         attention = CausalAttention(c, name="attn")
-        drop = lambda y, at: dropout(y, c.dropout, key_B, site + at)
+        drop = lambda y, at: dropped(y, c.dropout, key_B, site + at)
         post = c.form == "post"
-        mlp = Mlp(
-            c.d_ff, False, "gelu" if post else "relu", True, c.init_std, c.init_std, name="mlp"
-        )
+        activation = "gelu" if post else "relu"
+        mlp = Mlp(c.d_ff, False, activation, True, c.init_std, c.init_std, name="mlp")
         if post:
-            y = attention(x_BLD, x_BLD, hidden_BLM, key_B, site)
-            x_BLD = norm("attn_norm")(x_BLD + drop(y, 1))
-            return norm("mlp_norm")(x_BLD + drop(mlp(x_BLD), 2))
-        q = norm("attn_norm")(x_BLD)
-        x_BLD = norm("mlp_norm")(q + drop(attention(q, x_BLD, hidden_BLM, key_B, site), 1))
-        return x_BLD + drop(mlp(x_BLD), 2)
+            y = attention(x_TD, x_TD, hidden_BLM, key_B, site)
+            x_TD = norm("attn_norm")(x_TD + drop(y, 1))
+            return norm("mlp_norm")(x_TD + drop(mlp(x_TD), 2))
+        q = norm("attn_norm")(x_TD)
+        x_TD = norm("mlp_norm")(q + drop(attention(q, x_TD, hidden_BLM, key_B, site), 1))
+        return x_TD + drop(mlp(x_TD), 2)
 
 
 class SASRec(nn.Module):
-    """The whole model: rows of histories to the vectors z that items are scored by."""
+    """The whole model: rows of histories to the vectors z that items are scored by.
+
+    Inside, positions are one axis of length B L: the gradient of a matrix takes a third of the time on CPUs.
+    """
 
     cfg: SASRecConfig
 
@@ -123,28 +125,38 @@ class SASRec(nn.Module):
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
         hidden_BLM = unseen(rows.segments_BL)
-        x_BLD = self.items(jnp.maximum(rows.items_BL, 0))
+        x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1))
         if c.form == "pre":
-            x_BLD = x_BLD * math.sqrt(c.d_model)
-        x_BLD = x_BLD + self.positions(rows.positions_BL)
+            x_TD = x_TD * math.sqrt(c.d_model)
+        x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
         if c.form == "post":
-            x_BLD = self.norm(x_BLD)
-        x_BLD = dropout(x_BLD, c.dropout, key_B, 0)
+            x_TD = self.norm(x_TD)
+        x_TD = dropped(x_TD, c.dropout, key_B, 0)
         for n, block in enumerate(self.blocks):
-            x_BLD = block(x_BLD, hidden_BLM, key_B, 1 + n * _SITES)
-        return scored(self.norm(x_BLD) if c.form == "pre" else x_BLD, c.temperature)
+            x_TD = block(x_TD, hidden_BLM, key_B, 1 + n * _SITES)
+        z_TD = scored(self.norm(x_TD) if c.form == "pre" else x_TD, c.temperature)
+        return z_TD.reshape(*rows.items_BL.shape, -1)
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""
         return unit(self.items.table) if self.cfg.temperature else self.items.table
 
 
-def scored(z_BLD: Float[Array, "*b D"], temperature: float) -> Float[Array, "*b D"]:
+def dropped(
+    x_TD: Float[Array, "T D"], rate: float, key_B: Key[Array, " B"] | None, site: int
+) -> Float[Array, "T D"]:
+    """Dropout of positions that lie row after row, each by its row's key."""
+    if key_B is None:
+        return x_TD
+    return dropout(x_TD.reshape(len(key_B), -1), rate, key_B, site).reshape(x_TD.shape)
+
+
+def scored(z_TD: Float[Array, "T D"], temperature: float) -> Float[Array, "T D"]:
     """z so that its product with unit item vectors is cosine / temperature; as it is for temperature 0."""
-    return unit(z_BLD) / temperature if temperature else z_BLD
+    return unit(z_TD) / temperature if temperature else z_TD
 
 
-def unit(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+def unit(x: Float[Array, "T D"]) -> Float[Array, "T D"]:
     """x scaled to length 1 over the last axis."""
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
