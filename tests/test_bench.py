@@ -136,7 +136,7 @@ def test_the_card_is_consistent():
     for one in RACES:
         assert one.base in one.entries and set(one.bars) <= set(one.entries)
         ours = {name for name, entry in one.entries.items() if not entry.environment}
-        assert ours and all(name.startswith("jaxrec") for name in ours)
+        assert ours and any(name.startswith("jaxrec") for name in ours)
         assert all(importlib.util.find_spec(e.module) is not None for e in one.entries.values())
 
 

@@ -3,7 +3,7 @@
 Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
 """
 
-from eval.race import shape
+from eval.race import ratings, shape
 from eval.race.harness import Entry, Race
 from eval.race.tenants import POPULATIONS
 
@@ -43,6 +43,27 @@ def _generate(batch: int) -> Race:
         unit="tokens/s",
         units=batch * shape.NEW,
         bars={"jaxrec": 1.6},
+    )
+
+
+def _search(batch: int) -> Race:
+    entry = lambda engine: Entry(
+        "eval.race.peers_search", options={"engine": engine, "batch": batch}, environment="peers"
+    )
+    return Race(
+        name=f"search-{batch}",
+        about=f"exact 30 nearest of 100,000 x 768, {batch} {'query' if batch == 1 else 'queries'} at once",
+        base="faiss, BLAS",
+        entries={
+            "faiss, BLAS": entry("faiss-blas"),
+            "faiss": entry("faiss"),
+            "numpy": entry("numpy"),
+            "torch": entry("torch"),
+            "jax, top_k": Entry(f"{JAX}search", "top_k", {"batch": batch}),
+            "jaxrec": Entry(f"{JAX}search", options={"batch": batch}),
+        },
+        unit="queries/s",
+        units=batch,
     )
 
 
@@ -147,4 +168,35 @@ RACES = (
         units=1,
         rounds=5,
     ),
+    Race(
+        name="deepmf",
+        about=f"DeepMF, {ratings.STEPS} steps of {ratings.BATCH} ratings, 60,000 people and 20,000 items",
+        base="torch SparseAdam",
+        entries={
+            "torch SparseAdam": Entry(f"{TORCH}deepmf", environment="peers"),
+            "torch Adam, fused": Entry(
+                f"{TORCH}deepmf", options={"optimizer": "fused"}, environment="peers"
+            ),
+            "jaxrec": Entry(f"{JAX}deepmf"),
+        },
+        unit="ratings/s",
+        units=ratings.STEPS * ratings.BATCH,
+        bars={"jaxrec": 3.0},
+    ),
+    Race(
+        name="sasrec",
+        about="SASRec, full cross-entropy, dropout 0.5: an epoch over Beauty",
+        base="torch, by length",
+        entries={
+            "torch, by length": Entry(f"{TORCH}sasrec", environment="peers"),
+            "recbole": Entry("eval.race.recbole_sasrec", environment="recbole"),
+            "jaxrec": Entry(f"{JAX}sasrec"),
+        },
+        unit="s",
+        units=1,
+        bars={"jaxrec": 2.0},
+        rounds=3,
+    ),
+    _search(1),
+    _search(64),
 )

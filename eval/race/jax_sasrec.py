@@ -1,0 +1,52 @@
+"""Our SASRec: histories packed by real length, full cross-entropy in chunks, one epoch over Beauty."""
+
+from eval.race import beauty
+from eval.race.jax_decode import versions
+from eval.race.worker import Work
+
+
+def prepare() -> dict[str, Work]:
+    """One epoch, as `recommenders.sequential` runs it: the same source, the same step, metrics a step late."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrec import mesh as meshes
+    from jaxrec.data.histories import from_lists
+    from jaxrec.data.history_rows import pack
+    from jaxrec.data.source import ArraySource, Prefetch
+    from jaxrec.models.sequential import SASRec
+    from jaxrec.objectives.sequential import SequentialLoss, sequential
+    from jaxrec.recommenders.sequential import SequentialConfig
+    from jaxrec.training import optimizer
+    from jaxrec.training.step import init_state, make_step
+
+    cfg = SequentialConfig(loss=SequentialLoss("full"))
+    shape = cfg.model
+    ours = (shape.d_model, shape.layers, shape.heads, shape.d_ff, shape.max_length, shape.dropout)
+    assert ours == (
+        beauty.WIDTH, beauty.LAYERS, beauty.HEADS, beauty.INNER, beauty.LENGTH, beauty.DROPOUT
+    )  # fmt: skip
+    histories = from_lists([row - 1 for row in beauty.training()], beauty.items())
+    rows = pack(histories, cfg.width, shape.max_length, count=shape.count)
+    batch = cfg.positions // cfg.width
+    source = Prefetch(ArraySource(rows, batch))
+    model = SASRec(type(shape)(items=histories.n_items))
+    mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+    first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), rows)
+    params = model.init(jax.random.key(0), first)["params"]
+    adam = optimizer.make(cfg.opt, steps=1_000_000)
+    state = init_state(mesh, params, adam)
+    step = make_step(*sequential(model, cfg.loss), adam, state)
+    key, place, losses = jax.random.key(0), source.init(), []
+    steps = -(-len(rows.items_BL) // batch)
+
+    def epoch() -> None:
+        nonlocal state, place
+        total, before = 0.0, None
+        for n in range(steps):
+            part, place = source(n, None, place)
+            state, metrics = step(state, None, meshes.place_batch(mesh, part, batch), key)
+            total, before = total + (before.fetch()["loss"] if before else 0.0), metrics
+        losses.append((total + before.fetch()["loss"]) / steps)
+
+    return {"work": Work(epoch, None, versions(), {"nats_by_epoch": losses})}
