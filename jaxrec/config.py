@@ -83,7 +83,7 @@ def load(config_class: type[T], argv: Sequence[str], description: str | None = N
         start = read_file(config_class, argv.pop(0))
     else:
         start = _call(config_class, config_class)
-    _refuse_unknown_flags(config_class, argv)
+    _refuse_unknown_flags(start, argv)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -205,7 +205,9 @@ def _call(config_class: type, make: Any, where: str = "") -> Any:
         )
         if not unknown:
             raise ConfigError(f"{where}{error}") from error
-        known = [f.rsplit(".", 1)[-1] for f in fields(config_class)]
+        known = []
+        if dataclasses.is_dataclass(config_class):
+            known = [f.rsplit(".", 1)[-1] for f in fields(config_class)]
         raise ConfigError(
             f"{where}{unknown[1]} has no field {unknown[2]!r}{_nearest(unknown[2], known)}"
         ) from None
@@ -215,14 +217,27 @@ def _call(config_class: type, make: Any, where: str = "") -> Any:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (
-        f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(dict.fromkeys(known))}"
-    )
+    if close or not known:
+        return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; it has {', '.join(dict.fromkeys(known))}"
 
 
-def _refuse_unknown_flags(config_class: type, argv: Sequence[str]) -> None:
+def _flags_of(start: Any, prefix: str = "") -> Iterator[str]:
+    """`fields`, but of a part that may be of several classes only those of the class that it is of."""
+    hints = get_type_hints(type(start))
+    for field in dataclasses.fields(start):
+        part = getattr(start, field.name)
+        yield prefix + field.name
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            yield from _flags_of(part, f"{prefix}{field.name}.")
+        else:
+            for nested in _dataclasses_in(hints[field.name]):
+                yield from fields(nested, f"{prefix}{field.name}.")
+
+
+def _refuse_unknown_flags(start: Any, argv: Sequence[str]) -> None:
     """Only the plain form `--a.b` is judged here; what it does not know is left to tyro (subcommands, booleans)."""
-    known = list(fields(config_class))
+    known = list(_flags_of(start))
     for token in argv:
         name = token[2:].split("=", 1)[0].replace("-", "_")
         if not token.startswith("--") or token == "--help" or ":" in name:

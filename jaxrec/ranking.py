@@ -2,7 +2,7 @@
 
 One item is right in each row (leave-one-out), so Recall@k is the hit rate and NDCG@k is 1 / log2(1 + rank). Ranks start
 at 1. Equal scores count against the target: an item scored like it stands before it, so that a model which scores
-everything alike earns nothing.
+everything alike earns nothing. Nor does one whose scores are not numbers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ def ranks(
 ) -> Int[np.ndarray, " B"]:
     """The target's place among all items, or among those that `seen_BI` leaves; the target itself always stands."""
     own_B1 = np.take_along_axis(scores_BI, target_B[:, None], 1)
-    before_BI = scores_BI >= own_B1
+    before_BI = ~(scores_BI < own_B1)
     if seen_BI is not None:
         before_BI &= ~seen_BI
     np.put_along_axis(before_BI, target_B[:, None], True, 1)

@@ -30,7 +30,17 @@ class Outer:
     path: Path | None = None
 
 
-HEADER = "from test_config import Inner, Outer\n"
+@dataclass(frozen=True)
+class Other:
+    neighbours: int = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    part: Inner | Other = Inner()
+
+
+HEADER = "from test_config import Choice, Inner, Other, Outer\n"
 
 
 def file(tmp_path: Path, text: str) -> str:
@@ -66,6 +76,17 @@ def test_a_wrong_flag_is_one_clear_line(argv, said):
         config.load(Outer, argv)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_flags_of_a_part_are_those_of_the_class_that_the_file_chose(tmp_path):
+    path = file(tmp_path, "config = Choice(Other(3))")
+    assert config.load(Choice, [path, "--part.neighbours", "9"]) == Choice(Other(9))
+    with pytest.raises(config.ConfigError, match=r"unknown field --part\.lr; did you mean 'part'"):
+        config.load(Choice, [path, "--part.lr", "1"])
+    assert config.load(Choice, ["--part.lr", "1"]) == Choice(Inner(1.0))
+    # A reader that takes any class knows no fields to suggest.
+    with pytest.raises(config.ConfigError, match=r"Other has no field 'n'$"):
+        config.read_file(object, file(tmp_path, "config = Other(n=3)"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,12 @@ def test_rank_counts_what_stands_before_and_what_is_equal():
     assert ranking.ranks(SCORES, np.array([1, 3])).tolist() == [1, 4]
 
 
+def test_scores_that_are_not_numbers_earn_nothing():
+    scores = np.array([[0.1, np.nan, 0.5], [np.nan, np.nan, np.nan]])
+    assert ranking.ranks(scores, np.array([1, 0])).tolist() == [3, 3]
+    assert ranking.ranks(scores, np.array([0, 2])).tolist() == [3, 3]
+
+
 def test_seen_items_do_not_stand_in_the_way_but_the_target_counts_itself():
     seen = ranking.seen(from_lists([[1], [0, 1, 2]], 4))
     assert ranking.ranks(SCORES, np.array([2, 3]), seen).tolist() == [2, 1]

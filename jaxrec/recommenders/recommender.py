@@ -22,11 +22,21 @@ class NotFitted(RunError):
     """A recommender was asked before it was fitted or loaded."""
 
 
+class NothingToLearn(RunError):
+    """A recommender was given no event to learn from."""
+
+
 class Recommender(abc.ABC):
-    """What can be fitted to histories and then recommends. `kind` names it in its folder (`facts.json`)."""
+    """What can be fitted to histories and then recommends. `kind` names it in its folder (`facts.json`).
+
+    `lists_only`: its lists come from a search, so they are what it is judged by, not `score`. `facts`: what the last
+    fit has to tell, `epoch` (the one that was kept) where there are epochs.
+    """
 
     kind: ClassVar[str]
+    lists_only: ClassVar[bool] = False
     config: Any
+    facts: dict[str, Any]
 
     @abc.abstractmethod
     def fit(
@@ -75,6 +85,12 @@ class Recommender(abc.ABC):
         return top(scores_BI, k)
 
 
+def must_learn(train: Histories) -> None:
+    """Raises NothingToLearn where there is no event."""
+    if not len(train.item_T):
+        raise NothingToLearn("there is nothing to learn from: the training histories hold no event")
+
+
 def blocks(histories: Histories, size: int = BLOCK) -> list[Histories]:
     """The rows in parts of at most `size`, so that no matrix of all people by all items is made."""
     return [
@@ -84,9 +100,20 @@ def blocks(histories: Histories, size: int = BLOCK) -> list[Histories]:
 
 
 def top(scores_BI: Float[np.ndarray, "B I"], k: int) -> Shortlist:
-    """The k best of each row; item -1, score -inf, where fewer are finite."""
+    """The k best of each row, ties in the order of item numbers; item -1, score -inf, where fewer are finite."""
+    scores_BI = np.where(np.isnan(scores_BI), -np.inf, scores_BI)
     k_there = min(k, scores_BI.shape[1])
     part_BJ = np.argpartition(-scores_BI, k_there - 1, axis=1)[:, :k_there]
+    kept_BJ = np.take_along_axis(scores_BI, part_BJ, 1)
+    last_B1 = kept_BJ.min(1, keepdims=True)
+    # The partition takes any of the items that tie for the last places: there the first numbers are taken instead.
+    tied = np.flatnonzero((scores_BI >= last_B1).sum(1) > k_there)
+    if len(tied):
+        above_BI = scores_BI[tied] > last_B1[tied]
+        equal_BI = scores_BI[tied] == last_B1[tied]
+        places_B1 = k_there - above_BI.sum(1, keepdims=True)
+        above_BI |= equal_BI & (np.cumsum(equal_BI, axis=1) <= places_B1)
+        part_BJ[tied] = np.nonzero(above_BI)[1].reshape(len(tied), k_there)
     part_BJ.sort(axis=1)
     kept_BJ = np.take_along_axis(scores_BI, part_BJ, 1)
     order_BJ = np.argsort(-kept_BJ, axis=1, kind="stable")
