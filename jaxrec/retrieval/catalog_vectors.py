@@ -1,0 +1,238 @@
+"""Floor 2: the vectors of a whole catalogue's texts in a tensorstore, made block by block, resumable after a kill.
+
+    FOLDER/catalog.json   encoder, width, type, rows of a block
+    FOLDER/vectors/       zarr3 array [rows, width], one chunk a block
+    FOLDER/blocks.jsonl   a line for each block that is wholly written: its number, rows, hash of its texts
+    FOLDER/complete.json  the number of rows, when all texts are done
+
+A run that finds such a folder checks encoder and texts, and goes on with the first block that has no line.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from jaxrec.retrieval.errors import SearchError
+
+_HEAD, _BLOCKS, _COMPLETE = "catalog.json", "blocks.jsonl", "complete.json"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogVectors:
+    """Vectors on disk: row i belongs to text i. Reads what is asked for."""
+
+    folder: Path
+    encoder: str
+    rows: int
+    dim: int
+    dtype: str
+    array: Any  # a tensorstore
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows start..stop in the type they are stored in."""
+        stop = self.rows if stop is None else min(stop, self.rows)
+        return np.asarray(self.array[start:stop].read().result())
+
+    def blocks(self, size: int = 16_384) -> Iterator[Float[np.ndarray, "I D"]]:
+        """All rows, `size` at a time, for `Index.build`; none at all gives one block of shape (0, D)."""
+        for at in range(0, max(self.rows, 1), size):
+            yield self.read(at, at + size)
+
+
+def embed_catalog(
+    texts: Iterable[str],
+    embed: Callable[[Sequence[str]], Float[np.ndarray, "B D"]],
+    folder: str | Path,
+    *,
+    encoder: str,
+    dim: int,
+    dtype: str = "float16",
+    block: int = 4096,
+    progress: bool = False,
+) -> CatalogVectors:
+    """Embeds all texts (a sequence, or an iterator that gives the same texts again after a kill) into `folder`.
+
+    embed gets the texts of a block and may order them by length as it likes. Further texts at the end of a finished
+    catalogue are added. A block counts as done when its vectors are on the disk.
+
+    Raises SearchError for a folder of another encoder, width, type or block, for texts that differ from those embedded
+    before, fewer of them, and for an encoder that gives another shape or numbers that are not finite.
+    """
+    if dtype not in ("float16", "float32") or block < 1 or dim < 1:
+        raise SearchError(f"vectors of {dtype}, width {dim}, in blocks of {block}: not possible")
+    folder = Path(folder).absolute()
+    _claim(folder, {"encoder": encoder, "dim": dim, "dtype": dtype, "block": block})
+    done = _done(folder)
+    array = _open(folder, dim, dtype, block)
+    known = sum(1 for _ in done)
+    total = len(texts) if isinstance(texts, Sized) else None
+    rows = number = 0
+    with (
+        open(folder / _BLOCKS, "a") as lines,
+        tqdm(desc=encoder, total=total, unit="text", disable=not progress) as bar,
+    ):
+        for number, piece in enumerate(_cut(texts, block)):
+            mark = done.get(number, {"rows": 0})
+            kept = mark["rows"]
+            if kept and (kept > len(piece) or mark["texts"] != _hash(piece[:kept])):
+                raise SearchError(
+                    f"{folder}: the texts of block {number} are not those that were embedded before; "
+                    "take another folder"
+                )
+            if kept < len(piece):
+                (folder / _COMPLETE).unlink(missing_ok=True)
+                made = _made(embed, piece[kept:], rows + kept, dim, dtype)
+                array = array.resize(
+                    exclusive_max=[max(rows + len(piece), array.shape[0]), dim]
+                ).result()
+                array[rows + kept : rows + len(piece)].write(made).result()
+                line = {"block": number, "rows": len(piece), "texts": _hash(piece)}
+                lines.write(json.dumps(line) + "\n")
+                lines.flush()
+                os.fsync(lines.fileno())
+            rows += len(piece)
+            bar.update(len(piece))
+    if known > (number + 1 if rows else 0):
+        raise SearchError(
+            f"{folder} holds more blocks than there are texts ({rows}); take another folder"
+        )
+    _write(folder / _COMPLETE, {"rows": rows})
+    return open_vectors(folder, encoder=encoder)
+
+
+def open_vectors(folder: str | Path, *, encoder: str | None = None) -> CatalogVectors:
+    """The finished vectors of a folder. Raises SearchError if they are not finished, or of another encoder."""
+    folder = Path(folder).absolute()
+    head = _read(folder / _HEAD)
+    if encoder is not None and head["encoder"] != encoder:
+        raise SearchError(f"{folder} holds vectors of {head['encoder']!r}, not of {encoder!r}")
+    if not (folder / _COMPLETE).is_file():
+        raise SearchError(f"{folder} is not finished; run embed_catalog again, it goes on")
+    rows = _read(folder / _COMPLETE)["rows"]
+    array = _open(folder, head["dim"], head["dtype"], head["block"])
+    if array.shape[0] < rows:
+        raise SearchError(f"{folder} holds {array.shape[0]} rows instead of {rows}; embed it again")
+    return CatalogVectors(folder, head["encoder"], rows, head["dim"], head["dtype"], array)
+
+
+# ------------------------------------------------------------------------------------------ inside
+
+
+def _cut(texts: Iterable[str], block: int) -> Iterator[list[str]]:
+    stream = iter(texts)
+    while piece := list(itertools.islice(stream, block)):
+        yield piece
+
+
+def _made(embed: Any, piece: list[str], first: int, dim: int, dtype: str) -> np.ndarray:
+    made = np.asarray(embed(piece))
+    if made.shape != (len(piece), dim):
+        raise SearchError(
+            f"the encoder gave {made.shape} for {len(piece)} texts; expected width {dim}"
+        )
+    with np.errstate(over="ignore"):  # said below
+        made = made.astype(dtype)
+    bad = ~np.isfinite(made).all(1)
+    if bad.any():
+        raise SearchError(
+            f"the vector of text {first + int(np.argmax(bad))} is not finite in {dtype}"
+        )
+    return made
+
+
+def _claim(folder: Path, wanted: dict[str, Any]) -> None:
+    """Makes the folder, or checks that it belongs to the same encoder and layout."""
+    wanted = {"version": _VERSION, **wanted}
+    if not (folder / _HEAD).is_file():
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise SearchError(
+                f"{folder} is there already and holds no vectors; name another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / _HEAD, wanted)
+        return
+    found = _read(folder / _HEAD)
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise SearchError(
+                f"{folder} was made with {name} {found.get(name)!r}, not {value!r}; take another folder"
+            )
+
+
+def _done(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last line of each block; a line that a kill cut short is dropped, and cut off the file."""
+    path, done, good = folder / _BLOCKS, {}, 0
+    if not path.exists():
+        return done
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            mark = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        done[mark["block"]] = mark
+        good += len(line)
+    os.truncate(path, good)
+    return done
+
+
+def _open(folder: Path, dim: int, dtype: str, block: int) -> Any:
+    import tensorstore
+
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(folder / "vectors")},
+        "metadata": {
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [block, dim]}},
+            "data_type": dtype,
+        },
+    }
+    try:
+        return tensorstore.open(
+            spec, open=True, create=True, shape=[0, dim] if not _there(folder) else None
+        ).result()
+    except ValueError as error:
+        raise SearchError(f"{folder / 'vectors'} cannot be read: {error}") from error
+
+
+def _there(folder: Path) -> bool:
+    return (folder / "vectors" / "zarr.json").is_file()
+
+
+def _hash(piece: Sequence[str]) -> str:
+    """Of texts in their order; lengths go in, so that moving a boundary is a change."""
+    whole = hashlib.sha256()
+    for text in piece:
+        data = text.encode("utf-8", "surrogatepass")
+        whole.update(len(data).to_bytes(8, "little"))
+        whole.update(data)
+    return whole.hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SearchError(f"there are no vectors in {path.parent} (no {path.name})") from None
+    except ValueError as error:
+        raise SearchError(f"{path} is damaged: {error}") from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(json.dumps(content) + "\n")
+    fresh.replace(path)

@@ -1,0 +1,151 @@
+"""Floor 2: exact top-k in JAX, the table of vectors split by row over a mesh; on a CPU the fastest exact search, too.
+
+Each device multiplies its own rows with all queries, finds its own k best, and only those (k numbers a device and
+query) meet. `jax.lax.top_k` over a hundred thousand scores costs a CPU more than the product: the maxima of runs of
+rows are ranked first, then the k best runs, which must hold the k best rows.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxrec.retrieval import ranked
+from jaxrec.retrieval.errors import SearchError
+from jaxrec.types import Shortlist
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+_RUN = 64
+_AXES = ("data", "fsdp")  # of the mesh: the same that split a batch and a table
+
+
+class DeviceTopK:
+    """The rows of `vectors_ID` on the devices of `mesh` (None: the first device); an item is its row.
+
+    The table goes over in pieces of `chunk` rows, so that a search holds B x chunk scores at a time, never B x I. On a
+    CPU a float32 piece shares the memory of `vectors_ID`, which must not be written to afterwards.
+    """
+
+    def __init__(
+        self, vectors_ID: Float[np.ndarray, "I D"], mesh: "Mesh | None" = None, chunk: int = 262_144
+    ):
+        if vectors_ID.ndim != 2 or chunk < 1:
+            raise SearchError(f"vectors {vectors_ID.shape} in pieces of {chunk} rows")
+        self._n, self.dim = vectors_ID.shape
+        self._mesh, self._chunk = mesh, chunk
+        starts = range(0, self._n, chunk)
+        self._pieces = [(at, _placed(vectors_ID[at : at + chunk], mesh)) for at in starts]
+
+    def __len__(self) -> int:
+        return self._n
+
+    def search(self, q_BD: Float[np.ndarray, "B D"], k: int) -> Shortlist:
+        """The k rows with the highest inner products, best first; item -1 where there are fewer rows.
+
+        One program is compiled for each number of queries, k and shape of a piece. Raises SearchError.
+        """
+        import jax.numpy as jnp
+
+        if k < 1:
+            raise SearchError(f"k is {k}; it is at least 1")
+        if q_BD.ndim != 2 or q_BD.shape[1] != self.dim:
+            raise SearchError(f"queries {q_BD.shape} against vectors of width {self.dim}")
+        if not np.isfinite(q_BD).all():
+            raise SearchError("a query holds numbers that are not finite")
+        b, few = len(q_BD), min(k, self._n)
+        if not b or not few:
+            nothing = np.full((b, 0), -1, np.int64)
+            return ranked.best(nothing, np.zeros(nothing.shape, np.float32), k)
+        q = jnp.asarray(q_BD, jnp.float32)
+        scores, rows = jnp.full((b, few), -jnp.inf), jnp.full((b, few), -1, jnp.int32)
+        for start, piece in self._pieces:
+            end = min(start + self._chunk, self._n)
+            step = _step(self._mesh, few, padded=len(piece) > end - start)
+            scores, rows = step(piece, q, scores, rows, np.int32(start), np.int32(end))
+        return ranked.best(np.asarray(rows).astype(np.int64), np.asarray(scores), k)
+
+
+def _parts(mesh: "Mesh | None") -> int:
+    return 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in _AXES]))
+
+
+def _placed(piece_ID: np.ndarray, mesh: "Mesh | None") -> Any:
+    """A piece on its devices; zeros (which no search returns) fill the last rows where the devices don't divide it."""
+    import jax
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    if mesh is None:
+        return jax.device_put(np.ascontiguousarray(piece_ID, np.float32))
+    parts = _parts(mesh)
+    shape = (-(-len(piece_ID) // parts) * parts, piece_ID.shape[1])
+
+    def part(index: Sequence[slice]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        rows = np.zeros((stop - start, shape[1]), np.float32)
+        given = piece_ID[start : min(stop, len(piece_ID))]
+        rows[: len(given)] = given
+        return rows
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, P(_AXES)), part)
+
+
+@functools.lru_cache(maxsize=32)
+def _step(mesh: "Mesh | None", k: int, padded: bool) -> Any:
+    """(piece, queries, the best so far, first row, row after the last) -> the best with this piece's."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import PartitionSpec as P
+
+    def local(x_ID: Any, q_BD: Any, start: Any, end: Any) -> tuple[Any, Any]:
+        scores_BI = jnp.einsum("bd,id->bi", q_BD, x_ID, precision=jax.lax.Precision.HIGHEST)
+        if mesh is not None:
+            start = start + jax.lax.axis_index(_AXES).astype(jnp.int32) * x_ID.shape[0]
+        if padded:
+            here_I = start + jnp.arange(x_ID.shape[0]) < end
+            scores_BI = jnp.where(here_I[None], scores_BI, -jnp.inf)
+        best_BK, row_BK = top_k_by_runs(scores_BI, min(k, x_ID.shape[0]))
+        return best_BK, row_BK + start
+
+    spread = local
+    if mesh is not None:
+        shape = P(None, _AXES)
+        spread = jax.shard_map(
+            local, mesh=mesh, in_specs=(P(_AXES), P(), P(), P()), out_specs=(shape, shape)
+        )
+
+    @jax.jit
+    def step(piece: Any, q_BD: Any, scores: Any, rows: Any, start: Any, end: Any) -> Any:
+        new_scores, new_rows = spread(piece, q_BD, start, end)
+        scores = jnp.concatenate([scores, new_scores], 1)
+        rows = jnp.concatenate([rows, new_rows], 1)
+        if mesh is not None:  # k numbers of each device: small enough to be everywhere
+            whole = jax.sharding.NamedSharding(mesh, P())
+            scores, rows = jax.lax.with_sharding_constraint((scores, rows), (whole, whole))
+        best, at = jax.lax.top_k(scores, k)
+        return best, jnp.take_along_axis(rows, at, 1)
+
+    return step
+
+
+def top_k_by_runs(scores_BI: Any, k: int, run: int = _RUN) -> tuple[Any, Any]:
+    """`jax.lax.top_k` of each row, by way of the maxima of runs: (scores, columns as int32), best first."""
+    import jax
+    import jax.numpy as jnp
+
+    b, n = scores_BI.shape
+    runs = -(-n // run)
+    if runs <= k:
+        best, at = jax.lax.top_k(scores_BI, k)
+        return best, at.astype(jnp.int32)
+    if n % run:
+        scores_BI = jnp.pad(scores_BI, ((0, 0), (0, runs * run - n)), constant_values=-jnp.inf)
+    scores_BRX = scores_BI.reshape(b, runs, run)
+    _, run_BK = jax.lax.top_k(scores_BRX.max(-1), k)
+    inside = jnp.take_along_axis(scores_BRX, run_BK[..., None], 1).reshape(b, k * run)
+    best, at = jax.lax.top_k(inside, k)
+    return best, (jnp.take_along_axis(run_BK, at // run, 1) * run + at % run).astype(jnp.int32)
