@@ -58,6 +58,7 @@ class Items:
     description: tuple[str, ...] | None = None
     asin: tuple[str, ...] | None = None
     code: tuple[tuple[str, ...], ...] | None = None  # published semantic ids
+    year: tuple[str, ...] | None = None  # of release
 
     def text(self, item: int) -> str:
         """What an encoder reads of an item: "Title | Brand | Category > Category"; what is unknown is left out."""

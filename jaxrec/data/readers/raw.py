@@ -145,6 +145,7 @@ class Item:
     description: str = ""
     asin: str = ""
     code: tuple[str, ...] = ()
+    year: str = ""  # of release
 
 
 @dataclasses.dataclass

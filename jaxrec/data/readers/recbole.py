@@ -58,6 +58,7 @@ def _items(path: Path, problems: Problems) -> dict[str, Item]:
             brand=pick(row, "brand", "store"),
             category=_sequence(pick(row, *CATEGORIES)),
             description=pick(row, "description"),
+            year=pick(row, "release_year", "year"),
         )
         for _, row in rows
     }
