@@ -18,22 +18,20 @@ from jaxrec.data.histories import Histories
 
 Count = Literal["end", "start"]
 
-_DRAWS = 8  # of a negative, before an item that the person has is let through
-
 
 @struct.dataclass
 class HistoryRows:
     """Packed histories; every leaf is [B, L]. Item, target -1 and segment 0: nothing.
 
-    `negatives` [B, L, J]: items that the person never took. `times`: Unix seconds of the items, as 32 bits: a
-    difference of two is right whatever the year.
+    `who`: the number of the history, in the order of the `Histories`. `negatives` [B, L, J]: items that it lacks.
+    `times`: Unix seconds of the items, as 32 bits: a difference of two is right whatever the year.
     """
 
     items_BL: Any
     targets_BL: Any
     segments_BL: Any
     positions_BL: Any
-    users_BL: Any
+    who_BL: Any
     times_BL: Any = None
     negatives_BLJ: Any = None
 
@@ -121,19 +119,26 @@ def best_fit(length_W: Int[np.ndarray, " W"], width: int, seed: int = 0) -> Int[
 
 
 class Negatives:
-    """Wraps a source of `HistoryRows`: adds, for each position, `count` items that its person never took.
+    """Wraps a source of `HistoryRows`: adds, for each position, `count` items that its history lacks.
 
-    Uniform over the other items (those of the person's whole history are drawn again, a few times at most). What is
-    drawn is a function of the source's state, so a resumed run draws the same.
+    Uniform over those items, exactly: the r-th item that a history lacks is found by a search, nothing is drawn twice.
+    What is drawn is a function of the source's state, so a resumed run draws the same. A history of all items
+    gets any item.
     """
 
     def __init__(
         self, source: Any, histories: Histories, count: int = 1, share: slice | None = None
     ):
-        self.source, self.count, self.n_items = source, count, histories.n_items
-        self.share = share
-        row = histories.user_B[histories.row_T].astype(np.int64)
-        self.taken = np.unique(row * self.n_items + histories.item_T)
+        self.source, self.count, self.share = source, count, share
+        self.n_items = histories.n_items
+        row_T = histories.row_T.astype(np.int64)
+        taken = np.unique(row_T * self.n_items + histories.item_T)
+        row, item = taken // self.n_items, taken % self.n_items
+        size_B = np.bincount(row, minlength=len(histories))
+        self.first_B = np.cumsum(size_B) - size_B
+        self.lacking_B = np.maximum(self.n_items - size_B, 1)
+        # For the k-th taken item: how many lacking ones lie below it. Ascends within a history.
+        self.below = row * (self.n_items + 1) + item - (np.arange(len(item)) - self.first_B[row])
 
     def init(self) -> Any:
         """The inner source's first state."""
@@ -142,22 +147,12 @@ class Negatives:
     def __call__(self, step: int, params: Any, state: Any) -> tuple[HistoryRows, Any]:
         """The inner source's batch with `negatives_BLJ`, and its state."""
         rows, after = self.source(step, params, state)
-        first = self.share.start or 0 if self.share else 0
-        rng = np.random.default_rng(
-            [int(state[k]) for k in ("seed", "epoch", "position")] + [first]
-        )
-        shape = (*rows.items_BL.shape, self.count)
-        drawn = rng.integers(0, self.n_items, np.prod(shape), np.int32)
-        own = np.repeat(rows.users_BL.reshape(-1).astype(np.int64) * self.n_items, self.count)
-        at = np.flatnonzero(np.repeat(rows.targets_BL.reshape(-1) >= 0, self.count))
-        for _ in range(_DRAWS):
-            key = own[at] + drawn[at]
-            near = np.minimum(np.searchsorted(self.taken, key), len(self.taken) - 1)
-            at = at[self.taken[near] == key]
-            if not len(at):
-                break
-            drawn[at] = rng.integers(0, self.n_items, len(at), np.int32)
-        return rows.replace(negatives_BLJ=drawn.reshape(shape)), after
+        who_BLJ = np.maximum(rows.who_BL, 0)[..., None]
+        chance = _dice(state, self.share).random((*rows.who_BL.shape, self.count))
+        nth = (chance * self.lacking_B[who_BLJ]).astype(np.int64)
+        upto = np.searchsorted(self.below, who_BLJ * (self.n_items + 1) + nth, side="right")
+        drawn = np.minimum(nth + upto - self.first_B[who_BLJ], self.n_items - 1)
+        return rows.replace(negatives_BLJ=drawn.astype(np.int32)), after
 
 
 class DrawnItems:
@@ -249,6 +244,6 @@ def _fill(
         targets_BL=np.full((rows, width), -1, np.int32),
         segments_BL=laid(np.repeat(segment_W, length_W), 0),
         positions_BL=laid(position, 0),
-        users_BL=laid(np.repeat(histories.user_B[row_W], length_W), -1),
+        who_BL=laid(np.repeat(row_W, length_W), -1),
         times_BL=times,
     )

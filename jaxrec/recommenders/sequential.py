@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class Sequential(Recommender):
 
     def fit(
         self, train: Histories, valid: Holdout | None = None, out: str | Path | None = None
-    ) -> Self:
+    ) -> "Sequential":
         """Trains until validation gets no better (without `valid`: all epochs) and keeps the best epoch.
 
         `facts` afterwards: epoch (the best), epochs, the best value, seconds of an epoch and of an evaluation.
@@ -168,7 +168,7 @@ class Sequential(Recommender):
         checkpoint.save_params(folder, self.params, facts)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Sequential":
         """The recommender that `save` wrote. Raises CheckpointError where the folder is not whole."""
         facts = checkpoint.load_facts(folder)
         if facts.get("kind") != cls.kind:
