@@ -23,6 +23,7 @@ from typing import Any
 ROW_KEYS = {
     "personalize": ("row", "k", "accuracy", "accuracy_lo", "accuracy_hi", "nll", "ece"),
     "recommend": ("model", "dataset", "protocol", "seeds", "R@5", "N@5", "R@10", "N@10"),
+    "search": ("n_vectors", "index", "p50_ms", "p95_ms", "recall@10", "rss_mb", "build_s"),
     "bench": ("race", "contender", "base", "ratio", "lo", "hi", "n", "unit", "value"),
 }
 PAIRED_KEYS = ("a", "b", "k", "metric", "diff", "lo", "hi")

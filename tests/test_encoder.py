@@ -117,3 +117,17 @@ def test_other_weights_than_the_known_ones_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match="these are other weights"):
         check_hash(tmp_path / "model.safetensors", SHA256)
+
+
+@pytest.mark.parametrize("weights, nearest", [("bfloat16", 0.9999), ("int8", 0.998)])
+def test_weights_of_low_precision_give_close_vectors(minilm, weights, nearest):
+    low = SentenceEncoder(minilm.cfg, minilm.params, minilm.tokenizer, batch=4, weights=weights)
+    vectors = low(SENTENCES)
+    cosine = (vectors * minilm(SENTENCES)).sum(1)
+    assert cosine.min() > nearest and cosine.max() < 1 - 1e-9, cosine
+    np.testing.assert_allclose(low(SENTENCES[:1])[0], vectors[0], atol=1e-2)
+
+
+def test_an_unknown_kind_of_weights_is_refused(minilm):
+    with pytest.raises(ValueError, match="choose one of bfloat16, int8"):
+        SentenceEncoder(minilm.cfg, minilm.params, minilm.tokenizer, weights="int4")
