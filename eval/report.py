@@ -110,19 +110,77 @@ def bench(records: Sequence[tuple[str, Record]]) -> str:
 
 
 def recommend(records: Sequence[tuple[str, Record]]) -> str:
-    """One table a data set, a model a row, every metric that the file has."""
-    parts = []
+    """One table for each data set and way of asking: a row a model, mean and deviation over seeds."""
+    groups: dict[tuple[str, str], list[tuple[str, Record, Record]]] = {}
     for name, record in records:
-        rows = record["rows"]
-        metrics = [key for key in dict.fromkeys(k for row in rows for k in row) if "@" in key]
-        lines = [
-            [row["model"], row["protocol"], str(row["seeds"])]
-            + [_number(row.get(metric)) for metric in metrics]
-            for row in rows
-        ]
-        parts += [f"**{name}**", _markdown(["model", "protocol", "seeds", *metrics], lines)]
-        parts.append(_provenance(record))
+        for row in record["rows"]:
+            groups.setdefault(_asked(row), []).append((name, record, row))
+    parts = []
+    for (dataset, asked), found in sorted(groups.items()):
+        rows = [row for _, _, row in found]
+        measures = [key for key in dict.fromkeys(k for row in rows for k in row) if _measure(key)]
+        plain = ["coverage", "diversity", "novelty", "epoch", "wall_s", "peak_mb"]
+        head = ["model", "seeds", *measures, *(c for c in plain if _any(rows, c))]
+        head += [column for column in ("bar", "peer") if _any(rows, column)]
+        lines = [[_recommend_cell(row, column) for column in head] for row in rows]
+        parts += [f"**{dataset}**: {asked}", _markdown(head, lines)]
+        of_files = {name: record for name, record, _ in found}
+        for record in of_files.values():
+            parts += [_paired(record)] if record["paired"] else []
+            said = [f"{key}: {record[key]}" for key in ("bar", "peer") if record.get(key)]
+            parts += [f"{'; '.join(said)}."] if said else []
+        parts.append(_provenances(of_files))
     return "\n\n".join(parts)
+
+
+def _asked(row: Record) -> tuple[str, str]:
+    """(data set, how it was asked): rows of one table agree in both."""
+    said = [row["protocol"] + (" ranking" if row["protocol"] == "full" else "")]
+    said += [f"split by {row['split']}"] if row.get("split") else []
+    said += [f"history {row['history']}"] if row.get("history") else []
+    said += [f"ties {row['ties']}"] if row.get("ties") else []
+    said += [f"diversity by {row['diversity_by']}"] if row.get("diversity_by") else []
+    return row["dataset"], ", ".join(said)
+
+
+def _measure(key: str) -> bool:
+    return ("@" in key and not key.endswith(("_sd", "_lo", "_hi"))) or key in ("RMSE", "MAE")
+
+
+def _any(rows: Sequence[Record], column: str) -> bool:
+    return any(row.get(column) not in (None, "") for row in rows)
+
+
+def _recommend_cell(row: Record, column: str) -> str:
+    value = row.get(column)
+    if value in (None, ""):
+        return "-"
+    if _measure(column):
+        if row.get(f"{column}_lo") is not None:
+            return _interval(row, column)
+        spread = row.get(f"{column}_sd")
+        return _number(value) + ("" if spread is None else f" ± {spread:.4f}")
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def _paired(record: Record) -> str:
+    gaps = [
+        f"{p['a']} - {p['b']}, {p['metric']}: {p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
+        for p in record["paired"]
+    ]
+    return "Paired: " + "; ".join(gaps) + "."
+
+
+def _provenances(records: dict[str, Record]) -> str:
+    """One line for several files: machines and versions once, then each file with its commit and minutes."""
+    machines = dict.fromkeys(_machine(record) for record in records.values())
+    files = [
+        f"{name} {(record['commit'] or 'unknown')[:10]}, {record['wall_s'] / 60:.1f} min"
+        for name, record in records.items()
+    ]
+    return f"<sub>{' | '.join(machines)}. Files, commits: {'; '.join(files)}.</sub>"
 
 
 TABLES = {"personalize": personalize, "voices": voices, "bench": bench, "recommend": recommend}
@@ -148,14 +206,18 @@ def _interval(row: Record | None, metric: str) -> str:
 
 def _provenance(record: Record) -> str:
     """One line in small print: command, machine, versions, commit, time."""
+    said = [_machine(record), f"commit {(record['commit'] or 'unknown')[:10]}"]
+    said.append(f"{record['wall_s'] / 60:.1f} min")
+    command = f"`{record['command']}` on " if record.get("command") else ""
+    return f"<sub>{command}{'; '.join(said)}.</sub>"
+
+
+def _machine(record: Record) -> str:
     machine, versions = record["hardware"], record["versions"]
     devices = ", ".join(machine["accelerators"]) or f"{machine['cores']} cores of {machine['cpu']}"
     packages = [name for name in ("jax", "torch") if name in versions]
     said = [f"{devices}, {machine['memory_gb']} GB", f"Python {versions['python']}"]
-    said += [f"{name} {versions[name]}" for name in packages]
-    said += [f"commit {(record['commit'] or 'unknown')[:10]}", f"{record['wall_s'] / 60:.1f} min"]
-    command = f"`{record['command']}` on " if record.get("command") else ""
-    return f"<sub>{command}{'; '.join(said)}.</sub>"
+    return "; ".join([*said, *(f"{name} {versions[name]}" for name in packages)])
 
 
 def main() -> int:

@@ -22,10 +22,12 @@ from typing import Any
 # What the rows of the known benchmarks must carry; they may carry more.
 ROW_KEYS = {
     "personalize": ("row", "k", "accuracy", "accuracy_lo", "accuracy_hi", "nll", "ece"),
-    "recommend": ("model", "dataset", "protocol", "seeds", "R@5", "N@5", "R@10", "N@10"),
+    "recommend": ("model", "dataset", "protocol", "seeds"),
     "search": ("n_vectors", "index", "p50_ms", "p95_ms", "recall@10", "rss_mb", "build_s"),
     "bench": ("race", "contender", "base", "ratio", "lo", "hi", "n", "unit", "value"),
 }
+# And one of these groups: a recommender ranks items, or predicts ratings.
+EITHER_KEYS = {"recommend": (("R@5", "N@5", "R@10", "N@10"), ("RMSE", "MAE"))}
 PAIRED_KEYS = ("a", "b", "k", "metric", "diff", "lo", "hi")
 PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
@@ -58,6 +60,7 @@ def write_results(
       OSError: the file can't be written (a full disk); an older file of that name stays as it was.
     """
     _check(name, rows, ROW_KEYS.get(name, ()), "row")
+    _check_either(name, rows, EITHER_KEYS.get(name, ((),)))
     if name == "personalize":
         _check(name, paired, PAIRED_KEYS, "paired row")
         known = {row["row"] for row in rows}
@@ -132,6 +135,15 @@ def _check(name: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], wh
         missing = [key for key in keys if key not in row]
         if missing:
             raise ValueError(f"{name}: {what} {i} lacks {', '.join(missing)}: it has {sorted(row)}")
+
+
+def _check_either(
+    name: str, rows: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[str]]
+) -> None:
+    for i, row in enumerate(rows):
+        if not any(set(group) <= set(row) for group in groups):
+            wanted = " nor ".join(", ".join(group) for group in groups)
+            raise ValueError(f"{name}: row {i} has neither {wanted}: it has {sorted(row)}")
 
 
 def versions() -> dict[str, str]:

@@ -62,12 +62,38 @@ def test_bench_says_what_was_missing(tmp_path):
     assert "| generate | jaxrec | hf | no torch | - | 0 | - | 1.6x |" in text
 
 
-def test_recommend(tmp_path):
+def test_recommend_has_a_table_for_each_data_set_and_way_of_asking(tmp_path):
     row = {"model": "sasrec", "dataset": "beauty", "protocol": "full", "seeds": 3}
-    row |= {"R@5": 0.05, "N@5": 0.04, "R@10": 0.08, "N@10": None}
-    write_results(tmp_path / "recommend", "recommend", [row], filename="beauty.json")
+    row |= {"R@5": 0.05, "N@5": 0.04, "R@10": 0.08, "N@10": None, "R@5_sd": 0.001}
+    row |= {"history": "masked", "coverage": 0.25, "wall_s": 1234.5, "bar": "R@10 .0605"}
+    floor = row | {"model": "popularity", "R@5_sd": None, "seeds": 1, "bar": ""}
+    sampled = row | {"protocol": "sampled-100 (99 uniform negatives)", "R@10": 0.47}
+    rates = {"model": "svd", "dataset": "films", "protocol": "5-fold", "seeds": 1}
+    rates |= {"RMSE": 0.9355, "MAE": 0.74}
+    gap = {"a": "ours", "b": "popularity", "metric": "R@10", "diff": 0.01, "lo": 0.005, "hi": 0.02}
+    shops = row | {"dataset": "shops", "R@10_lo": 0.07, "R@10_hi": 0.09}
+    write = lambda name, rows, *more, **told: write_results(
+        tmp_path / "recommend", "recommend", rows, *more, filename=f"{name}.json", **told
+    )
+    write("beauty", [row, sampled])
+    write("beauty_popularity", [floor])
+    write("films", [rates], bar="RMSE .93", peer="Surprise")
+    write("shops", [shops], [gap])
     text = report.render(MARKED.format("recommend"), tmp_path)
-    assert "| sasrec | full | 3 | 0.0500 | 0.0400 | 0.0800 | - |" in text
+    full, other = text.split("**beauty**: ")[1:]
+    assert full.startswith("full ranking, history masked\n")
+    assert "| model | seeds | R@5 | N@5 | R@10 | N@10 | coverage | wall_s | bar |" in full
+    assert (
+        "| sasrec | 3 | 0.0500 ± 0.0010 | 0.0400 | 0.0800 | - | 0.25 | 1,234 | R@10 .0605 |" in full
+    )
+    assert "| popularity | 1 | 0.0500 | 0.0400 | 0.0800 | - | 0.25 | 1,234 | - |" in full
+    assert "Files, commits: beauty " in full and "; beauty_popularity " in full
+    assert other.startswith("sampled-100 (99 uniform negatives), ") and "| 0.4700 |" in other
+    assert "**films**: 5-fold" in text and "| svd | 1 | 0.9355 | 0.7400 |" in text
+    assert "bar: RMSE .93; peer: Surprise." in text
+    assert "| 0.080 (0.070 - 0.090) |" in text
+    assert "Paired: ours - popularity, R@10: +0.0100 [+0.0050, +0.0200]." in text
+    assert report.render(text, tmp_path) == text
 
 
 def test_no_results_yet_and_bad_markers(tmp_path):

@@ -52,6 +52,17 @@ def test_a_row_that_lacks_a_key_is_refused(tmp_path):
     write_results(tmp_path, "anything else", [{"free": 1}])
 
 
+def test_a_recommender_ranks_or_predicts_ratings(tmp_path):
+    shared = {"model": "m", "dataset": "d", "protocol": "full", "seeds": 3}
+    ranks = shared | {"R@5": 0.1, "N@5": 0.1, "R@10": 0.2, "N@10": 0.1}
+    rates = shared | {"RMSE": 0.9, "MAE": 0.7}
+    write_results(tmp_path, "recommend", [ranks, rates])
+    with pytest.raises(ValueError, match=r"recommend: row 1 has neither R@5, .* nor RMSE, MAE"):
+        write_results(tmp_path, "recommend", [ranks, shared | {"RMSE": 0.9}])
+    with pytest.raises(ValueError, match="row 0 lacks seeds"):
+        write_results(tmp_path, "recommend", [{k: v for k, v in ranks.items() if k != "seeds"}])
+
+
 def test_the_headline_must_be_a_row(tmp_path):
     row = {"row": "pooled", "k": 0, "accuracy": 0.5, "accuracy_lo": 0.4, "accuracy_hi": 0.6}
     row |= {"nll": 0.7, "ece": 0.1}
