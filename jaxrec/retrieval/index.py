@@ -5,6 +5,7 @@ store of whole vectors re-scores them exactly (`vector_store.py`), labels restri
 (`partitions.py`). What is too few to be worth a structure, a small tenant for instance, is compared one by one.
 """
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -52,8 +53,8 @@ class Index:
     def build(
         cls,
         vectors: Block | Iterable[Block] | Iterable[tuple[np.ndarray, Block]],
-        ids: Int[np.ndarray, " I"] | None = None,
-        labels: Mapping[str, Int[np.ndarray, " I"]] | None = None,
+        ids: np.ndarray | None = None,
+        labels: Mapping[str, np.ndarray] | None = None,
         config: IndexConfig | None = None,
         folder: str | Path | None = None,
         progress: bool = False,
@@ -80,14 +81,14 @@ class Index:
             store = VectorStore(dim, dtype, rows=expected, path=path)
             items: list[np.ndarray] = []
             bar = tqdm(desc="vectors", total=expected or None, unit="row", disable=not progress)
-            with bar:
+            with bar, contextlib.closing(store):
                 for given, block_ID in blocks:
                     block_ID = checked(block_ID, dim, made.metric, first=len(store))
                     store.append(block_ID)
                     if given is not None:
                         items.append(np.asarray(given, np.int64))
                     bar.update(len(block_ID))
-            store.finish()
+                store.finish()
             n = len(store)
             item_I = items_of(ids, items, n)
             made, reason = index_choice.choose(n, dim, config)
@@ -197,8 +198,8 @@ class Index:
     def add(
         self,
         vectors_ID: Block,
-        ids: Int[np.ndarray, " I"],
-        labels: Mapping[str, Int[np.ndarray, " I"]] | None = None,
+        ids: np.ndarray,
+        labels: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """New items (removed ones may come back). All are checked before the first one is added.
 
@@ -232,7 +233,7 @@ class Index:
     def search(
         self, q_BD: Float[np.ndarray, "B D"], k: int, where: Where | None = None
     ) -> Shortlist:
-        """The k best items for each query, with their exact scores, best first; equal scores by the smaller item.
+        """The k best items for each query, with their exact scores, best first; equal ones by the smaller item.
 
         where: labels by name, `{"tenant": 3, "category": [1, 2]}`: only items that have one of the labels in each
         column are found. Fewer than k such items: item -1, score -inf at the end. Cosine: a query of zeros scores 0
@@ -273,6 +274,11 @@ class Index:
         """Candidates of the structure, those outside of the selection dropped, the rest scored from the store."""
         count = max(config.candidates, k)
         bits = None if chosen is None else chosen.bits
+        if chosen is not None:  # of what is met on the way fewer count, so the way is longer
+            longer = min(_WIDER, self._ids.slots / len(chosen))
+            config = dataclasses.replace(
+                config, ef=int(config.ef * longer), nprobe=int(config.nprobe * longer**0.5)
+            )
         if chosen is not None and not self._structure.takes_selector():
             # It answers for all slots: ask for so many that enough of the chosen ones are among them.
             count = min(self._ids.slots, int(count * self._ids.slots / len(chosen) * 1.5) + 1)

@@ -80,7 +80,7 @@ def choose(n: int, dim: int, config: IndexConfig) -> tuple[IndexConfig, str]:
         )
     code = config.code
     if code == "auto":
-        code = "none" if kind in ("exact", "flat") or dim % 4 else "sq8"
+        code = "none" if kind in ("exact", "flat") else "sq8"
         if kind == "ivf" and dim % 4 == 0 and dim >= 64:
             code = "pq_fast"
     made = dataclasses.replace(config, kind=kind, code=code)

@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from jaxrec.retrieval.errors import SearchError
 
-Where = Mapping[str, int | Sequence[int]]
+Where = Mapping[str, int | Sequence[int] | np.ndarray]
 _KEPT = 32  # selections that are kept between searches: a bit and a byte a slot each
 
 
@@ -32,7 +32,7 @@ class Selection:
 class Partitions:
     """A column of labels for each name; row = slot. Without names nothing can be restricted."""
 
-    def __init__(self, columns: Mapping[str, Int[np.ndarray, " I"]], slots: int):
+    def __init__(self, columns: Mapping[str, np.ndarray], slots: int):
         self._columns = {name: np.asarray(column) for name, column in columns.items()}
         self._check(self._columns, slots)
         self._kept: OrderedDict[tuple, Selection] = OrderedDict()
@@ -43,18 +43,18 @@ class Partitions:
         return tuple(self._columns)
 
     @property
-    def columns(self) -> dict[str, Int[np.ndarray, " I"]]:
+    def columns(self) -> dict[str, np.ndarray]:
         """The labels by name."""
         return dict(self._columns)
 
-    def add(self, columns: Mapping[str, Int[np.ndarray, " I"]], count: int) -> None:
+    def add(self, columns: Mapping[str, np.ndarray], count: int) -> None:
         """Labels of `count` further slots: the same names as before. Raises SearchError otherwise."""
         self.check_new(columns, count)
         for name, column in columns.items():
             self._columns[name] = np.concatenate([self._columns[name], np.asarray(column)])
         self.forget()
 
-    def check_new(self, columns: Mapping[str, Int[np.ndarray, " I"]], count: int) -> None:
+    def check_new(self, columns: Mapping[str, np.ndarray], count: int) -> None:
         """Raises SearchError where `add` would."""
         if set(columns) != set(self._columns):
             raise SearchError(
@@ -101,7 +101,7 @@ class Partitions:
                 )
 
 
-def _wanted(name: str, labels: int | Sequence[int]) -> tuple[int, ...]:
+def _wanted(name: str, labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
     wanted = tuple(sorted({int(label) for label in np.atleast_1d(np.asarray(labels, np.int64))}))
     if not wanted:
         raise SearchError(f"where[{name!r}] is empty: nothing could be found")

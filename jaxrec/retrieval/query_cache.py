@@ -13,7 +13,7 @@ import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import numpy as np
@@ -26,6 +26,7 @@ _MEMORY_BYTES = 64_000_000
 _OVERHEAD = 200  # of an entry in memory, beside its vector: key, links, object headers
 
 
+@runtime_checkable
 class Store(Protocol):
     """Bytes by key. `get` gives None for what is not there."""
 

@@ -56,7 +56,6 @@ class VectorStore:
 
     def append(self, block_ID: Float[np.ndarray, "I D"]) -> None:
         """Adds rows. Raises SearchError where float16 cannot hold a number."""
-        # A sum is not finite if any number is not: one pass without a temporary of the block's size.
         if self.dtype == np.float16 and block_ID.size and np.abs(block_ID).max() > _HALF_MOST:
             raise SearchError("a number above 65,504 does not fit float16; take store float32")
         if self._file is not None:
@@ -72,8 +71,6 @@ class VectorStore:
                 self._used.append(0)
             at = self._used[-1]
             count = min(len(self._pieces[-1]) - at, len(block_ID) - done)
-            if not self._pieces[-1].flags.writeable:
-                raise AssertionError("a mapped piece has no room")
             self._pieces[-1][at : at + count] = block_ID[done : done + count]
             self._used[-1] += count
             done += count
@@ -87,6 +84,11 @@ class VectorStore:
         rows, self._written = self._written, 0
         done = VectorStore.mapped(self._path, self.dim, self.dtype.name, rows)
         self._pieces, self._used = done._pieces, done._used
+
+    def close(self) -> None:
+        """Gives up writing, where `finish` was not reached."""
+        if self._file is not None:
+            self._file.close()
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first slot, rows in their own type) of each piece, not copied."""
