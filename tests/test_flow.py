@@ -135,7 +135,7 @@ def test_latency_is_told_by_stage(flow):
 def test_what_a_person_has_is_not_recommended_unless_wanted(flow):
     for query in ("green", ""):
         assert not set(flow.answer("gus", query).items) & {GREEN, 10 + GREEN, 20 + GREEN}
-    again = Flow(flow.parts, FlowSettings(candidates=40, duplicate=1.0, mask_seen=False))
+    again = Flow(flow.parts, FlowSettings(40, 40, duplicate=1.0, mask_seen=False))
     assert "green coffee" in again.answer("gus", "green coffee").titles
 
 
@@ -168,7 +168,7 @@ def test_the_readable_part_of_a_mixed_query_is_read(flow):
     answer = flow.answer("gus", "подарок: charger 🎁")
     assert answer.path == "known person, query" and answer.titles[0] == "green charger"
     assert "CYRILLIC" in answer.notes[0]
-    whole = Flow(parts(), FlowSettings(candidates=40, scripts=()))
+    whole = Flow(parts(), FlowSettings(40, 40, scripts=()))
     assert whole.answer("gus", "подарок").notes == ()
 
 

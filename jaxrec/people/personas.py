@@ -30,12 +30,14 @@ class PersonasError(RunError, ValueError):
 class PersonasConfig:
     """K-means with k-means++ starts, the best of `restarts`; labels of `words` words.
 
-    A word that fewer than `min_people` of a cluster use does not describe it.
+    A word that fewer than `min_people` of a cluster use does not describe it, nor one that they use less than `lift`
+    times as often as everybody.
     """
 
     k: int = 20
     words: int = 5
     min_people: int = 2
+    lift: float = 1.5
     restarts: int = 10
     seed: int = 0
 
@@ -126,25 +128,26 @@ def _check(vectors_UE: np.ndarray, config: PersonasConfig) -> None:
 def _labels(
     cluster_U: np.ndarray, said: Iterable[tuple[int, str]], k: int, config: PersonasConfig
 ) -> tuple[str, ...]:
-    """The best words of each cluster by TF-IDF, a cluster being one document.
+    """The best words of each cluster by TF-IDF, counted in people, so that one chatty person does not speak for all.
 
-    TF is how many of the cluster's people use the word, so that one chatty person does not speak for all; IDF is
-    log((1 + clusters) / clusters that have the word), next to nothing for a word that all of them have.
+    TF is the share of the cluster's people who use the word, IDF the logarithm of all people over those who do. Words
+    that the cluster uses hardly more than everybody (`lift`) are passed over, as long as there are others.
     """
     words_of: dict[int, set[str]] = defaultdict(set)
     for user, text in said:
         words_of[user].update(words(text))
+    everybody = Counter(word for used in words_of.values() for word in used)
     people_K: list[Counter[str]] = [Counter() for _ in range(k)]
+    writers_K = [0] * k
     for user, used in words_of.items():
         people_K[cluster_U[user]].update(used)
-    clusters_with = Counter(word for people in people_K for word in people)
+        writers_K[cluster_U[user]] += 1
     labels = []
-    for people in people_K:
-        weight = {
-            word: n * log((1 + k) / clusters_with[word])
-            for word, n in people.items()
-            if n >= config.min_people
-        }
+    for people, writers in zip(people_K, writers_K, strict=True):
+        shares = {word: n / writers for word, n in people.items() if n >= config.min_people}
+        usual = {word: everybody[word] / len(words_of) for word in shares}
+        own = {word: s for word, s in shares.items() if s >= config.lift * usual[word]} or shares
+        weight = {word: s * log((1 + len(words_of)) / everybody[word]) for word, s in own.items()}
         best = sorted(weight, key=lambda word: (-weight[word], word))[: config.words]
         labels.append("interested in " + ", ".join(best) if best else "interests unknown")
     return tuple(labels)

@@ -23,6 +23,7 @@ from jaxrec.people.preferences import preference_vectors
 from jaxrec.recommenders.query import Query, read_query
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.retrieval.diversity import Method, diversify
+from jaxrec.retrieval.rerank import weighted_z
 from jaxrec.types import Shortlist
 
 STAGES = ("user", "persona", "encode", "search", "diversify", "rank")
@@ -47,10 +48,11 @@ class FlowSettings:
     """How many items pass each stage, and what the last one weighs. GenRec's own: 30 found, 10 kept by distance."""
 
     candidates: int = 100  # found by the search
-    diverse: int = 30  # left by the diversity stage
+    diverse: int = 50  # left by the diversity stage
     k: int = 10
-    method: Method = "distance"
+    method: Method = "mmr"
     duplicate: float = 0.95
+    lam: float = 0.9  # of mmr and dpp
     mask_seen: bool = True
     weights: FlowWeights = FlowWeights()
     longest_query: int = 2_000  # characters
@@ -259,6 +261,7 @@ class Flow:
             settings.diverse,
             method=settings.method,
             duplicate=settings.duplicate,
+            lam=settings.lam,
         ).items_BJ[0]
         return kept[kept >= 0]
 
@@ -270,12 +273,10 @@ def weigh(
 
     A score that is the same for all candidates says nothing and gives zeros.
     """
-    parts = {}
-    for name, score_J in scores.items():
-        centred_J = score_J - score_J.mean() if len(score_J) else score_J
-        deviation = centred_J.std() if len(score_J) else 0.0
-        unit_J = centred_J / deviation if deviation > 1e-9 else np.zeros(len(score_J))
-        parts[name] = getattr(weights, name) * unit_J
+    parts = {
+        name: weighted_z({name: score_J[None]}, {name: getattr(weights, name)})[0]
+        for name, score_J in scores.items()
+    }
     size = len(next(iter(scores.values()), ()))
     return sum(parts.values(), np.zeros(size)), parts
 

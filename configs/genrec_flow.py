@@ -1,0 +1,28 @@
+"""GenRec's flow on Amazon's gift cards (real titles, ratings, reviews).
+
+    JAXREC_DATA=... python -m eval.recommend configs/genrec_flow.py
+
+Two CPU cores: about a minute the first time, seconds afterwards (models are kept in runs/genrec_flow).
+"""
+
+from eval.flow_parts import PartsConfig
+from eval.recommend_flow import FlowConfig, Request
+from jaxrec.data.interaction_sets import DataConfig
+
+config = FlowConfig(
+    name="genrec_flow",
+    parts=PartsConfig(
+        data=DataConfig(name="amazon18-gift-cards", duplicates="first"), out="runs/genrec_flow"
+    ),
+    requests=(
+        Request("A31UBHTUUIFJUT", "coffee for a friend"),
+        Request("A2MN5JQMIY0FQ2", "coffee for a friend"),
+        Request("A31UBHTUUIFJUT", ""),
+        Request("A31UBHTUUIFJUT", "подарочная карта"),
+        Request("A31UBHTUUIFJUT", "给妈妈的礼物 🎂"),
+        Request("A31UBHTUUIFJUT", "a dinner out " * 770),
+        Request("somebody new", "an evening at the cinema"),
+        Request("somebody new", ""),
+        Request("somebody new", "a birthday", given=("B004LLIKVU",)),
+    ),
+)

@@ -1,0 +1,247 @@
+"""What the flow is made of, for one data set: its events split, models fitted or taken from OUT, vectors, personas."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from jaxrec.config import ConfigError
+from jaxrec.data.histories import Histories, Interactions, Split, histories, leave_one_out
+from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
+from jaxrec.data.readers.raw import Problems
+from jaxrec.data.world.shops import make_shops
+from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.people.persona_count import choose_k, plot_count
+from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
+from jaxrec.people.preferences import DAY, preference_vectors
+from jaxrec.people.profiles import Profiles
+from jaxrec.people.reviews import Columns
+from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
+from jaxrec.recommenders.flow import FlowParts
+from jaxrec.recommenders.recommender import Recommender
+from jaxrec.recommenders.sequential import Sequential, SequentialConfig
+from jaxrec.retrieval.index import Index
+
+_log = logging.getLogger(__name__)
+TREND_HALF_LIFE = 90 * DAY
+AnyRecommender = TypeVar("AnyRecommender", bound=Recommender)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartsConfig:
+    """Which data, which models. `choose_personas`: their number by elbow and silhouette, OUT/persona_count.png."""
+
+    data: DataConfig = DataConfig(name="amazon18-gift-cards", duplicates="first")
+    sample_world: bool = False  # the sample world's shops in place of `data`
+    encoder: str = ""  # MiniLM from its package, or a folder
+    deepmf: DeepMFConfig = DeepMFConfig()  # not used where nobody rates
+    sequential: SequentialConfig = SequentialConfig()
+    personas: PersonasConfig = PersonasConfig()
+    persona_from: Literal["taste", "deepmf"] = "taste"  # what people are clustered by
+    choose_personas: bool = False
+    out: str = "runs/genrec_flow"
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A data set as the flow meets it. `texts`: what the encoder reads of each item."""
+
+    data: InteractionSet
+    split: Split
+    texts: tuple[str, ...]
+    profiles: Profiles
+
+    @property
+    def rated(self) -> bool:
+        """Whether there is anything that DeepMF could learn from."""
+        return self.data.interactions.rating_T is not None
+
+    def query_for(self, item: int) -> str:
+        """Brand and last category of an item: the words with which somebody might ask for it."""
+        items = self.data.items
+        words = [
+            items.brand[item] if items.brand else "",
+            items.category[item][-1] if items.category and items.category[item] else "",
+        ]
+        return " ".join(word for word in words if word)
+
+
+def read_world(cfg: PartsConfig) -> World:
+    """Reads the data, splits it leave-one-out, and makes everybody's profile in one pass."""
+    data = sample_set() if cfg.sample_world else read(cfg.data)
+    texts = data.items.texts()
+    if not texts or data.items.title is None:
+        raise ConfigError(
+            f"{data.name} has no titles: the flow searches among what items are called"
+        )
+    split = leave_one_out(histories(data.interactions))
+    profiles = Profiles.build(event_table(data), Columns(text=("summary", "review")))
+    return World(data, split, tuple(texts), profiles)
+
+
+def sample_set() -> InteractionSet:
+    """The sample world's three shops as a data set: titles, kinds and times; nobody rates there."""
+    shops = make_shops()
+    catalog = shops.catalog
+    length = [len(person.items_T) for person in shops.people]
+    events = Interactions(
+        user_T=np.repeat(np.arange(len(length)), length),
+        item_T=np.concatenate([person.items_T for person in shops.people]),
+        users=tuple(person.id for person in shops.people),
+        items=tuple(f"item_{i:03d}" for i in range(len(catalog))),
+        time_T=np.concatenate([person.times_T for person in shops.people]),
+    )
+    items = Items(
+        title=catalog.title,
+        category=tuple(
+            (a["store"], c) for a, c in zip(catalog.attributes, catalog.category, strict=True)
+        ),
+        description=catalog.description,
+    )
+    return InteractionSet("sample-world", "world", events, items, {}, Problems(strict=False))
+
+
+def event_table(data: InteractionSet) -> Any:
+    """The events as Arrow, people and items by their names, with the items' categories."""
+    import pyarrow as pa
+
+    events, table = data.interactions, data.arrow()
+    columns = {name: table.column(name) for name in table.column_names}
+    columns["user"] = pa.array(events.users).take(pa.array(events.user_T))
+    columns["item"] = pa.array(events.items).take(pa.array(events.item_T))
+    if data.items.category:
+        kinds = pa.array([list(kind) for kind in data.items.category], pa.list_(pa.string()))
+        columns["category"] = kinds.take(pa.array(events.item_T))
+    return pa.table(columns)
+
+
+def flow_parts(cfg: PartsConfig, world: World) -> FlowParts:
+    """Encoder, index, rankers and personas; the rankers and vectors are taken from OUT where they were made before."""
+    out, train = Path(cfg.out), world.split.train
+    encode = SentenceEncoder.load(cfg.encoder or None)
+    vectors_ID = item_vectors(encode, cfg.encoder, world.texts, out / "vectors.npz")
+    index = Index.build(vectors_ID)
+    rankers: dict[str, Recommender] = {}
+    if world.rated:
+        rankers["deepmf"] = fitted(out / "deepmf", DeepMF, cfg.deepmf, world.split)
+    rankers["sequence"] = fitted(out / "sequence", Sequential, cfg.sequential, world.split)
+    person_vectors = person_vectors_of(cfg, rankers, vectors_ID)
+    personas = personas_of(cfg, world, person_vectors(train))
+    people = {name: row for row, name in enumerate(world.data.interactions.users)}
+    return FlowParts(
+        titles=world.data.items.title,
+        encode=encode,
+        search=index.search,
+        vectors=index.vectors,
+        people=people,
+        histories=known_histories(world.split),
+        popular_I=trend(train),
+        rankers=rankers,
+        personas=personas,
+        person_vectors=person_vectors,
+    )
+
+
+def known_histories(split: Split) -> Histories:
+    """Everybody's history without the item that the test asks for; whole where nothing is asked."""
+    whole, asked = split.train, split.test.histories
+    rows = [whole[row] for row in range(len(whole))]
+    ratings = None if whole.rating_T is None else np.split(whole.rating_T, whole.start_B[1:-1])
+    times = None if whole.time_T is None else np.split(whole.time_T, whole.start_B[1:-1])
+    for row, user in enumerate(asked.user_B):
+        part = slice(asked.start_B[row], asked.start_B[row + 1])
+        rows[user] = asked.item_T[part]
+        if ratings is not None:
+            ratings[user] = asked.rating_T[part]
+        if times is not None:
+            times[user] = asked.time_T[part]
+    return dataclasses.replace(
+        whole,
+        item_T=np.concatenate(rows),
+        start_B=np.concatenate([[0], np.cumsum([len(row) for row in rows])]),
+        rating_T=None if ratings is None else np.concatenate(ratings),
+        time_T=None if times is None else np.concatenate(times),
+    )
+
+
+def fitted(
+    folder: Path, kind: type[AnyRecommender], config: object, split: Split
+) -> AnyRecommender:
+    """The recommender of OUT where it was made by this config for as many items; otherwise fitted, and saved there."""
+    if folder.is_dir():
+        found = kind.load(folder)
+        if found.config == config and len(found.item_vectors()) == split.train.n_items:
+            _log.info("%s is taken from %s", kind.kind, folder)
+            return found
+        _log.info("%s holds another %s: fitted anew", folder, kind.kind)
+    made = kind(config).fit(split.train, split.valid)
+    made.save(folder)
+    return made
+
+
+def item_vectors(
+    encode: Callable[[list[str]], np.ndarray], encoder: str, texts: tuple[str, ...], path: Path
+) -> np.ndarray:
+    """The vectors of all items, kept in a file together with what they were made from."""
+    made_from = hashlib.sha256("\n".join([encoder, *texts]).encode()).hexdigest()
+    if path.is_file():
+        with np.load(path) as kept:
+            if str(kept["made_from"]) == made_from:
+                return kept["vectors"]
+    vectors_ID = encode(list(texts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, vectors=vectors_ID, made_from=made_from)
+    return vectors_ID
+
+
+def person_vectors_of(
+    cfg: PartsConfig, rankers: Mapping[str, Recommender], vectors_ID: np.ndarray
+) -> Callable[[Histories], np.ndarray]:
+    """The long-term mean of the text vectors of what a person took, or DeepMF's vector of them."""
+    if cfg.persona_from == "deepmf":
+        deepmf = rankers.get("deepmf")
+        if deepmf is None:
+            raise ConfigError("persona_from deepmf needs ratings, and nobody rates here: use taste")
+        return lambda rows: deepmf.sides(rows)[:, : deepmf.config.shape.width]
+    return lambda rows: preference_vectors(rows, vectors_ID).long_BE
+
+
+def personas_of(cfg: PartsConfig, world: World, vectors_UE: np.ndarray) -> Personas:
+    """Personas of all people, told by their reviews, or where nobody wrote by the titles they took."""
+    config, out = cfg.personas, Path(cfg.out)
+    if cfg.choose_personas:
+        count = choose_k(vectors_UE, config=config)
+        plot_count(count, out / "persona_count.png")
+        _log.info(
+            "%d personas (elbow at %d): see %s", count.k, count.elbow, out / "persona_count.png"
+        )
+        config = dataclasses.replace(config, k=count.k)
+    personas = fit_personas(vectors_UE, said(world), config)
+    personas.save(out / "personas")
+    return personas
+
+
+def said(world: World) -> Iterator[tuple[int, str]]:
+    """The titles of what each person took before the held-out events, and what they wrote of it."""
+    train, reviews = world.split.train, world.data.reviews
+    taken = list(zip(train.user_B[train.row_T].tolist(), train.item_T.tolist(), strict=True))
+    for user, item in taken:
+        yield user, world.data.items.title[item]
+    if reviews is not None:
+        events, trained = world.data.interactions, set(taken)
+        pairs = zip(events.user_T.tolist(), events.item_T.tolist(), strict=True)
+        for pair, text, summary in zip(pairs, reviews.text, reviews.summary, strict=True):
+            if pair in trained:
+                yield pair[0], f"{summary} {text}"
+
+
+def trend(train: Histories) -> np.ndarray:
+    """How often each item was taken, an event counting half after three months; plainly counted without times."""
+    weight_T = np.ones(len(train.item_T))
+    if train.time_T is not None and len(train.time_T):
+        weight_T = 0.5 ** ((train.time_T.max() - train.time_T) / TREND_HALF_LIFE)
+    return np.bincount(train.item_T, weights=weight_T, minlength=train.n_items)
