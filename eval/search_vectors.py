@@ -27,23 +27,25 @@ BLOCK = 8192
 class Shape:
     """The law that vectors are drawn from.
 
-    topics, subtopics: how many. topic, subtopic, own: lengths of the three parts before normalisation. *_decay: the
-    exponents of their spectra. size_decay: the power law of the subtopics' sizes.
+    common: length of what all vectors share. topics, subtopics: how many. topic, subtopic, own: lengths of the three
+    parts before normalisation. *_decay: the exponents of their spectra. size_decay: the power law of the subtopics'
+    sizes.
     uneven: standard deviation of the log of a subtopic's width. own_uneven: of the log of a vector's own width.
     query: length of the move of a query.
     """
 
+    common: float = 0.245
     topics: int = 256
-    subtopics: int = 32_768
+    subtopics: int = 65_536
     topic: float = 0.6
-    subtopic: float = 0.6
-    own: float = 0.6
-    topic_decay: float = 0.7
-    subtopic_decay: float = 0.7
-    own_decay: float = 1.0
-    size_decay: float = 0.5
-    uneven: float = 0.3
-    own_uneven: float = 0.2
+    subtopic: float = 0.77
+    own: float = 0.66
+    topic_decay: float = 0.58
+    subtopic_decay: float = 1.6
+    own_decay: float = 1.25
+    size_decay: float = 0.6
+    uneven: float = 0.67
+    own_uneven: float = 0.47
     query: float = 0.1
 
 
@@ -61,7 +63,9 @@ class Vectors:
         topics_TD = s.topic * _spectrum(dim, s.topic_decay) * normal(s.topics, dim)
         self._topic_C = rng.integers(s.topics, size=s.subtopics)
         self._centre_CD = s.subtopic * _spectrum(dim, s.subtopic_decay) * normal(s.subtopics, dim)
-        self._centre_CD += topics_TD[self._topic_C]
+        self._centre_CD += topics_TD[self._topic_C] + s.common * normal(dim) / np.sqrt(
+            dim, dtype=np.float32
+        )
         self._width_C = s.own * np.exp(s.uneven * normal(s.subtopics))
         size_C = (np.arange(s.subtopics) + 1.0) ** -s.size_decay
         self._edge_C = np.cumsum(size_C / size_C.sum())
