@@ -6,7 +6,7 @@ scored by its likeness to every item of the history, as far as it is among that 
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,7 +48,7 @@ class ItemKNN(Recommender):
 
     def fit(
         self, train: Histories, valid: Holdout | None = None, out: str | Path | None = None
-    ) -> Self:
+    ) -> "ItemKNN":
         """Counts who took what together. Raises NothingToLearn without any event."""
         must_learn(train)
         taken_UI = _taken(train)
@@ -87,7 +87,7 @@ class ItemKNN(Recommender):
         checkpoint.save_params(folder, arrays, facts)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "ItemKNN":
         """What `save` wrote. Raises CheckpointError where the folder is not whole."""
         from scipy.sparse import csr_matrix
 

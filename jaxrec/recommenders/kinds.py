@@ -17,6 +17,7 @@ T = TypeVar("T")
 KINDS = {
     "popularity": ("PopularityConfig", "Popularity"),
     "item_knn": ("ItemKNNConfig", "ItemKNN"),
+    "bpr": ("BPRConfig", "BPR"),
     "sequential": ("SequentialConfig", "Sequential"),
     "deepmf": ("DeepMFConfig", "DeepMF"),
     "generative_rec": ("GenerativeRecConfig", "GenerativeRec"),

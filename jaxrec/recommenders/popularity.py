@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,7 +32,7 @@ class Popularity(Recommender):
 
     def fit(
         self, train: Histories, valid: Holdout | None = None, out: str | Path | None = None
-    ) -> Self:
+    ) -> "Popularity":
         """Counts. Raises NothingToLearn without any event."""
         must_learn(train)
         item_T = train.item_T
@@ -61,7 +61,7 @@ class Popularity(Recommender):
         checkpoint.save_params(folder, {"count": self._counts()}, facts)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Popularity":
         """What `save` wrote. Raises CheckpointError where the folder is not whole."""
         found = cls(config.from_dict(PopularityConfig, checkpoint.load_facts(folder)["config"]))
         found.count_I = np.asarray(checkpoint.load_params(folder)["count"])
