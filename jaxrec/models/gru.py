@@ -65,4 +65,4 @@ class GRU(nn.Module):
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""
-        return self.get_variable("params", "items")["table"]
+        return jnp.asarray(self.get_variable("params", "items")["table"])

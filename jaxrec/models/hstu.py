@@ -96,6 +96,7 @@ class HSTU(nn.Module):
     ) -> Float[Array, "B L D"]:
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
+        rows = jax.tree.map(jnp.asarray, rows)
         hidden_BLM = unseen(rows.segments_BL)
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1)) * math.sqrt(c.d_model)
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
@@ -109,7 +110,7 @@ class HSTU(nn.Module):
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""
-        return unit(self.items.table) if self.cfg.temperature else self.items.table
+        return unit(self.items.table) if self.cfg.temperature else jnp.asarray(self.items.table)
 
 
 def time_bucket(times_BL: Array) -> Int[Array, "B L L"]:

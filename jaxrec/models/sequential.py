@@ -124,6 +124,7 @@ class SASRec(nn.Module):
     ) -> Float[Array, "B L D"]:
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
+        rows = jax.tree.map(jnp.asarray, rows)
         hidden_BLM = unseen(rows.segments_BL)
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1))
         if c.form == "pre":
@@ -139,7 +140,7 @@ class SASRec(nn.Module):
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""
-        return unit(self.items.table) if self.cfg.temperature else self.items.table
+        return unit(self.items.table) if self.cfg.temperature else jnp.asarray(self.items.table)
 
 
 def dropped(

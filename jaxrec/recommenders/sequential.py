@@ -5,6 +5,7 @@ Validation asks every person by full ranking after each epoch; the epoch with th
 """
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxrec.models.hstu import HSTU, HSTUConfig
 from jaxrec.models.sequential import SASRec, SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.recommenders import vector_ranks
-from jaxrec.recommenders.recommender import NotFitted, Recommender
+from jaxrec.recommenders.recommender import NotFitted, NothingToLearn, Recommender, must_learn
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -38,8 +39,8 @@ _ASKED = 4096  # positions that are encoded at once when people are asked about
 class SequentialConfig:
     """One sequence model and how it is trained.
 
-    A batch is `positions` positions in rows of `width`. `loop.steps` and `loop.eval_every` follow from `epochs`, and
-    `loop.monitor` is a measure of the validation people, such as N@10.
+    A batch is `positions` positions in rows of `width`. `loop.steps` and `loop.eval_every` follow from `epochs` and
+    `valid_every`; `loop.monitor` is a measure of the validation people, such as N@10.
     """
 
     model: SASRecConfig | HSTUConfig | GRUConfig = SASRecConfig()
@@ -48,9 +49,12 @@ class SequentialConfig:
     positions: int = 1536  # a batch; 256 people of Amazon's 5-core data have so many
     windows: bool = False  # long histories are cut into windows; else their newest part counts
     epochs: int = 200
+    valid_every: int = 1  # epochs
     mask_seen: bool = True  # in validation
     opt: OptConfig = OptConfig(lr=1e-3, schedule="constant", b2=0.999, clip=0.0)
-    loop: LoopConfig = LoopConfig(monitor="N@10", mode="max", patience=10, log_every=100)
+    loop: LoopConfig = LoopConfig(
+        monitor="N@10", mode="max", patience=10, log_every=100, save_every=1000
+    )
 
 
 class Sequential(Recommender):
@@ -73,39 +77,38 @@ class Sequential(Recommender):
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.fit(train, valid, folder)
+        must_learn(train)
+        if train.length_B.max() < 2:
+            raise NothingToLearn("nobody has two events: there is no next item to learn")
         cfg, devices = self.config, mesh.make()
         self._build(train.n_items)
-        rows_a_batch = max(cfg.positions // cfg.width, 1)
         rows = pack(
             train, cfg.width, cfg.model.max_length,
             windows=cfg.windows, count=cfg.model.count, seed=cfg.loop.seed,
         )  # fmt: skip
-        source = ArraySource(rows, rows_a_batch, seed=cfg.loop.seed)
-        frozen, how = None, cfg.loss
-        if how.kind == "sampled":
-            source = DrawnItems(source, train, -(-how.negatives // rows_a_batch), how.popularity)
-            frozen = {"log_q": source.log_q_I}
-        elif how.kind != "full":
-            source = Negatives(source, train, how.negatives)
-        source = Prefetch(source)
+        groups = devices.shape["data"] * devices.shape["fsdp"]
+        rows_a_batch = max(round(cfg.positions / cfg.width / groups), 1) * groups
+        source, frozen = _source(cfg, rows, rows_a_batch, train, devices)
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), rows)
         init = lambda key: self.model.init(key, first)["params"]
         params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed))
         per_epoch = -(-len(rows.items_BL) // rows_a_batch)
-        run = dataclasses.replace(cfg.loop, steps=cfg.epochs * per_epoch, eval_every=per_epoch)
+        run = dataclasses.replace(
+            cfg.loop, steps=cfg.epochs * per_epoch, eval_every=cfg.valid_every * per_epoch
+        )
         if valid is None:
             run = dataclasses.replace(run, monitor="train/loss", mode="min", patience=0)
         optim = optimizer.make(cfg.opt, run.steps)
         state = step.init_state(devices, params, optim, source=source.init())
         objective = sequential(self.model, cfg.loss)
         one = step.make_step(*objective, optim, state)
-        began, asked = time.perf_counter(), [0.0, 0]
+        clock: list[tuple[int, float, float]] = []  # of each evaluation: step, begin, end
 
         def evaluate(params: Any, done: int) -> dict[str, float]:
-            at = time.perf_counter()
+            began = time.perf_counter()
             self.params = params
             found = ranking.measures(self.ranks(valid, cfg.mask_seen), (5, 10, 20))
-            asked[0], asked[1] = asked[0] + time.perf_counter() - at, asked[1] + 1
+            clock.append((done, began, time.perf_counter()))
             return found | {"epoch": done / per_epoch}
 
         fitted = loop.fit(
@@ -113,17 +116,15 @@ class Sequential(Recommender):
             frozen=frozen, evaluate=evaluate if valid is not None else None, resolved=cfg,
             title="sequential",
         )  # fmt: skip
-        spent = time.perf_counter() - began
         kept = valid is not None and fitted.best is not None
         self.params = checkpoint.load_params(Path(out) / "best") if kept else fitted.state.params
         steps = int(fitted.state.step)
         self.facts = {
-            "epoch": (fitted.best if kept else steps) / per_epoch,
-            "epochs": steps / per_epoch,
+            "epoch": round((fitted.best if kept else steps) / per_epoch),
+            "epochs": round(steps / per_epoch),
             "monitor": run.monitor,
             "value": fitted.value,
-            "epoch_s": (spent - asked[0]) * per_epoch / max(steps, 1),
-            "valid_s": asked[0] / max(asked[1], 1),
+            **_times(clock, per_epoch),
             "items": train.n_items,
         }
         return self
@@ -194,6 +195,32 @@ class Sequential(Recommender):
     def _fitted(self) -> None:
         if self.params is None:
             raise NotFitted("the sequence model knows nothing yet: fit it, or load one")
+
+
+def _source(
+    cfg: SequentialConfig, rows: HistoryRows, count: int, train: Histories, devices: Any
+) -> tuple[Any, Any]:
+    """Batches of `count` rows with the negatives that the loss asks for, and what the loss keeps frozen."""
+    share, how = mesh.process_rows(devices, count), cfg.loss
+    source = ArraySource(rows, count, seed=cfg.loop.seed, share=share)
+    if how.kind == "full":
+        return Prefetch(source), None
+    if how.kind == "sampled":
+        drawn = DrawnItems(source, train, -(-how.negatives // count), how.popularity, share)
+        return Prefetch(drawn), {"log_q": jnp.asarray(drawn.log_q_I)}
+    return Prefetch(Negatives(source, train, how.negatives, share)), None
+
+
+def _times(clock: list[tuple[int, float, float]], per_epoch: int) -> dict[str, float]:
+    """Median seconds of an epoch between two evaluations, and of an evaluation (compilation falls out)."""
+    if len(clock) < 2:
+        return {}
+    epochs = [
+        (began - ended) * per_epoch / (done - before)
+        for (before, _, ended), (done, began, _) in itertools.pairwise(clock)
+    ]
+    asking = [ended - began for _, began, ended in clock]
+    return {"epoch_s": float(np.median(epochs)), "valid_s": float(np.median(asking))}
 
 
 def _part(rows: HistoryRows, at: int, size: int) -> HistoryRows:

@@ -1,0 +1,18 @@
+"""Amazon Sports, full ranking: SASRec with full cross-entropy over all items.
+
+python -m eval.recommend configs/sports_sasrec_ce.py
+"""
+
+from eval.recommend_ranking import RankingConfig
+from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.objectives.sequential import SequentialLoss
+from jaxrec.recommenders.sequential import SequentialConfig
+
+config = RankingConfig(
+    name="sports_sasrec_ce",
+    model="SASRec, cross-entropy",
+    data=DataConfig("amazon14-sports"),
+    recommender=SequentialConfig(loss=SequentialLoss("full")),
+    bar="report",
+    peer="RecBole users .048 / .0227",
+)
