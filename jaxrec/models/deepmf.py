@@ -1,9 +1,9 @@
-"""Floor 3: DeepMF, ratings from a person's vector and an item's vector through a small MLP, and what may stand beside it.
+"""Floor 3: DeepMF, a rating from a person's and an item's vector through a small MLP, and what may stand beside it.
 
-As specified: two tables of 64 numbers a row, 128 -> 64 -> 32 -> 1 with ReLU, and 1 + 4 sigmoid(.) as the rating. By option:
-biases (a last column of every table), a dot product beside the MLP (NeuMF's generalised matrix factorisation; He 2017), side
-features of people and items, and implicit terms on both sides: whom a person is by what they rated (SVD++; Koren 2008)
-and what an item is by who rated it.
+As specified: two tables of 64 numbers a row, 128 -> 64 -> 32 -> 1 with ReLU, and 1 + 4 sigmoid(.) as the rating. By
+option: biases (a last column of every table), a dot product beside the MLP (NeuMF's generalised matrix factorisation;
+He 2017), side features of people and items, and implicit terms on both sides: who a person is by what they rated
+(SVD++; Koren 2008), and what an item is by who rated it.
 
 A side is a sum of vectors of one space, so a person nobody knows is a vector too: `person` takes the free row as an
 argument, and fold-in looks for that row alone.
@@ -49,6 +49,10 @@ class DeepMFShape:
     dot: bool = False
     features: bool = False
     implicit: Literal["none", "user", "both"] = "none"
+    user_windows: tuple[
+        float, ...
+    ] = ()  # seconds: context of the person's other ratings near in time
+    item_windows: tuple[float, ...] = ()  # and of the item's
     dropout: float = 0.0  # of the MLP's input
     init_std: float = 0.05  # of the tables
 
@@ -63,6 +67,11 @@ class DeepMFShape:
             )
 
     @property
+    def context(self) -> int:
+        """Numbers that tell of the ratings around a rating."""
+        return len(self.user_windows) + len(self.item_windows)
+
+    @property
     def row(self) -> int:
         """Numbers in a row of a table."""
         return self.width + self.biases
@@ -75,6 +84,7 @@ class Ratings:
     user_B: Any
     item_B: Any
     rating_B: Any
+    context_BK: Any = None  # what the ratings around it say, where the shape has windows
 
 
 @struct.dataclass
@@ -100,9 +110,10 @@ class RatingHead(nn.Module):
         self,
         user_BW: Float[Array, "*b W"],
         item_BW: Float[Array, "*b W"],
-        keep_B: Float[Array, "*b D"] | None = None,
+        context_BK: Float[Array, "*b K"] | None = None,
+        keep_BD: Float[Array, "*b D"] | None = None,
     ) -> Float[Array, "*b"]:
-        """`keep_B`: the mask of dropout over the MLP's input (zeros, or 1 / (1 - dropout))."""
+        """`keep_BD`: the mask of dropout over the MLP's input (zeros, or 1 / (1 - dropout))."""
         shape = self.shape
         user, item = user_BW[..., : shape.width], item_BW[..., : shape.width]
         out = self.param("mean", nn.initializers.zeros_init(), (1,), jnp.float32).reshape(
@@ -110,12 +121,18 @@ class RatingHead(nn.Module):
         )
         if shape.biases:
             out = out + user_BW[..., -1] + item_BW[..., -1]
+        if shape.context:
+            weight = self.param(
+                "context", nn.initializers.zeros_init(), (shape.context,), jnp.float32
+            )
+            if context_BK is not None:
+                out = out + context_BK @ weight
         if shape.dot:
             scale = self.param("dot", nn.initializers.ones_init(), (shape.width,), jnp.float32)
             out = out + jnp.einsum("...e,e,...e->...", user, scale, item)
         if shape.hidden:
             x = jnp.concatenate([user, item], -1)
-            x = x if keep_B is None else x * keep_B
+            x = x if keep_BD is None else x * keep_BD
             for n, size in enumerate(shape.hidden):
                 x = jax.nn.relu(Dense(size, True, (2 / x.shape[-1]) ** 0.5, name=f"mlp_{n}")(x))
             out = out + Dense(1, True, (1 / x.shape[-1]) ** 0.5, name="mlp_out")(x)[..., 0]
@@ -128,7 +145,7 @@ def init(
     key: Array, shape: DeepMFShape, n_users: int, n_items: int, *, mean: float | None = None,
     user_values: int = 0, item_values: int = 0,
 ) -> Tree:  # fmt: skip
-    """Fresh parameters. mean: of the training ratings, where the output begins. values: how many feature values there are."""
+    """Fresh parameters. mean: of the training ratings, where the output begins. values: how many a feature takes."""
     keys = jax.random.split(key, 7)
 
     def table(key: Array, rows: int, std: float = shape.init_std) -> dict[str, Array]:
@@ -211,7 +228,7 @@ def sides(
     user_B: Int[Array, " B"],
     item_B: Int[Array, " B"],
 ) -> tuple[Array, Array, Array, Array]:
-    """(person [B W], item [B W], and both tables' own rows) of each rating, neither side knowing of the rating itself."""
+    """(person [B W], item [B W], both tables' own rows) of each rating; neither side knows of the rating itself."""
     own_BW = tables.lookup(params["users"]["table"], user_B)
     its_BW = tables.lookup(params["items"]["table"], item_B)
     take = lambda rows, ids: None if rows is None else rows[jnp.maximum(ids, 0)]
@@ -231,24 +248,45 @@ def all_items(params: Tree, known: Known | None) -> Float[Array, "I W"]:
     return item(params, params["items"]["table"], known.item_features_IF, known.takers_IU)
 
 
+def halves(
+    shape: DeepMFShape, head: Tree, item_BIW: Float[Array, "#B I W"]
+) -> Float[Array, "#B I F"] | None:
+    """The items' part of the MLP's first layer, which no person changes; None without an MLP."""
+    if not shape.hidden:
+        return None
+    return item_BIW[..., : shape.width] @ head["mlp_0"]["kernel"][shape.width :]
+
+
 def grid(
-    shape: DeepMFShape, head: Tree, user_BW: Float[Array, "B W"], item_IW: Float[Array, "I W"]
+    shape: DeepMFShape,
+    head: Tree,
+    user_BW: Float[Array, "B W"],
+    item_BIW: Float[Array, "#B I W"],
+    half_BIF: Float[Array, "#B I F"] | None,
 ) -> Float[Array, "B I"]:
-    """The rating of every person for every item. The MLP's first matrix meets people and items apart, not pair by pair."""
-    user, items = user_BW[:, : shape.width], item_IW[:, : shape.width]
-    out_BI = jnp.broadcast_to(head["mean"][None], (len(user), len(items)))
+    """The rating of every person for every item of theirs (or all of theirs: a leading 1), before clipping.
+
+    What `RatingHead` gives without context, but the first matrix meets people and items apart (`half_BIF`: `halves`),
+    not once for every pair.
+    """
+    user, items = user_BW[:, : shape.width], item_BIW[..., : shape.width]
+    out_BI = head["mean"][None]
     if shape.biases:
-        out_BI = out_BI + user_BW[:, -1:] + item_IW[:, -1][None]
+        out_BI = out_BI + user_BW[:, -1:] + item_BIW[..., -1]
     if shape.dot:
-        out_BI = out_BI + (user * head["dot"][None]) @ items.T
-    if shape.hidden:
+        scaled = user * head["dot"][None]
+        if len(items) == 1:
+            out_BI = out_BI + scaled @ items[0].T
+        else:
+            out_BI = out_BI + jnp.einsum("be,bie->bi", scaled, items)
+    if half_BIF is not None:
         first = head["mlp_0"]
         mine = user @ first["kernel"][: shape.width] + first["bias"][None]
-        x = jax.nn.relu(mine[:, None] + (items @ first["kernel"][shape.width :])[None])
+        x = jax.nn.relu(mine[:, None] + half_BIF)
         for n in range(1, len(shape.hidden)):
             layer = head[f"mlp_{n}"]
             x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None, None])
         out_BI = out_BI + (x @ head["mlp_out"]["kernel"])[..., 0] + head["mlp_out"]["bias"][None]
     if shape.output == "sigmoid":
         return shape.low + (shape.high - shape.low) * jax.nn.sigmoid(out_BI)
-    return jnp.clip(out_BI, shape.low, shape.high)
+    return out_BI

@@ -14,7 +14,7 @@ from jaxrec.tables import RowAdam
 
 @dataclasses.dataclass(frozen=True)
 class RatingDecay:
-    """L2 of what a rating touches, added to its squared error, so frequent rows are held back as often as they are pulled."""
+    """L2 of what a rating touches, added to its squared error: frequent rows are held back as often as pulled."""
 
     rows: float = 0.0  # the two tables' own rows, without their biases
     biases: float = 0.0
@@ -34,7 +34,7 @@ def deepmf(shape: DeepMFShape, decay: RatingDecay = RatingDecay()) -> Objective:
         if shape.dropout:
             draw = lambda key: jax.random.bernoulli(key, 1 - shape.dropout, (2 * shape.width,))
             keep = jax.vmap(draw)(key_B) / (1 - shape.dropout)
-        rating_B = head.apply({"params": params["head"]}, user, item, keep)
+        rating_B = head.apply({"params": params["head"]}, user, item, batch.context_BK, keep)
         mse = (real_B * (rating_B - batch.rating_B) ** 2).sum() / totals["ratings"]
         total = mse
         if decayed:

@@ -1,7 +1,7 @@
-"""Floor 4: DeepMF's training: ratings out of histories, a part of them held back to stop by, the one loop, then all of them.
+"""Floor 4: DeepMF's training: ratings out of histories, a part of them held back to stop by, the one loop.
 
-With `valid_share` the loop keeps the parameters of the epoch with the lowest RMSE on the ratings held back. With `refit` the
-model is then trained once more from its beginning, on all ratings, for as many epochs on the same schedule.
+With `valid_share` the loop keeps the parameters of the epoch with the lowest RMSE on the ratings held back. With
+`refit` the model is then trained once more from its beginning, on all ratings, for as many epochs on the same schedule.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from jaxrec.mesh import MeshConfig
 from jaxrec.models import deepmf as model
 from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known, Ratings
 from jaxrec.objectives import RatingDecay
+from jaxrec.recommenders.rating_context import RatingContext
 from jaxrec.recommenders.side_features import SideFeatures
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
@@ -45,8 +46,38 @@ class FitConfig:
     progress: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Rated:
+    """Ratings to learn from, one a row; people and items by number."""
+
+    user_T: np.ndarray
+    item_T: np.ndarray
+    rating_T: np.ndarray
+    time_T: np.ndarray | None
+    n_users: int
+    n_items: int
+
+    def __len__(self) -> int:
+        return len(self.rating_T)
+
+    def take(self, rows: np.ndarray) -> "Rated":
+        """Some of the ratings, by index."""
+        part = {name: getattr(self, name)[rows] for name in ("user_T", "item_T", "rating_T")}
+        return dataclasses.replace(
+            self, **part, time_T=None if self.time_T is None else self.time_T[rows]
+        )
+
+    def ratings(self, context: RatingContext | None, own: bool = False) -> Ratings:
+        """As batches hold them. own: the context was made of these very ratings."""
+        told = None
+        if context is not None:
+            residual = context.residual_T if own else None
+            told = context(self.user_T, self.item_T, self.time_T, residual)
+        return Ratings(self.user_T, self.item_T, self.rating_T, told)
+
+
 class Fit:
-    """fit(train, out) -> (params, facts)."""
+    """fit(train, out) -> (params, ratings, facts)."""
 
     def __init__(
         self,
@@ -64,45 +95,45 @@ class Fit:
         self.shape, self.decay, self.cfg, self.features = shape, decay, cfg, features
         self.mesh = mesh.make(cfg.mesh, jax.devices()[: cfg.devices or None])
 
-    def __call__(self, train: Histories, out: Path) -> tuple[Any, dict[str, Any]]:
-        """Parameters as numpy-backed arrays on one device, and facts: epochs, RMSE on what was held back, noise."""
-        ratings = ratings_of(train, self.shape)
-        order = np.random.default_rng(self.cfg.seed).permutation(len(ratings.rating_B))
+    def __call__(self, train: Histories, out: Path) -> tuple[Any, Rated, dict[str, Any]]:
+        """(parameters on one device, the ratings learned from, facts: epoch, noise, the RMSE of those held back)."""
+        whole = rated(train, self.shape)
+        order = np.random.default_rng(self.cfg.seed).permutation(len(whole))
         held = round(self.cfg.valid_share * len(order))
-        rest, valid = _take(ratings, order[held:]), _take(ratings, order[:held])
-        if not len(rest.rating_B):
+        rest, valid = whole.take(np.sort(order[held:])), whole.take(np.sort(order[:held]))
+        if not len(rest):
             raise DeepMFError("no rating is left to learn from: lower fit.valid_share")
-        params, facts = self.run(train, rest, valid if held else None, out, self.cfg.epochs)
+        params, facts = self.run(rest, valid if held else None, out, self.cfg.epochs)
         if self.cfg.refit:
-            params, again = self.run(train, ratings, None, out / "refit", facts["epoch"])
-            facts |= {"noise": again["noise"], "refitted": True}
-        return params, facts
+            params, again = self.run(whole, None, out / "refit", facts["epoch"])
+            facts, rest = facts | {"noise": again["noise"], "refitted": True}, whole
+        return params, rest, facts
 
     def run(
-        self, train: Histories, ratings: Ratings, valid: Ratings | None, out: Path, epochs: int
+        self, train: Rated, valid: Rated | None, out: Path, epochs: int
     ) -> tuple[Any, dict[str, Any]]:
-        """One training on `ratings`, of `epochs` epochs of a schedule that is made for all of the config's."""
-        cfg, size = self.cfg, len(ratings.rating_B)
+        """One training, of `epochs` epochs of a schedule that is made for all of the config's."""
+        cfg, size = self.cfg, len(train)
         updates = min(cfg.updates, max(1, size // cfg.batch))
         rows = cfg.batch * updates
         each = max(1, round(size / rows))  # calls an epoch
-        known = known_of(self.shape, _only(train, ratings), self.features)
+        known, context = known_of(self.shape, train, self.features), context_of(self.shape, train)
         optim = optimizer.make(cfg.opt, cfg.epochs * each * updates)
         tables = objectives.deepmf_tables() if cfg.by_row else None
+        batches = train.ratings(context, own=True)
         source = Prefetch(
-            ArraySource(ratings, rows, seed=cfg.seed, share=mesh.process_rows(self.mesh, rows))
+            ArraySource(batches, rows, seed=cfg.seed, share=mesh.process_rows(self.mesh, rows))
         )
-        mean = float(ratings.rating_B.mean())
         values = self.features or SideFeatures(np.zeros((1, 1)), np.zeros((1, 1)), 1, 1)
         begin = lambda key: model.init(
-            key, self.shape, train.n_users, train.n_items, mean=mean,
+            key, self.shape, train.n_users, train.n_items, mean=float(train.rating_T.mean()),
             user_values=values.user_values, item_values=values.item_values,
         )  # fmt: skip
         params = mesh.sharded_init(self.mesh, begin, jax.random.key(cfg.seed))
         state = step.init_state(self.mesh, params, optim, source=source.init(), tables=tables)
         objective = objectives.deepmf(self.shape, self.decay)
         one = step.make_step(*objective, optim, state, tables=tables, updates=updates)
-        judge = rmse_of(self.shape, known, valid) if valid is not None else None
+        judge = rmse_of(self.shape, known, valid.ratings(context)) if valid else None
         fitted = loop.fit(
             one, state, source, frozen=known, evaluate=judge, mesh=self.mesh, rows=rows, out=out,
             config=LoopConfig(
@@ -112,23 +143,26 @@ class Fit:
             ),
             title="deepmf",
         )  # fmt: skip
-        last = jax.device_get(fitted.state.params)
-        best = checkpoint.load_params(out / "best") if judge else last
-        best = _unseen_as_mean(jax.tree.map(np.asarray, best), ratings)
-        best = jax.tree.map(jnp.asarray, best)
-        error = float(
-            rmse_of(self.shape, jax.tree.map(jnp.asarray, known), valid or ratings)(best, 0)["rmse"]
+        best = (
+            checkpoint.load_params(out / "best") if judge else jax.device_get(fitted.state.params)
         )
+        best = jax.tree.map(jnp.asarray, _unseen_as_mean(jax.tree.map(np.asarray, best), train))
+        judge = judge or rmse_of(self.shape, known, batches)
+        error = judge(best, 0)["rmse"]
         facts = {"epoch": (fitted.best or epochs * each) // each, "noise": error**2}
-        return best, facts | ({"valid_rmse": error} if judge else {})
+        return best, facts | ({"valid_rmse": error} if valid else {})
 
 
-def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
+def rated(train: Histories, shape: DeepMFShape) -> Rated:
     """Every event with its rating. Raises DeepMFError without ratings, out of range, or of unknown people."""
     if train.rating_T is None:
         raise DeepMFError("DeepMF learns from ratings: these histories have no rating_T")
     if not len(train.item_T):
         raise DeepMFError("DeepMF learns from ratings: these histories hold none")
+    if shape.context and train.time_T is None:
+        raise DeepMFError(
+            "user_windows and item_windows read times: these histories have no time_T"
+        )
     user = train.user_B[train.row_T]
     if user.min() < 0:
         raise DeepMFError(
@@ -137,14 +171,26 @@ def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
     low, high = float(train.rating_T.min()), float(train.rating_T.max())
     if not (shape.low <= low and high <= shape.high):  # NaN too
         raise DeepMFError(
-            f"ratings lie in {low:g}..{high:g}, the model's range is {shape.low:g}..{shape.high:g}: set shape.low and .high"
+            f"ratings lie in {low:g}..{high:g}, the model's range is {shape.low:g}..{shape.high:g}: "
+            "set shape.low and shape.high"
         )
-    return Ratings(
-        user.astype(np.int32), train.item_T.astype(np.int32), train.rating_T.astype(np.float32)
-    )
+    return Rated(
+        user.astype(np.int32), train.item_T.astype(np.int32), train.rating_T.astype(np.float32),
+        train.time_T, train.n_users, train.n_items,
+    )  # fmt: skip
 
 
-def known_of(shape: DeepMFShape, train: Histories, features: SideFeatures | None) -> Known:
+def context_of(shape: DeepMFShape, train: Rated) -> RatingContext | None:
+    """What tells of the ratings around a rating, from `train` alone; None where the shape has no windows."""
+    if not shape.context:
+        return None
+    return RatingContext(
+        train.user_T, train.item_T, train.rating_T, train.time_T, train.n_users, train.n_items,
+        shape.user_windows, shape.item_windows,
+    )  # fmt: skip
+
+
+def known_of(shape: DeepMFShape, train: Rated, features: SideFeatures | None) -> Known:
     """What the shape's options read of people and items, from the training ratings' places alone."""
     known = Known()
     if shape.features and features is not None:
@@ -161,7 +207,7 @@ def known_of(shape: DeepMFShape, train: Histories, features: SideFeatures | None
                 'set shape.implicit="none"'
             )
         taken_UI = np.zeros((train.n_users, train.n_items), np.uint8)
-        taken_UI[train.user_B[train.row_T], train.item_T] = 1
+        taken_UI[train.user_T, train.item_T] = 1
         known = known.replace(taken_UI=taken_UI)
         if shape.implicit == "both":
             known = known.replace(takers_IU=np.ascontiguousarray(taken_UI.T))
@@ -181,7 +227,9 @@ def rmse_of(shape: DeepMFShape, known: Known, ratings: Ratings) -> Any:
     def squares(params: Any, known: Known, part: Ratings) -> Any:
         user, item, *_ = model.sides(shape, params, known, part.user_B, jnp.maximum(part.item_B, 0))
         rating_B = jnp.clip(
-            head.apply({"params": params["head"]}, user, item), shape.low, shape.high
+            head.apply({"params": params["head"]}, user, item, part.context_BK),
+            shape.low,
+            shape.high,
         )
         return jnp.where(part.item_B >= 0, (rating_B - part.rating_B) ** 2, 0).sum()
 
@@ -200,19 +248,9 @@ def _take(ratings: Ratings, rows: np.ndarray, pad: bool = False) -> Ratings:
     return part.replace(item_B=np.where(beyond, -1, part.item_B)) if pad else part
 
 
-def _only(train: Histories, ratings: Ratings) -> Histories:
-    """Histories (of people by number, in no order) that hold these ratings alone: what implicit terms may know."""
-    order = np.argsort(ratings.user_B, kind="stable")
-    start = np.concatenate([[0], np.cumsum(np.bincount(ratings.user_B, minlength=train.n_users))])
-    return dataclasses.replace(
-        train, item_T=ratings.item_B[order], start_B=start, user_B=np.arange(train.n_users),
-        rating_T=ratings.rating_B[order], time_T=None,
-    )  # fmt: skip
-
-
-def _unseen_as_mean(params: Any, ratings: Ratings) -> Any:
-    """A row that no rating ever moved holds its first random numbers, which say nothing: it becomes the mean of the others."""
-    for name, ids in (("users", ratings.user_B), ("items", ratings.item_B)):
+def _unseen_as_mean(params: Any, train: Rated) -> Any:
+    """A row that no rating ever moved holds its first random numbers, which say nothing: it takes the others' mean."""
+    for name, ids in (("users", train.user_T), ("items", train.item_T)):
         table = np.array(params[name]["table"])
         moved = np.zeros(len(table), bool)
         moved[ids] = True

@@ -1,0 +1,65 @@
+"""Fit DeepMF to ratings, tell its RMSE on a fifth of them held out, and save it.
+
+    python -m train.deepmf configs/deepmf_sample.py
+    python -m train.deepmf configs/deepmf_ml100k.py
+
+OUT/model is what `DeepMF.load` reads: it predicts ratings, folds new people in, and its user vectors make personas.
+Log and checkpoints are in OUT.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jaxrec import config, mesh
+from jaxrec.data import splits
+from jaxrec.data.histories import Interactions, histories
+from jaxrec.data.interaction_sets import DataConfig, read
+from jaxrec.data.world.rated import rated
+from jaxrec.data.world.shops import make_shops
+from jaxrec.mesh import HostsConfig
+from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
+from jaxrec.recommenders.side_features import SideFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepMFTraining:
+    """One DeepMF on one data set."""
+
+    data: DataConfig = DataConfig()  # without a name or a path: the sample world's ratings
+    model: DeepMFConfig = DeepMFConfig()
+    test_share: float = 0.2  # of the ratings, held out at random
+    seed: int = 0  # of what is held out
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/deepmf"
+
+
+def main(cfg: DeepMFTraining) -> dict[str, float]:
+    """Fits, saves OUT/model, and gives the RMSE on the ratings held out and the epoch that was kept."""
+    mesh.start(cfg.hosts)
+    events, features = ratings(cfg)
+    train, test = splits.ratio_split(events, cfg.test_share, cfg.seed)
+    fitted = DeepMF(cfg.model, features).fit(histories(train), out=cfg.out)
+    rating_T = fitted.predict(test.user_T, test.item_T, test.time_T)
+    rmse = float(np.sqrt(((rating_T - test.rating_T) ** 2).mean()))
+    fitted.save(Path(cfg.out) / "model")
+    print(f"RMSE {rmse:.4f} on {len(test):,} ratings held out; {cfg.out}/model")
+    return {"rmse": rmse, "epoch": fitted.facts["epoch"]}
+
+
+def ratings(cfg: DeepMFTraining) -> tuple[Interactions, SideFeatures | None]:
+    """The events with their ratings, and side features where the model reads them."""
+    if not cfg.data.name and cfg.data.path is None:
+        shops = make_shops()
+        catalog = shops.catalog
+        tags = [attributes["tags"].split() for attributes in catalog.attributes]
+        words = [[*tag, shop] for tag, shop in zip(tags, catalog.shop, strict=True)]
+        return rated(shops), SideFeatures.of_words([()] * len(shops.people), words)
+    data = read(cfg.data)
+    told = SideFeatures.of_set(data) if cfg.model.shape.features else None
+    return data.interactions, told
+
+
+if __name__ == "__main__":
+    config.run(main, DeepMFTraining, __doc__)
