@@ -9,6 +9,7 @@ nothing has fallen to for a while is revived at a random residual of the batch. 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -94,7 +95,7 @@ class RqVae(nn.Module):
         return {"made": made_BD, "codes": codes_BQ, "residual": residual_QBE, "code": code_QBE}
 
 
-def _mlp(layers: list[Dense], x: Array) -> Array:
+def _mlp(layers: Sequence[Dense], x: Array) -> Array:
     for layer in layers[:-1]:
         x = jax.nn.relu(layer(x))
     return layers[-1](x)
@@ -125,7 +126,7 @@ def distances(x_BE: Float[Array, "B E"], code_CE: Float[Array, "C E"]) -> Float[
 
 
 def begin(
-    cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: np.ndarray | None, seed: int
+    cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: Any, seed: int
 ) -> Codebooks:
     """Codebooks at the k-means centres of all items' residuals. `trained`: the parameter that `gradient` adds to."""
     centres = residual_kmeans(z_IE, cfg.sizes, seed).centres

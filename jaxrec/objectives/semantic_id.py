@@ -28,7 +28,7 @@ def semantic_id(
     Metrics: `reconstruction`, `commitment`.
     """
 
-    def loss(params, frozen, extra: Codebooks, batch, totals, key_B):
+    def loss(params, frozen, extra: Codebooks | None, batch, totals, key_B):
         del frozen
         out = model.apply({"params": params}, batch, extra if quantised else None)
         rows = totals["rows"]

@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from jaxrec.recommenders.item_codes import (
     taken_together,
     text_vectors,
 )
-from jaxrec.recommenders.recommender import NotFitted, Recommender
+from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn
 from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -88,7 +88,7 @@ class GenerativeRec(Recommender):
 
     def fit(
         self, train: Histories, valid: Holdout | None = None, out: str | Path | None = None
-    ) -> Self:
+    ) -> "GenerativeRec":
         """Makes or reads the ids, trains, and keeps the best epoch (without `valid`: the last).
 
         `facts` afterwards: epoch, epochs, value, epoch_s, valid_s, and the ids' own under `ids`. Raises ItemCodesError
@@ -97,6 +97,7 @@ class GenerativeRec(Recommender):
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.fit(train, valid, folder)
+        must_learn(train)
         cfg, devices = self.config, mesh.make()
         self._build(self._ids(train, Path(out)))
         table = jnp.asarray(self.codes.codes_IQ, jnp.int32)
@@ -176,7 +177,7 @@ class GenerativeRec(Recommender):
         self.codes.save(Path(folder) / "ids")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "GenerativeRec":
         """What `save` wrote. Raises CheckpointError or ItemCodesError where the folder is not whole."""
         facts = checkpoint.load_facts(folder)
         if facts.get("kind") != cls.kind:
@@ -246,7 +247,9 @@ class GenerativeRec(Recommender):
             rows = order[at : at + cfg.people]
             part = histories.take(rows)
             items_BL = part.padded(_width(length_B[rows].max(), cfg.max_length))
-            banned_BS = part.padded(_width(part.length_B.max())) if mask_seen else items_BL[:, :0]
+            banned_BS = part.padded(_width(part.length_B.max()))
+            if not mask_seen:  # of the same shape, so of the same program
+                banned_BS = np.full_like(banned_BS, -1)
             short = ((0, cfg.people - len(rows)), (0, 0))
             fill = lambda x, short=short: np.pad(x, short, constant_values=-1).astype(np.int32)
             user_B = np.pad(part.user_B, short[0], constant_values=-1).astype(np.int32)
