@@ -8,8 +8,6 @@ COST. 2 CPU cores, 12 GB of memory while building, 8 GB of disk in `runs/`: NUMB
 from eval.search import Entry, SearchConfig
 from jaxrec.retrieval.index_choice import IndexConfig
 
-ROWS = 131_072  # k-means sees 32 vectors for each of 4,096 cells
-
 config = SearchConfig(
     name="search_1m57",
     n=1_570_000,
@@ -18,29 +16,40 @@ config = SearchConfig(
     work="runs/search_1m57",
     entries=(
         Entry(
+            "PQ fast-scan",
+            IndexConfig(kind="flat", code="pq_fast", m=192, train_rows=65_536),
+            candidates=(50, 150, 300, 600, 1000),
+            encoders=("float32", "bfloat16"),
+        ),
+        Entry(
+            "PQ fast-scan, m 256",
+            IndexConfig(kind="flat", code="pq_fast", m=256, train_rows=65_536),
+            candidates=(50, 150, 300, 600),
+        ),
+        Entry(
             "IVF, PQ fast-scan",
-            IndexConfig(kind="ivf", code="pq_fast", nlist=4096, m=192, train_rows=ROWS),
-            nprobe=(32, 64, 128, 256, 512),
-            candidates=(150, 400),
-            encoders=("float32", "int8"),
+            IndexConfig(kind="ivf", code="pq_fast", nlist=2048, m=192, train_rows=65_536),
+            nprobe=(64, 256, 512, 1024, 2048),
+            candidates=(600,),
+            queries=500,
         ),
         Entry(
             "IVF, SQ8",
-            IndexConfig(kind="ivf", code="sq8", nlist=4096, train_rows=ROWS),
-            nprobe=(16, 32, 64, 128, 256),
+            IndexConfig(kind="ivf", code="sq8", nlist=2048, train_rows=65_536),
+            nprobe=(32, 64, 128, 256, 512),
+            queries=300,
         ),
         Entry("Flat", IndexConfig(kind="flat", code="none"), queries=50),
         Entry(
-            "IVF, PQ fast-scan, a quarter",
-            IndexConfig(kind="ivf", code="pq_fast", nlist=2048, m=192, train_rows=ROWS // 2),
-            nprobe=(32, 64, 128, 256),
-            candidates=(150, 400),
+            "PQ fast-scan, a quarter",
+            IndexConfig(kind="flat", code="pq_fast", m=192, train_rows=65_536),
+            candidates=(150, 300, 600),
             n=392_500,
         ),
         Entry(
             "HNSW, SQ8",
             IndexConfig(kind="hnsw", code="sq8", links=32, build_ef=80),
-            ef=(32, 64, 128, 256),
+            ef=(32, 64, 128, 256, 512),
             n=100_000,
         ),
     ),

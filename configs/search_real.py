@@ -17,10 +17,15 @@ config = SearchConfig(
     entries=(
         Entry("Flat", IndexConfig(kind="flat", code="none"), queries=200),
         Entry(
+            "PQ fast-scan",
+            IndexConfig(kind="flat", code="pq_fast", m=96, train_rows=65_536),
+            candidates=(30, 50, 100, 150, 300),
+        ),
+        Entry(
             "IVF, PQ fast-scan",
             IndexConfig(kind="ivf", code="pq_fast", nlist=1024, m=96, train_rows=65_536),
             nprobe=(8, 16, 32, 64, 128, 256),
-            candidates=(100, 300),
+            candidates=(300,),
         ),
         Entry(
             "IVF, SQ8",

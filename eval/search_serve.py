@@ -6,6 +6,7 @@ A process of its own, so that its memory is the memory of serving: neither jax (
 asked for) nor the vectors that the index was built from are in it.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -138,8 +139,15 @@ def _peak_mb() -> float:
     return round(kilobytes / 1024, 1)
 
 
-def main(path: Path) -> None:
+def main() -> None:
     """Reads the job, writes what was found and what it took."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.search_serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", type=Path)
+    path = parser.parse_args().job
     job = configs.from_dict(Job, json.loads(path.read_text()))
     encode = None
     if job.encoder:
@@ -152,4 +160,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

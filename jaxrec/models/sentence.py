@@ -20,9 +20,9 @@ LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 class SentenceEncoder:
     """Texts to normalised float32 vectors; sorted by length, batched, one compiled program per width.
 
-    A text longer than `limit` tokens (256, MiniLM's own) loses its end. weights: "float32" keeps what was loaded in
-    one scan over the layers; "bfloat16" and "int8" unroll the layers and multiply in low precision, which answers a
-    single query two and a half times as fast on a CPU that knows such products (`eval/search_query.py`).
+    A text longer than `limit` tokens (256, MiniLM's own) loses its end. weights: "float32" keeps what was loaded
+    in one scan over the layers; "bfloat16" unrolls the layers and halves the kernels' bytes, which answers a single
+    query more than twice as fast on a CPU that has such products (measured in docs/search.md).
     """
 
     def __init__(
