@@ -15,7 +15,7 @@ def world():
     rng = np.random.default_rng(0)
     x, q = (
         rng.standard_normal((N, D)).astype(np.float32),
-        rng.standard_normal((4, D)).astype(np.float32),
+        rng.standard_normal((9, D)).astype(np.float32),
     )
     scores = q @ x.T
     order = np.argsort(-scores, 1)[:, :K]
@@ -28,9 +28,10 @@ def test_any_mesh_and_chunk_gives_what_numpy_gives(axes, chunk, world):
     x, q, order, scores = world
     mesh = None if axes is None else meshes.make(meshes.MeshConfig(*axes))
     table = DeviceTopK(x, mesh, chunk)
-    found = table.search(q, K)
-    np.testing.assert_array_equal(found.items_BJ, order)
-    np.testing.assert_allclose(found.scores_BJ, scores, rtol=1e-5)
+    for b in (9, 2) if chunk == 250 else (9,):  # the product is written differently for few queries
+        found = table.search(q[:b], K)
+        np.testing.assert_array_equal(found.items_BJ, order[:b])
+        np.testing.assert_allclose(found.scores_BJ, scores[:b], rtol=1e-5)
     if mesh is not None:  # no device holds more than its share
         rows = {shard.data.shape[0] for shard in table._pieces[0][1].addressable_shards}
         assert rows == {-(-min(chunk, N) // (axes[0] * axes[1]))}
@@ -55,10 +56,11 @@ def test_runs_are_jaxs_own_top_k(n):
     scores = rng.permuted(np.tile(np.arange(n, dtype=np.float32), (3, 1)), axis=1)
     scores[2] = -np.inf
     scores[2, 5] = 1
-    best, at = jax.jit(lambda s: top_k_by_runs(s, 6, run=8))(scores)
     wanted, wanted_at = jax.lax.top_k(scores, 6)
-    np.testing.assert_array_equal(best, wanted)
-    np.testing.assert_array_equal(at[:2], wanted_at[:2])
+    for axis, given in {1: scores, 0: scores.T}.items():
+        best, at = jax.jit(lambda s, axis=axis: top_k_by_runs(s, 6, run=8, axis=axis))(given)
+        np.testing.assert_array_equal(best, wanted)
+        np.testing.assert_array_equal(at[:2], wanted_at[:2])
 
 
 def test_bad_input_is_said(world):
