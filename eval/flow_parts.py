@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from jaxrec.config import ConfigError
-from jaxrec.data.histories import Histories, Interactions, Split, histories, leave_one_out
-from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
-from jaxrec.data.readers.raw import Problems
+from jaxrec.data.histories import Histories, Split, histories, leave_one_out
+from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
+from jaxrec.data.world.shop_set import interaction_set
 from jaxrec.data.world.shops import make_shops
 from jaxrec.models.sentence import SentenceEncoder
 from jaxrec.people.persona_count import choose_k, plot_count
@@ -72,7 +72,7 @@ class World:
 
 def read_world(cfg: PartsConfig) -> World:
     """Reads the data, splits it leave-one-out, and makes everybody's profile in one pass."""
-    data = sample_set() if cfg.sample_world else read(cfg.data)
+    data = interaction_set(make_shops()) if cfg.sample_world else read(cfg.data)
     texts = data.items.texts()
     if not texts or data.items.title is None:
         raise ConfigError(
@@ -81,28 +81,6 @@ def read_world(cfg: PartsConfig) -> World:
     split = leave_one_out(histories(data.interactions))
     profiles = Profiles.build(event_table(data), Columns(text=("summary", "review")))
     return World(data, split, tuple(texts), profiles)
-
-
-def sample_set() -> InteractionSet:
-    """The sample world's three shops as a data set: titles, kinds and times; nobody rates there."""
-    shops = make_shops()
-    catalog = shops.catalog
-    length = [len(person.items_T) for person in shops.people]
-    events = Interactions(
-        user_T=np.repeat(np.arange(len(length)), length),
-        item_T=np.concatenate([person.items_T for person in shops.people]),
-        users=tuple(person.id for person in shops.people),
-        items=tuple(f"item_{i:03d}" for i in range(len(catalog))),
-        time_T=np.concatenate([person.times_T for person in shops.people]),
-    )
-    items = Items(
-        title=catalog.title,
-        category=tuple(
-            (a["store"], c) for a, c in zip(catalog.attributes, catalog.category, strict=True)
-        ),
-        description=catalog.description,
-    )
-    return InteractionSet("sample-world", "world", events, items, {}, Problems(strict=False))
 
 
 def event_table(data: InteractionSet) -> Any:

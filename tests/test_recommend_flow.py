@@ -14,6 +14,7 @@ from eval import flow_parts, flow_table, recommend_flow
 from eval.flow_parts import PartsConfig
 from eval.recommend_flow import FlowConfig, Request
 from jaxrec.config import ConfigError
+from jaxrec.data.world.shops import make_shops
 from jaxrec.models.sequential import SASRecConfig
 from jaxrec.recommenders.flow import Candidates, FlowWeights
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
@@ -53,8 +54,9 @@ def ran(tmp_path_factory):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flow_parts, "SentenceEncoder", ToyEncoder)
+        patch.setattr(flow_parts, "make_shops", lambda: make_shops(people=70))
         rows = recommend_flow.main(cfg)
-    return cfg, rows, json.loads((folder / "results" / "flow_test.json").read_text())
+        yield cfg, rows, json.loads((folder / "results" / "flow_test.json").read_text())
 
 
 def test_every_way_is_a_row_with_its_protocol(ran):
@@ -76,7 +78,6 @@ def test_every_way_is_a_row_with_its_protocol(ran):
 
 def test_what_was_made_is_taken_again_and_answers_are_printed(ran, capsys, monkeypatch):
     cfg, rows, _ = ran
-    monkeypatch.setattr(flow_parts, "SentenceEncoder", ToyEncoder)
     monkeypatch.setattr(Sequential, "fit", lambda *a, **k: pytest.fail("fitted twice"))
     again = recommend_flow.main(dataclasses.replace(cfg, asked=25))
     assert [row["R@10"] for row in again] == [row["R@10"] for row in rows]
