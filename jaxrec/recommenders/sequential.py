@@ -190,7 +190,8 @@ class Sequential(Recommender):
 
     def _vectors(self) -> np.ndarray:
         self._fitted()
-        return np.asarray(self.model.apply({"params": self.params}, method="item_vectors"))
+        params = jax.tree.map(jnp.asarray, self.params)  # loaded ones are numpy arrays
+        return np.asarray(self.model.apply({"params": params}, method="item_vectors"))
 
     def _fitted(self) -> None:
         if self.params is None:
