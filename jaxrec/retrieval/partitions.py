@@ -5,6 +5,7 @@ and, whatever FAISS answers, drops every slot outside of it.
 """
 
 import dataclasses
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +37,7 @@ class Partitions:
         self._columns = {name: np.asarray(column) for name, column in columns.items()}
         self._check(self._columns, slots)
         self._kept: OrderedDict[tuple, Selection] = OrderedDict()
+        self._lock = threading.Lock()  # searches in several threads share what is kept
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +66,8 @@ class Partitions:
 
     def forget(self) -> None:
         """Drops the kept selections: the slots have changed."""
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
     def select(self, where: Where | None, alive_I: Bool[np.ndarray, " I"]) -> Selection | None:
         """The living slots whose labels are among those of `where` in every column that it names.
@@ -74,9 +77,10 @@ class Partitions:
         if not where and alive_I.all():
             return None
         key = tuple(sorted((name, _wanted(name, labels)) for name, labels in (where or {}).items()))
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         mask_I = alive_I.copy()
         for name, wanted in key:
             if name not in self._columns:
@@ -86,9 +90,10 @@ class Partitions:
             mask_I &= column == wanted[0] if len(wanted) == 1 else np.isin(column, wanted)
         slots = np.flatnonzero(mask_I)
         made = Selection(mask_I, slots, np.packbits(mask_I, bitorder="little"))
-        self._kept[key] = made
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[key] = made
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
         return made
 
     @staticmethod
