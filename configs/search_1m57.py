@@ -13,6 +13,7 @@ config = SearchConfig(
     n=1_570_000,
     dim=768,
     queries=1000,
+    plan=10_000_000,
     work="runs/search_1m57",
     entries=(
         Entry(

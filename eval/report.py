@@ -183,7 +183,56 @@ def _provenances(records: dict[str, Record]) -> str:
     return f"<sub>{' | '.join(machines)}. Files, commits: {'; '.join(files)}.</sub>"
 
 
-TABLES = {"personalize": personalize, "voices": voices, "bench": bench, "recommend": recommend}
+def search(records: Sequence[tuple[str, Record]]) -> str:
+    """A table for each file: recall and latency, then what a larger catalogue would take; geometries side by side."""
+    parts = []
+    for name, record in records:
+        if record["name"] == "geometry":
+            columns = ["vectors", "n", "two_nn", "mle_10", "mle_100"]
+            columns += [f"{what}_{k}" for what in ("contrast", "near") for k in (1, 10, 100)]
+            rows = record["rows"]
+        else:
+            columns = ["n_vectors", "index", "p50_ms", "p95_ms", "recall@10", "rss_mb", "build_s"]
+            rows = record["rows"]
+        bold = record.get("headline")
+        lines = [[_search_cell(row.get(c), bold) for c in columns] for row in rows]
+        parts += [f"**{name}**", _markdown(columns, lines)]
+        if (best := record.get("best")) is not None:
+            whole = [
+                f"{key.removesuffix('_total_p50_ms')} query encoder: {value:.1f} ms end to end "
+                f"(encoding {best[key.replace('total', 'encode')]:.1f})"
+                for key, value in best.items()
+                if key.endswith("_total_p50_ms")
+            ]
+            said = [f"best: {best['p50_ms']:.1f} ms at recall {best['recall@10']:.4f}", *whole]
+            parts.append("; ".join(said) + ".")
+        if planned := record.get("plan"):
+            columns = list(planned[0])
+            lines = [[_search_cell(row[c], None) for c in columns] for row in planned]
+            parts += ["On paper, by the slopes between the two sizes:", _markdown(columns, lines)]
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
+def _search_cell(value: Any, bold: str | None) -> str:
+    if value is None or isinstance(value, str):
+        return "-" if value is None else f"**{value}**" if value == bold else value
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4g}"
+        if value < 1000
+        else f"{value:,.0f}"
+    )
+
+
+TABLES = {
+    "personalize": personalize,
+    "voices": voices,
+    "bench": bench,
+    "recommend": recommend,
+    "search": search,
+}
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from eval import search_geometry, search_plot, search_serve, search_texts
+from eval import search_geometry, search_plan, search_plot, search_serve, search_texts
 from eval.search_vectors import SHAPE, Vectors
 from jaxrec import config
 from jaxrec.config import ConfigError
@@ -66,7 +66,8 @@ class SearchConfig:
 
     vectors: "generated" (`n` x `dim`) or "real" (at most `n` texts, MiniLM's width; the last `queries` of them are
     held out). work: a folder for vectors and indexes, gigabytes; each index is deleted once measured. cache: where
-    real vectors are kept. recall, most_ms, most_mb: the bar.
+    real vectors are kept. plan: a number of vectors to plan for on paper, by the first entry and the one of its name
+    and ", a quarter". recall, most_ms, most_mb: the bar.
     """
 
     name: str = "search"
@@ -79,6 +80,7 @@ class SearchConfig:
     k: int = 10
     threads: int = 2
     rounds: int = 3
+    plan: int = 0
     recall: float = 0.99
     most_ms: float = 30.0
     most_mb: float = 6144.0
@@ -113,10 +115,13 @@ def main(cfg: SearchConfig) -> list[dict[str, Any]]:
     )
     plot = Path(cfg.out) / f"{cfg.name}.png"
     search_plot.curve(rows, title, plot, cfg.recall, cfg.most_ms)
-    headline = None if best is None else f"{best['index']}"
+    headline = None if best is None else best["index"]
+    first = cfg.entries[0].name
+    planned = search_plan.plan(rows, f"{first}, a quarter", first, cfg.plan, cfg.recall)
     write_results(
         cfg.out, "search", rows, config=cfg, seed=cfg.seed, wall_s=time.perf_counter() - start,
-        filename=f"{cfg.name}.json", headline=headline, best=best, plot=plot.name, **told,
+        filename=f"{cfg.name}.json", headline=headline, best=best,
+        plot=plot.name, plan=planned, **told,
         command=f"python -m eval.search configs/{cfg.name}.py",
     )  # fmt: skip
     return rows
