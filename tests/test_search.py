@@ -6,7 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from eval import search, search_fit, search_geometry, search_serve, search_texts
+from eval import (
+    report,
+    search,
+    search_fit,
+    search_geometry,
+    search_plan,
+    search_serve,
+    search_texts,
+)
 from eval.search_vectors import BLOCK, SHAPE, Vectors
 from jaxrec import config
 from jaxrec.config import ConfigError
@@ -123,6 +131,39 @@ def test_rows_and_plot_are_written(toy):
     assert (
         not (folder / "work" / "index").exists() and not (folder / "work" / "vectors.npy").exists()
     )
+
+
+def test_the_table_shows_every_row_and_the_best(toy):
+    _, rows, folder = toy
+    record = json.loads((folder / "search_sample.json").read_text())
+    best = record["best"] | {"bfloat16_total_p50_ms": 33.0, "bfloat16_encode_p50_ms": 25.0}
+    shown = report.search([("search_sample", record | {"best": best})])
+    assert shown.count("\n| ") == 2 + len(rows)  # the head and its rule
+    assert f"**{record['headline']}**" in shown
+    assert "bfloat16 query encoder: 33.0 ms end to end (encoding 25.0)" in shown
+
+
+def test_a_plan_follows_the_slopes():
+    def rows(entry, n, scale):
+        sizes = {"n_vectors": n, "structure_mb": n / 1000, "store_mb": n / 500, "build_s": n / 1e4}
+        found = ((100, 0.98), (200, 0.99), (400, 0.999))
+        return [
+            {"entry": entry, "candidates": c * scale, "p50_ms": 1 + n / 1e5, "recall@10": r} | sizes
+            for c, r in found
+        ]
+
+    both = rows("x, a quarter", 100_000, 1) + rows("x", 400_000, 2)
+    one, four = search_plan.plan(both, "x, a quarter", "x", 1_600_000, 0.99, (1, 4))
+    assert one["p50_ms"] == pytest.approx(17, rel=0.01) and four["p50_ms"] == pytest.approx(
+        5, rel=0.01
+    )
+    assert (one["candidates"], four["candidates"]) == (
+        800,
+        400,
+    )  # four times the vectors, twice the candidates
+    assert one["build_s"] == 160 and four["vectors_each"] == 400_000
+    assert search_plan.plan(both, "x, a quarter", "x", 10**6, 0.9999) == []
+    assert search_plan.plan(both, "y", "x", 10**6, 0.99) == []
 
 
 def test_flat_finds_all_and_more_cells_find_more(toy):
