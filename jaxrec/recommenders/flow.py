@@ -189,11 +189,14 @@ class Flow:
             items_J = _merged(lists, seen)[: settings.candidates]
         with clock("diversify"):
             vectors_JD = self.parts.vectors(items_J)
-            text_J = vectors_JD @ query_1D[0] if query_1D is not None else np.zeros(len(items_J))
-            kept_J = self._diverse(items_J, text_J.astype(np.float32), vectors_JD)
-        scores = {name: score[items_J[kept_J]] for name, score in score_I.items()}
-        if query_1D is not None:
-            scores = {"text": text_J[kept_J], **scores}
+            scores = {name: score[items_J] for name, score in score_I.items()}
+            if query_1D is not None:
+                near_J = vectors_JD @ query_1D[0]
+                scores = {"text": near_J, **scores}
+            else:  # nobody known, nothing asked: what is popular is relevant
+                near_J = scores["popular"] / max(float(self.parts.popular_I.max()), 1e-9)
+            kept_J = self._diverse(items_J, near_J.astype(np.float32), vectors_JD)
+        scores = {name: score_J[kept_J] for name, score_J in scores.items()}
         return Candidates(items_J[kept_J], scores)
 
     # ---------------------------------------------------------------------------------- inside
@@ -248,12 +251,12 @@ class Flow:
         return mean_1D / np.maximum(np.linalg.norm(mean_1D), 1e-9)
 
     def _diverse(
-        self, items_J: np.ndarray, text_J: np.ndarray, vectors_JD: np.ndarray
+        self, items_J: np.ndarray, near_J: np.ndarray, vectors_JD: np.ndarray
     ) -> Int[np.ndarray, " J"]:
-        """Which of the candidates remain, as places among them."""
+        """Which of the candidates remain, as places among them. near_J: how relevant each is, 1 being much."""
         if not len(items_J):
             return np.zeros(0, np.int64)
-        places = Shortlist(np.arange(len(items_J))[None], text_J[None])
+        places = Shortlist(np.arange(len(items_J))[None], near_J[None])
         settings = self.settings
         kept = diversify(
             places,
