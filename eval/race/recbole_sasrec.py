@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from eval.race import beauty
+from eval.race import beauty, shape
 from eval.race.worker import Work
 
 
@@ -22,6 +22,9 @@ def prepare(batch: int = 2048, steps: int = 3) -> dict[str, Work]:
     from recbole.trainer import Trainer
     from recbole.utils import init_seed
 
+    scratch = shape.CACHE / "recbole"  # its logs go where the process stands
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.chdir(scratch)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         write_atomic(Path(folder) / "beauty")
