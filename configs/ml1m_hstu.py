@@ -1,6 +1,9 @@
 """MovieLens-1M, length 200, full ranking: HSTU with cross-entropy over all items (the public one: 128 sampled).
 
 python -m eval.recommend configs/ml1m_hstu.py
+
+Projected from measured steps: 12 s an epoch on two idle cores and validation after every second one, 15 to 25 minutes.
+Not run yet. The data have no times here: attention is biased by distance alone. Should give R@10 .3097, history masked.
 """
 
 from eval.recommend_ranking import RankingConfig

@@ -1,6 +1,8 @@
 """Amazon Sports, full ranking: SASRec with full cross-entropy over all items.
 
 python -m eval.recommend configs/sports_sasrec_ce.py
+
+Projected, not run: 7 to 10 minutes a seed on two idle cores (18,357 items: an epoch costs 2.3 times Beauty's 5 s).
 """
 
 from eval.recommend_ranking import RankingConfig
