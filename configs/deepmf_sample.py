@@ -2,7 +2,7 @@
 
     python -m train.deepmf configs/deepmf_sample.py
 
-Half a minute on two cores. RMSE 0.6 on the fifth held out (rounding alone: 0.29).
+Half a minute on two cores. RMSE 0.755 on the fifth held out, where the mean rating has 1.21.
 """
 
 from jaxrec.models.deepmf import DeepMFShape

@@ -2,9 +2,9 @@
 
     python -m eval.deepmf_scale configs/deepmf_scale.py
 
-The ratings are synthetic (Zipf popularity on both sides), the model, the batch and the optimiser are the specified ones.
-Row-lazy Adam is trained once over all epochs; dense Adam makes a few measured steps, and its time for all of them is
-extrapolated, and said so. Each runs in a process of its own, so the peak of memory is its own; the ratings are the same,
+The ratings are synthetic (Zipf popularity on both sides); model, batch and optimiser are the specified ones. Row-lazy
+Adam is trained once over all epochs; dense Adam makes a few measured steps, and its time for all of them is
+extrapolated and said so. Each runs in a process of its own, so the peak of memory is its own; the ratings are the same,
 and so are the step and the source, those that every stage uses.
 """
 
