@@ -11,5 +11,5 @@ config = RankingConfig(
     name="beauty_bpr",
     model="BPR-MF",
     data=DataConfig("amazon14-beauty"),
-    recommender=BPRConfig(),
+    recommender=dataclasses.replace(BPRConfig(), opt=dataclasses.replace(BPRConfig().opt, lr=5e-3)),
 )

@@ -2,7 +2,8 @@
 
     python -m eval.recommend configs/ml1m_item_knn.py
 
-Seconds on two cores (titles are embedded once, a minute or two). Neighbours and shrink were chosen on the validation people.
+Seconds on two cores (titles are embedded once, a minute or two).
+Neighbours and shrink were chosen on the validation people.
 """
 
 from eval.recommend_ranking import RankingConfig

@@ -176,6 +176,7 @@ def test_similar_items_stay_in_the_block_without_the_item_itself(fitted):
 
 def test_somebody_without_a_history_gets_a_list(fitted):
     rows = from_lists([[], []], ITEMS, np.array([0, -1]))
+    rows = dataclasses.replace(rows, rating_T=np.zeros(0, np.float32))
     found = fitted.model.recommend(rows, 5)
     assert found.items_BJ.shape == (2, 5) and (found.items_BJ >= 0).all()
     assert not fitted.model.recommend(rows.take(np.arange(0)), 5).items_BJ.size

@@ -1,4 +1,4 @@
-"""Floor 3: matrix factorisation as BPR trains it: a person's vector times an item's, plus the item's bias (Rendle 2009).
+"""Floor 3: matrix factorisation as BPR trains it (Rendle 2009): a person's vector times an item's, plus a bias.
 
 users/table [U E]   items/table [I W]      W = E + 1, the bias last
 """

@@ -13,8 +13,8 @@ from jaxrec.tables import RowAdam
 def bpr(decay: float = 0.0) -> Objective:
     """Mean over pairs of -log s(taken - other), plus `decay` times the squares of the rows that each pair touches.
 
-    The batch is a `HistoryRows` of width 1: whose history, the item taken as target, and negatives. Metrics: `nll` (nats),
-    `accuracy` (pairs in the right order).
+    The batch is a `HistoryRows` of width 1: whose history, the item taken as target, and negatives. Metrics: `nll`
+    (nats), `accuracy` (pairs in the right order).
     """
 
     def loss(params, frozen, extra, batch: HistoryRows, totals, key_B):

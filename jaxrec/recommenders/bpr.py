@@ -1,4 +1,4 @@
-"""Floor 4: BPR-MF: one vector a person, one an item, learned from pairs of what was taken and what was not (Rendle 2009).
+"""Floor 4: BPR-MF (Rendle 2009): one vector a person, one an item, learned from what was taken and what was not.
 
 Somebody without a row of their own (`user_B` -1, or nobody the training saw) is folded in: the linear map that best
 takes known people's mean item vector to their own vector makes theirs from the items of the history.
