@@ -178,7 +178,7 @@ def test_a_ranking_experiment_is_named_like_its_file(path):
     ],
 )
 def test_popularity_of_the_public_sets(data_dir, name, wanted):
-    """As known with ties in the order of numbers, worked out here from the one list that all share, less what each has."""
+    """As known, ties in the order of numbers: worked out from the one list that all share, less what each has."""
     parts = measures.split(read(DataConfig(name)), "leave_one_out")
     model = Popularity(PopularityConfig()).fit(parts.train)
     place_I = np.argsort(np.argsort(-model.count_I, kind="stable"))
