@@ -74,10 +74,11 @@ def lookup(table: Float[Array, "U E"] | Rows, ids: Int[Array, "*b"]) -> Float[Ar
 def distinct(ids: Int[Array, "..."], size: int) -> Int[Array, "I"]:
     """The distinct ids of a batch, ascending, in a static shape; the free places hold ids from `size` upwards."""
     flat = ids.reshape(-1)
-    flat = jnp.where(flat < 0, size, flat)
-    unique = jnp.unique(flat, size=flat.shape[0], fill_value=size)
+    ordered = jnp.sort(jnp.where(flat < 0, size, flat))
+    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]]) & (ordered < size)
     # Distinct numbers in the free places too: the scatter may then be told that its indices never repeat.
-    return jnp.where(unique < size, unique, size + jnp.arange(flat.shape[0], dtype=unique.dtype))
+    free = size + jnp.arange(len(flat), dtype=ordered.dtype)
+    return free.at[jnp.where(first, jnp.cumsum(first) - 1, len(flat))].set(ordered, mode="drop")
 
 
 def gather(table: Shaped[Array, "U *e"], ids: Int[Array, "I"]) -> Shaped[Array, "I *e"]:

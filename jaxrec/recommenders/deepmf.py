@@ -22,7 +22,7 @@ from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf_fit import Fit, FitConfig, Rated, context_of, known_of
 from jaxrec.recommenders.rating_context import RatingContext
-from jaxrec.recommenders.recommender import NotFitted, Recommender
+from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn
 from jaxrec.recommenders.side_features import SideFeatures
 
 PAIRS = 1 << 18  # pairs whose MLP is computed at once
@@ -73,6 +73,7 @@ class DeepMF(Recommender):
         when to stop instead. `facts` then tells the best epoch and its RMSE.
         """
         del valid
+        must_learn(train)
         with tempfile.TemporaryDirectory() as scratch:
             fitted = Fit(self.config.shape, self.config.decay, self.config.fit, self.features)
             self.params, used, self.facts = fitted(train, Path(out or scratch))

@@ -157,8 +157,6 @@ def rated(train: Histories, shape: DeepMFShape) -> Rated:
     """Every event with its rating. Raises DeepMFError without ratings, out of range, or of unknown people."""
     if train.rating_T is None:
         raise DeepMFError("DeepMF learns from ratings: these histories have no rating_T")
-    if not len(train.item_T):
-        raise DeepMFError("DeepMF learns from ratings: these histories hold none")
     if shape.context and train.time_T is None:
         raise DeepMFError(
             "user_windows and item_windows read times: these histories have no time_T"
