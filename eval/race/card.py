@@ -3,7 +3,7 @@
 Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
 """
 
-from eval.race import ratings, shape
+from eval.race import jax_beam, ratings, shape
 from eval.race.harness import Entry, Race
 from eval.race.tenants import POPULATIONS
 
@@ -199,4 +199,15 @@ RACES = (
     ),
     _search(1),
     _search(64),
+    Race(
+        name="code-beam",
+        about="next items by semantic ids, 50 beams, 12,000 items: a trie on the device against one of Python dicts",
+        base="Python trie",
+        entries={
+            "Python trie": Entry(f"{JAX}beam", "python"),
+            "jaxrec": Entry(f"{JAX}beam"),
+        },
+        unit="users/s",
+        units=jax_beam.PEOPLE,
+    ),
 )

@@ -204,12 +204,12 @@ class GenerativeRec(Recommender):
         """Texts' vectors, co-occurrence's, or both side by side, each of length 1."""
         cfg, parts = self.config, []
         if cfg.texts is not None:
-            items = read(cfg.texts).items
-            if len(items) != train.n_items:
+            texts = read(cfg.texts).items.texts()
+            if len(texts) != train.n_items:
                 raise ItemCodesError(
-                    f"texts: {len(items)} items have texts, the histories know {train.n_items}"
+                    f"texts: {len(texts)} items have texts, the histories know {train.n_items}"
                 )
-            parts.append(text_vectors(items.texts(), cfg.ids.tokens))
+            parts.append(text_vectors(texts, cfg.ids.tokens))
         if cfg.together or not parts:
             parts.append(taken_together(train, cfg.together or 64, seed=cfg.ids.loop.seed))
         return np.concatenate(parts, axis=1)
@@ -246,8 +246,8 @@ class GenerativeRec(Recommender):
         for at in range(0, len(order), cfg.people):
             rows = order[at : at + cfg.people]
             part = histories.take(rows)
-            items_BL = part.padded(_width(length_B[rows].max(), cfg.max_length))
-            banned_BS = part.padded(_width(part.length_B.max()))
+            items_BL = part.padded(_width(int(length_B[rows].max()), cfg.max_length))
+            banned_BS = part.padded(_width(int(part.length_B.max())))
             if not mask_seen:  # of the same shape, so of the same program
                 banned_BS = np.full_like(banned_BS, -1)
             short = ((0, cfg.people - len(rows)), (0, 0))
