@@ -11,7 +11,9 @@ vectors. What follows tells two forms apart:
                                                  codes but the last, then the successor itself
 
 Both give p(c_q | history, c_0 ... c_q-1) of every level at every place. Nested costs Q times fewer tokens in the trunk,
-and a beam in it is one vector; flat lets every code look at every earlier code.
+and a beam in it is one vector; flat lets every code look at every earlier code. On Beauty an epoch at width 128 takes
+14 CPU seconds nested and 29 flat (three levels); an encoder-decoder (`models.tiger`) reads each history once for every
+place. Which form a row of the tables is of stands in its name; configs/beauty_generative.py is nested.
 """
 
 import dataclasses
