@@ -32,6 +32,7 @@ from jaxrec.retrieval.index_choice import IndexConfig, describe
 from jaxrec.types import Shortlist
 
 _log = logging.getLogger(__name__)
+END_TO_END = 200  # queries that are encoded, too
 COLUMNS = (
     "entry", "n_vectors", "nprobe", "ef", "candidates", "p50_ms", "p95_ms", "recall@10", "rss_mb", "build_s", "others",
 )  # fmt: skip
@@ -108,22 +109,10 @@ def main(cfg: SearchConfig) -> list[dict[str, Any]]:
             cfg, entry, vectors_ID[:n], q_BD, truth[min(entry.n or cfg.n, cfg.n)], work
         )
         print_table(rows, [c for c in COLUMNS if any(c in row for row in rows)])
+        _record(
+            cfg, rows, told, time.perf_counter() - start
+        )  # what is there, should a later entry fail
     (work / "vectors.npy").unlink(missing_ok=True)
-    best = _best(cfg, rows)
-    title = (
-        f"{len(vectors_ID):,} x {vectors_ID.shape[1]} {cfg.vectors} vectors, {cfg.threads} threads"
-    )
-    plot = Path(cfg.out) / f"{cfg.name}.png"
-    search_plot.curve(rows, title, plot, cfg.recall, cfg.most_ms)
-    headline = None if best is None else best["index"]
-    first = cfg.entries[0].name
-    planned = search_plan.plan(rows, f"{first}, a quarter", first, cfg.plan, cfg.recall)
-    write_results(
-        cfg.out, "search", rows, config=cfg, seed=cfg.seed, wall_s=time.perf_counter() - start,
-        filename=f"{cfg.name}.json", headline=headline, best=best,
-        plot=plot.name, plan=planned, **told,
-        command=f"python -m eval.search configs/{cfg.name}.py",
-    )  # fmt: skip
     return rows
 
 
@@ -205,6 +194,7 @@ def _measured(
         row |= {"store_mb": round(files.get("vectors.bin", 0) / 2**20, 1)}
         rows.append(row)
     best = _best(cfg, rows)
+    np.save(work / "queries.npy", q_BD[:END_TO_END])
     for name in entry.encoders if best is not None else ():
         setting = job.settings[rows.index(best)]
         whole = dataclasses.replace(job, settings=(setting,), encoder=name)
@@ -212,6 +202,23 @@ def _measured(
         best |= {f"{name}_{key}": value for key, value in numbers.items()}
     shutil.rmtree(folder, ignore_errors=True)
     return rows
+
+
+def _record(
+    cfg: SearchConfig, rows: list[dict[str, Any]], told: dict[str, Any], wall_s: float
+) -> None:
+    """Writes the rows and the plot."""
+    most = max(rows, key=lambda row: row["n_vectors"])
+    title = f"{most['n_vectors']:,} x {most['dim']} {cfg.vectors} vectors, {cfg.threads} threads"
+    plot = Path(cfg.out) / f"{cfg.name}.png"
+    search_plot.curve(rows, title, plot, cfg.recall, cfg.most_ms)
+    best, first = _best(cfg, rows), cfg.entries[0].name
+    write_results(
+        cfg.out, "search", rows, config=cfg, seed=cfg.seed, wall_s=wall_s, filename=f"{cfg.name}.json",
+        headline=None if best is None else best["index"], best=best, plot=plot.name,
+        plan=search_plan.plan(rows, f"{first}, a quarter", first, cfg.plan, cfg.recall),
+        command=f"python -m eval.search configs/{cfg.name}.py", **told,
+    )  # fmt: skip
 
 
 def _recall(items_QK: np.ndarray, truth_QK: np.ndarray) -> float:
