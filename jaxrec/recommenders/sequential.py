@@ -138,7 +138,8 @@ class Sequential(Recommender):
         self._fitted()
         cfg = self.config
         rows, last_B = pack_whole(histories, cfg.width, cfg.model.max_length, count=cfg.model.count)
-        size = max(_ASKED // cfg.width, 1)
+        # One request costs one row: sizes are powers of two, so few programs serve all.
+        size = min(max(_ASKED // cfg.width, 1), 1 << max(len(rows.items_BL) - 1, 0).bit_length())
         z_BD = np.zeros((len(histories), self._vectors().shape[1]), np.float32)
         for at in range(0, len(rows.items_BL), size):
             part = _part(rows, at, size)
