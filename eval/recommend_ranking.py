@@ -146,6 +146,10 @@ def one_seed(cfg: RankingConfig, seed: int, parts: Split, vectors: np.ndarray) -
     fitted_s = time.perf_counter() - begun
     found = ask(recommender, parts.test, cfg.protocol, cfg.mask_seen, max(*cfg.ks, LIST))
     numbers = measured(cfg, found, parts, vectors)
+    if cfg.mask_seen and cfg.protocol == "full" and not recommender.lists_only:
+        # Many published tables rank a person's history among the rest (RecBole's sequence models do): both are told.
+        whole = ranking.measures(ask(recommender, parts.test, "full", False, LIST).rank_B, cfg.ks)
+        numbers |= {f"{name}_unmasked": value for name, value in whole.items()}
     numbers["epoch"] = recommender.facts.get("epoch")
     numbers["fit_s"] = fitted_s
     numbers["wall_s"] = time.perf_counter() - begun
