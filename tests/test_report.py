@@ -78,7 +78,7 @@ def test_recommend_has_a_table_for_each_data_set_and_way_of_asking(tmp_path):
     write("beauty", [row, sampled])
     write("beauty_popularity", [floor])
     write("films", [rates], bar="RMSE .93", peer="Surprise")
-    write("shops", [shops], [gap])
+    write("shops", [shops | {"R@5_unmasked": 0.01, "N@10_unmasked": 0.02}], [gap])
     text = report.render(MARKED.format("recommend"), tmp_path)
     full, other = text.split("**beauty**: ")[1:]
     assert full.startswith("full ranking, history masked\n")
@@ -92,6 +92,7 @@ def test_recommend_has_a_table_for_each_data_set_and_way_of_asking(tmp_path):
     assert "**films**: 5-fold" in text and "| svd | 1 | 0.9355 | 0.7400 |" in text
     assert "bar: RMSE .93; peer: Surprise." in text
     assert "| 0.080 (0.070 - 0.090) |" in text
+    assert "| N@10 | N@10_unmasked | coverage |" in text and "R@5_unmasked" not in text
     assert "Paired: ours - popularity, R@10: +0.0100 [+0.0050, +0.0200]." in text
     assert report.render(text, tmp_path) == text
 
