@@ -2,8 +2,8 @@
 
     JAXREC_DATA=... python -m eval.recommend configs/beauty_tiger.py
 
-Not run to the end. A step of 256 examples takes 7 CPU seconds on two cores, so an epoch (514 steps, every place of every
-history an example of its own) takes an hour of CPU, half an hour of wall, and 200 epochs some four days; an epoch of the
+Not run to the end. A step of 256 examples takes 7 CPU seconds. So an epoch (514 steps: every place of every
+history is an example) takes an hour of CPU, half an hour of wall, and 200 epochs some four days. An epoch of the
 decoder-only form takes 14 CPU seconds (nested, 3 layers) or 29 (flat).
 """
 
