@@ -2,7 +2,8 @@
 
     python -m eval.search configs/search_1m57.py
 
-COST. 2 CPU cores, 12 GB of memory while building, 8 GB of disk in `runs/`: NUMBERS.
+COST. 2 CPU cores, half an hour (most of it the two inverted files), 6 GB of memory, 8 GB of disk in `runs/`.
+NUMBER. PQ fast-scan, 300 re-scored: recall@10 .995, 13 ms or less, 2.5 GB.
 """
 
 from eval.search import Entry, SearchConfig
@@ -19,14 +20,16 @@ config = SearchConfig(
         Entry(
             "PQ fast-scan",
             IndexConfig(kind="flat", code="pq_fast", m=192, train_rows=65_536),
-            candidates=(50, 150, 300, 600, 1000),
+            candidates=(50, 100, 150, 300, 600),
             encoders=("float32", "bfloat16"),
         ),
         Entry(
-            "PQ fast-scan, m 256",
-            IndexConfig(kind="flat", code="pq_fast", m=256, train_rows=65_536),
-            candidates=(50, 150, 300, 600),
+            "PQ fast-scan, a quarter",
+            IndexConfig(kind="flat", code="pq_fast", m=192, train_rows=65_536),
+            candidates=(50, 100, 150, 300),
+            n=392_500,
         ),
+        Entry("Flat", IndexConfig(kind="flat", code="none"), queries=50),
         Entry(
             "IVF, PQ fast-scan",
             IndexConfig(kind="ivf", code="pq_fast", nlist=2048, m=192, train_rows=65_536),
@@ -39,13 +42,6 @@ config = SearchConfig(
             IndexConfig(kind="ivf", code="sq8", nlist=2048, train_rows=65_536),
             nprobe=(32, 64, 128, 256, 512),
             queries=300,
-        ),
-        Entry("Flat", IndexConfig(kind="flat", code="none"), queries=50),
-        Entry(
-            "PQ fast-scan, a quarter",
-            IndexConfig(kind="flat", code="pq_fast", m=192, train_rows=65_536),
-            candidates=(150, 300, 600),
-            n=392_500,
         ),
         Entry(
             "HNSW, SQ8",
