@@ -22,7 +22,7 @@ demo: $(VENV)/core ## from text to each business's own voice, then a report: run
 	$(VENV)/bin/python -m jaxrec.demo --out runs/demo
 
 test: $(VENV)/dev ## all tests but the slow ones (about ten minutes on two cores)
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(VENV)/dev ## the slow ones
 	$(VENV)/bin/python -m pytest -q -m slow

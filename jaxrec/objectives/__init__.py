@@ -3,7 +3,9 @@
 Each returns an `Objective`. A stage, its script in train/ and its config bear the same name.
 """
 
+from jaxrec.objectives.bpr import bpr, bpr_tables
 from jaxrec.objectives.deepmf import RatingDecay, deepmf, deepmf_tables
+from jaxrec.objectives.generative_rec import generative_rec, tiger
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import (
     RetrofitParts,
@@ -14,17 +16,27 @@ from jaxrec.objectives.personal import (
     retrofit,
     universal,
 )
+from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
+from jaxrec.objectives.sequential import SequentialLoss, sequential
 
 __all__ = [
     "Objective",
     "RatingDecay",
     "RetrofitParts",
     "RetrofitWeights",
+    "SemanticIdWeights",
+    "SequentialLoss",
+    "bpr",
+    "bpr_tables",
     "deepmf",
     "deepmf_tables",
+    "generative_rec",
     "personalize",
     "personalize_delta",
     "pretrain",
     "retrofit",
+    "semantic_id",
+    "sequential",
+    "tiger",
     "universal",
 ]
