@@ -196,11 +196,9 @@ class CrossDomain(Recommender):
         imagined_BE = attention_BM @ self.profile_SUE[s][shop.members]
         points_BW = _share(imagined_BE @ shop.factors.item_IE.T)
         elsewhere_BW = (1 - how.blend) * votes_BW + how.blend * points_BW
-        weight_B1 = known.inside_B[:, None] / (
-            known.inside_B[:, None] + speaks_B1
-        )  # of their own part
-        weight_B1 = np.nan_to_num(weight_B1)
-        knows_B1 = speaks_B1 | (known.inside_B[:, None] > 0)
+        own_B1 = known.inside_B[:, None]
+        weight_B1 = own_B1 / np.maximum(own_B1 + speaks_B1, 1)  # of what they did in this shop
+        knows_B1 = speaks_B1 | (own_B1 > 0)
         answer_BW = weight_B1 * known.own_BW + (1 - weight_B1) * elsewhere_BW
         answer_BW = np.where(knows_B1, answer_BW, popular_W[None])
         return (1 - self.config.popular) * answer_BW + self.config.popular * popular_W[None]

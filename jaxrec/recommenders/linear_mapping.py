@@ -19,26 +19,26 @@ PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # times the mean square of the
 class Mapped:
     """Vectors of both spaces, and the map: target = (source - its mean) @ matrix + mean."""
 
-    matrix_EE: np.ndarray
+    matrix_EW: np.ndarray
     source_E: np.ndarray
-    target_E: np.ndarray
+    target_W: np.ndarray
 
     @classmethod
     def fit(
         cls,
         source_UE: Float[np.ndarray, "U E"],
-        target_UE: Float[np.ndarray, "U E"],
+        target_UW: Float[np.ndarray, "U W"],
         penalty: float,
     ) -> "Mapped":
         """Ridge regression over the people of both shops, with an intercept."""
-        x0, y0 = source_UE.mean(0), target_UE.mean(0)
-        x, y = source_UE - x0, target_UE - y0
+        x0, y0 = source_UE.mean(0), target_UW.mean(0)
+        x, y = source_UE - x0, target_UW - y0
         ridge = penalty * np.square(source_UE).mean() * np.eye(x.shape[1])
         return cls(np.linalg.solve(x.T @ x + ridge, x.T @ y), x0, y0)
 
-    def __call__(self, source_UE: Float[np.ndarray, "U E"]) -> Float[np.ndarray, "U E"]:
+    def __call__(self, source_UE: Float[np.ndarray, "U E"]) -> Float[np.ndarray, "U W"]:
         """The vectors in the target shop that the map expects."""
-        return (source_UE - self.source_E) @ self.matrix_EE + self.target_E
+        return (source_UE - self.source_E) @ self.matrix_EW + self.target_W
 
 
 class LinearMapping:
