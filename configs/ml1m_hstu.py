@@ -12,6 +12,7 @@ from jaxrec.models.hstu import HSTUConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
 from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
 
 config = RankingConfig(
     name="ml1m_hstu",
@@ -20,11 +21,12 @@ config = RankingConfig(
     recommender=SequentialConfig(
         model=HSTUConfig(d_model=64, heads=2, head_dim=32),
         loss=SequentialLoss("full"),
+        opt=OptConfig(lr=1e-3, schedule="cosine", b2=0.999, clip=0.0),
         width=200,
         positions=6400,
-        epochs=100,
-        valid_every=2,
-        loop=LoopConfig(monitor="N@10", mode="max", patience=5, log_every=100, save_every=500),
+        epochs=36,
+        valid_every=3,
+        loop=LoopConfig(monitor="N@10", mode="max", patience=0, log_every=100, save_every=500),
     ),
     ks=(5, 10, 50, 200),
     seeds=(0,),

@@ -13,6 +13,7 @@ from jaxrec.models.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
 from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
 
 config = RankingConfig(
     name="sports_sasrec_bce",
@@ -21,7 +22,9 @@ config = RankingConfig(
     recommender=SequentialConfig(
         model=SASRecConfig(form="pre", d_ff=64),
         loss=SequentialLoss("bce"),
-        loop=LoopConfig(monitor="N@10", mode="max", patience=20, log_every=100, save_every=1000),
+        epochs=100,
+        opt=OptConfig(lr=1e-3, schedule="cosine", b2=0.999, clip=0.0),
+        loop=LoopConfig(monitor="N@10", mode="max", patience=40, log_every=100, save_every=1000),
     ),
     bar="R@10 .0350, N@10 .0192",
     peer="S3-Rec's table",
