@@ -2,7 +2,8 @@
 
     python -m eval.search configs/search_real.py
 
-COST. 2 CPU cores: encoding (once) NUMBERS.
+COST. 2 CPU cores: encoding, once, 7 minutes of both cores; then some minutes, 1 GB of memory.
+NUMBER. PQ fast-scan, 150 re-scored: recall@10 .994 in about a millisecond.
 """
 
 from eval.search import Entry, SearchConfig

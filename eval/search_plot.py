@@ -18,7 +18,6 @@ def curve(
 
     figure, panel = pyplot.subplots(figsize=(6.4, 3.8), dpi=110, layout="constrained")
     low = min([row["recall@10"] for row in rows] + [recall])
-    panel.axhspan(recall, 1.002, xmax=1, color="#dddddd", alpha=0.35, linewidth=0)
     panel.axvline(most_ms, color="#999999", linewidth=0.8, linestyle=":")
     panel.text(most_ms * 0.97, low, f"{most_ms:g} ms", fontsize=7, ha="right", color="#666666")
     for i, name in enumerate(dict.fromkeys(row["entry"] for row in rows)):
@@ -33,6 +32,9 @@ def curve(
             marker="o", markersize=3.5, linewidth=1.2, color=COLOURS[i % len(COLOURS)], label=label,
         )  # fmt: skip
     panel.set_xscale("log")
+    left, right = panel.get_xlim()
+    panel.fill_between([left, most_ms], recall, 1.002, color="#dddddd", alpha=0.4, linewidth=0)
+    panel.set_xlim(left, max(right, 1.2 * most_ms))
     panel.set_ylim(low - 0.02 * (1 - low) - 0.002, 1.002)
     panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     panel.set_xlabel("search + diversify, one query, p50 in ms")
