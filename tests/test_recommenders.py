@@ -22,9 +22,11 @@ from jaxrec.models.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.bpr import BPRConfig
+from jaxrec.recommenders.cross_domain import CrossDomainConfig
 from jaxrec.recommenders.deepmf import DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig
 from jaxrec.recommenders.generative_rec import GenerativeRecConfig
+from jaxrec.recommenders.implicit_als import ALSConfig
 from jaxrec.recommenders.item_codes import SemanticIdConfig
 from jaxrec.recommenders.item_knn import ItemKNNConfig
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
@@ -68,6 +70,7 @@ CONFIGS = {
         max_length=8, width=16, rows=16, epochs=40, evaluate_every=20, sample=0, beams=16,
         valid_beams=16, people=32, opt=OptConfig(lr=1e-2, warmup=5), loop=LOOP,
     ),
+    "cross_domain": CrossDomainConfig(als=ALSConfig(width=8)),
 }  # fmt: skip
 
 

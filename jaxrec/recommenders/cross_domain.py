@@ -7,8 +7,10 @@ member is
     a = max(0, cosine of the profiles' other parts) ^ sharpness  +  overlap * likeness by items that both have elsewhere
 
 and the answer mixes two that attention gives: the members' own items in the shop (which remembers rare things), and the
-items that the members' profiles there point to (which generalises). What somebody did in the shop itself counts as
-their own part, the more the more it is. `sharpness`, `overlap` and `blend` are chosen for each shop on validation.
+items that the members' profiles there point to (which generalises). It is an ensemble: a part `mapped` of the answer is
+that of a linear map from the other shops (EMCDR, `linear_mapping`), which errs elsewhere. What somebody did in the shop
+itself counts as their own part, the more the more it is. `sharpness`, `overlap` and `blend` are chosen for each shop on
+validation.
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ from jaxtyping import Float, Int
 from jaxrec import checkpoint, config
 from jaxrec.data.histories import Histories, Holdout
 from jaxrec.recommenders.implicit_als import ALSConfig, Factors, factorise
+from jaxrec.recommenders.linear_mapping import Mapped
 from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn
 
 CANDIDATES = 1000  # validation places a target as if among so many items, drawn from its shop
@@ -34,16 +37,13 @@ class CrossDomainConfig:
     """Factorisation of each shop, and what is tried on validation (without it the first of each stands)."""
 
     als: ALSConfig = ALSConfig()
-    sharpness: tuple[float, ...] = (4.0, 8.0)
+    sharpness: tuple[float, ...] = (4.0, 2.0, 8.0)
     overlap: tuple[float, ...] = (5.0, 20.0)
-    blend: tuple[float, ...] = (
-        0.6,
-        0.4,
-        0.8,
-        0.9,
-        1.0,
-    )  # of the answer by profiles; the rest by items
-    popular: float = 0.05  # of popularity, in every answer
+    # Of the answer by profiles; the rest of attention's is by items.
+    blend: tuple[float, ...] = (0.6, 0.4, 0.8, 0.9, 1.0)
+    mapped: float = 0.2  # of the linear maps' answer, beside attention's
+    penalty: float = 100.0  # of the maps, times the mean square of the vectors
+    popular: float = 0.2  # of popularity, in every answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,18 @@ class CrossDomain(Recommender):
         self.profile_SUE = [
             _unit(shop.factors.people(self.taken_UI[:, shop.items])) for shop in self.shops
         ]
+        self.maps = [self._maps(s) for s in range(len(self.shops))]
+
+    def _maps(self, s: int) -> dict[int, Mapped]:
+        """Linear maps into a shop from each other one that it shares people with."""
+        found, here = {}, self.shops[s]
+        for other, there in enumerate(self.shops):
+            both = np.intersect1d(here.members, there.members)
+            if other != s and len(both):
+                known_UE = there.factors.people(self.taken_UI[both][:, there.items])
+                wanted_UE = here.factors.people(self.taken_UI[both][:, here.items])
+                found[other] = Mapped.fit(known_UE, wanted_UE, self.config.penalty)
+        return found
 
     def _evidence(self, histories: Histories, s: int) -> "_Evidence":
         """What attention is made of, before anything is chosen."""
@@ -174,11 +186,18 @@ class CrossDomain(Recommender):
         away = sp.diags((self.shop_I != s) * 1.0)
         keys = self._rare(self.taken_UI[shop.members] @ away)
         overlap_BM = np.asarray((self._rare(taken @ away) @ keys.T).todense())
+        mapped_BW = np.zeros((len(histories), len(shop.items)))
+        for other, to_shop in self.maps[s].items():
+            there = self.shops[other]
+            inside_BI = taken[:, there.items]
+            target_BW = _share(to_shop(there.factors.people(inside_BI)) @ shop.factors.item_IE.T)
+            mapped_BW += (inside_BI.getnnz(1) > 0)[:, None] * target_BW
         self_BM = histories.user_B[:, None] == self.train.user_B[shop.members][None]
         inside_BI = taken[:, shop.items]
         return _Evidence(
             like_BM=np.where(self_BM, 0, np.maximum(like_BM, 0) / max(len(self.shops) - 1, 1)),
             overlap_BM=np.where(self_BM, 0, overlap_BM),
+            mapped_BW=_share(mapped_BW),
             own_BW=_share(shop.factors.people(inside_BI) @ shop.factors.item_IE.T),
             inside_B=inside_BI.getnnz(1),
         )
@@ -196,6 +215,9 @@ class CrossDomain(Recommender):
         imagined_BE = attention_BM @ self.profile_SUE[s][shop.members]
         points_BW = _share(imagined_BE @ shop.factors.item_IE.T)
         elsewhere_BW = (1 - how.blend) * votes_BW + how.blend * points_BW
+        if self.maps[s]:
+            mapped = self.config.mapped
+            elsewhere_BW = (1 - mapped) * elsewhere_BW + mapped * known.mapped_BW
         own_B1 = known.inside_B[:, None]
         weight_B1 = own_B1 / np.maximum(own_B1 + speaks_B1, 1)  # of what they did in this shop
         knows_B1 = speaks_B1 | (own_B1 > 0)
@@ -261,13 +283,15 @@ class _Shop:
 class _Evidence:
     like_BM: np.ndarray
     overlap_BM: np.ndarray
+    mapped_BW: np.ndarray
     own_BW: np.ndarray
     inside_B: np.ndarray
 
 
 def _factors(taken: Any, cfg: ALSConfig, item_IE: np.ndarray | None) -> Factors:
     if item_IE is None:
-        return factorise(taken, cfg)
+        item_IE = factorise(taken, cfg).item_IE
+    item_IE = np.float64(np.float32(item_IE))  # as `save` keeps them: loaded it answers the same
     gram = item_IE.T @ item_IE + cfg.decay * np.eye(item_IE.shape[1])
     return Factors(item_IE, np.linalg.inv(gram), cfg.alpha)
 

@@ -1,6 +1,7 @@
 """Floor 4: all recommenders by name: made from their configs, read from their folders.
 
 Nothing is imported before it is asked for: a recommender of kind K is in `jaxrec/recommenders/K.py`.
+A `cross_domain` made here takes all items for one shop; `CrossDomain(config, shop_I)` says which item is of which.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ KINDS = {
     "sequential": ("SequentialConfig", "Sequential"),
     "deepmf": ("DeepMFConfig", "DeepMF"),
     "generative_rec": ("GenerativeRecConfig", "GenerativeRec"),
+    "cross_domain": ("CrossDomainConfig", "CrossDomain"),
 }
 
 

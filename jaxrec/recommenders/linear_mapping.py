@@ -5,12 +5,12 @@ the target shop from the vector in the other; the penalty is chosen on validatio
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxrec.data.histories import Histories, Holdout
-from jaxrec.recommenders.cross_domain import CrossDomain
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # times the mean square of the vectors
 
@@ -47,7 +47,7 @@ class LinearMapping:
     parts: a fitted CrossDomain, whose factorisations of the shops it uses; of it nothing else.
     """
 
-    def __init__(self, parts: CrossDomain, source: int, target: int):
+    def __init__(self, parts: Any, source: int, target: int):
         self.parts, self.there, self.here = parts, parts.shops[source], parts.shops[target]
         both = np.intersect1d(self.here.members, self.there.members)
         self.known_UE = self.there.factors.people(parts.taken_UI[both][:, self.there.items])
