@@ -1,6 +1,7 @@
 """DeepMF: row-lazy = dense Adam, sharded = whole, planted ratings recovered, fold-in, files, bad input."""
 
 import dataclasses
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -58,23 +59,27 @@ def known() -> Known:
     return Known(ids(U), ids(ITEMS), taken, taken.T.copy())
 
 
-def trained(shape, batches, devices, tables=True, updates=1, frozen=None, start=None):
-    """Parameters after the batches on the first so many devices, tables cut by row over them."""
+@partial(jax.jit, static_argnums=0)
+def begun(shape: DeepMFShape):
+    """First parameters; one program, where flax by itself would compile an operation at a time."""
+    return model.init(jax.random.key(0), shape, U, ITEMS, mean=3.0, user_values=5, item_values=5)
+
+
+@cache
+def program(shape, devices, tables, updates):
+    """The mesh, a function that makes a first state, and the step: compiled once for all tests."""
     on = mesh.make(MeshConfig(data=1, fsdp=-1), jax.devices()[:devices])
-    init = lambda: model.init(
-        jax.random.key(0), shape, U, ITEMS, mean=3.0, user_values=5, item_values=5
-    )
     optim = optimizer.make(OPT, 100)
     how = objectives.deepmf_tables() if tables else None
-    state = step.init_state(on, start or init(), optim, tables=how)
-    one = step.make_step(
-        *objectives.deepmf(shape, RatingDecay(0.1, 0.01, 0.1)),
-        optim,
-        state,
-        tables=how,
-        updates=updates,
-    )
-    frozen = mesh.place(on, frozen)
+    start = lambda: step.init_state(on, begun(shape), optim, tables=how)
+    objective = objectives.deepmf(shape, RatingDecay(0.1, 0.01, 0.1))
+    return on, start, step.make_step(*objective, optim, start(), tables=how, updates=updates)
+
+
+def trained(shape, batches, devices, tables=True, updates=1, frozen=None):
+    """Parameters after the batches on the first so many devices, tables cut by row over them."""
+    on, start, one = program(shape, devices, tables, updates)
+    state, frozen = start(), mesh.place(on, frozen)
     key = jax.device_put(jax.random.key(5), mesh.replicated(on))
     for part in batches:
         rows = len(part.item_B)
@@ -89,7 +94,7 @@ def assert_close(got, wanted, **tolerance):
 
 def test_the_default_is_the_specified_model():
     shape = DeepMFShape()
-    params = model.init(jax.random.key(0), shape, 5, 7)
+    params = jax.jit(lambda key: model.init(key, shape, 5, 7))(jax.random.key(0))
     sizes = jax.tree.map(np.shape, params)
     assert sizes["users"]["table"] == (5, 64) and sizes["items"]["table"] == (7, 64)
     kernels = [sizes["head"][name]["kernel"] for name in ("mlp_0", "mlp_1", "mlp_out")]
@@ -123,11 +128,11 @@ def test_row_lazy_is_dense_adam_when_every_row_is_in_the_batch():
 
 def test_absent_rows_stay_and_padding_has_no_weight():
     some = batch()
-    padded = jax.tree.map(lambda x: np.concatenate([x, x[:8]]), some)
-    padded.item_B[-8:], padded.user_B[-8:] = -1, -1
+    padded = jax.tree.map(lambda x: np.resize(x, U * ITEMS // 2), some)  # as above: one program
+    padded.item_B[32:], padded.user_B[32:] = -1, -1
     before = trained(SMALL, [some], 1)
     assert_close(trained(SMALL, [padded], 1), before, atol=1e-6)
-    first = model.init(jax.random.key(0), SMALL, U, ITEMS, mean=3.0)["users"]["table"]
+    first = np.asarray(begun(SMALL)["users"]["table"])
     absent = np.setdiff1d(np.arange(U), some.user_B)
     np.testing.assert_array_equal(before["users"]["table"][absent], first[absent])
 
@@ -144,26 +149,27 @@ def test_eight_devices_equal_one_with_every_option_and_several_updates_a_call():
 
 
 def test_a_prediction_does_not_know_that_its_own_pair_was_rated():
-    params = model.init(jax.random.key(0), FULL, U, ITEMS, mean=3.0, user_values=5, item_values=5)
+    params = begun(FULL)
     there, user, item = known(), jnp.asarray([3, 4]), jnp.asarray([5, 6])
     flipped = there.replace(taken_UI=there.taken_UI.copy(), takers_IU=there.takers_IU.copy())
     flipped.taken_UI[[3, 4], [5, 6]] ^= 1
     flipped.takers_IU[[5, 6], [3, 4]] ^= 1
-    sides = lambda known: model.sides(FULL, params, jax.tree.map(jnp.asarray, known), user, item)[
-        :2
-    ]
+    sides = jax.jit(lambda known: model.sides(FULL, params, known, user, item)[:2])
     assert_close(sides(flipped), sides(there), atol=1e-5)
 
 
 def test_the_grid_is_the_head_on_every_pair():
     shape = dataclasses.replace(FULL, output="sigmoid")
-    params = model.init(jax.random.key(0), shape, U, ITEMS, mean=3.0, user_values=5, item_values=5)
+    params = begun(shape)
     user, item = jax.random.normal(jax.random.key(1), (2, 5, shape.row))
-    got = model.grid(
-        shape, params["head"], user, item[None], model.halves(shape, params["head"], item[None])
-    )
     wide = lambda x, axis: jnp.broadcast_to(jnp.expand_dims(x, axis), (5, 5, shape.row))
-    wanted = model.RatingHead(shape).apply({"params": params["head"]}, wide(user, 1), wide(item, 0))
+
+    @jax.jit
+    def both(head):
+        got = model.grid(shape, head, user, item[None], model.halves(shape, head, item[None]))
+        return got, model.RatingHead(shape).apply({"params": head}, wide(user, 1), wide(item, 0))
+
+    got, wanted = both(params["head"])
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
@@ -244,7 +250,9 @@ def test_every_option_with_early_stopping_refit_and_files(tmp_path):
         [[f"a{u % 3}"] for u in range(U)], [[f"g{i % 4}", "all"] for i in range(ITEMS)]
     )
     assert words.item_values == 5 and words.user_UF.shape == (U, 1)
-    fit = FitConfig(batch=64, epochs=3, opt=OPT, valid_share=0.2, patience=2, refit=True, devices=1)
+    fit = FitConfig(
+        batch=64, epochs=3, opt=OPT, valid_share=0.2, patience=2, refit=True, updates=1, devices=1
+    )  # fmt: skip
     found = DeepMF(DeepMFConfig(FULL, RatingDecay(0.1, 0.1, 0.1), fit), words).fit(
         histories(events)
     )
