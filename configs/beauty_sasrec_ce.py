@@ -1,6 +1,9 @@
 """Amazon Beauty, full ranking: SASRec with full cross-entropy over all items.
 
-python -m eval.recommend configs/beauty_sasrec_ce.py
+    python -m eval.recommend configs/beauty_sasrec_ce.py
+
+Some 35 epochs of 5 seconds on two idle cores, early stopping at patience 10. Seed 0: R@10 .0934, N@10 .0566; with the
+history not masked, as RecBole's users rank, .0845 and .0417.
 """
 
 from eval.recommend_ranking import RankingConfig

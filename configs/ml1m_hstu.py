@@ -1,9 +1,9 @@
 """MovieLens-1M, length 200, full ranking: HSTU with cross-entropy over all items (the public one: 128 sampled).
 
-python -m eval.recommend configs/ml1m_hstu.py
+    python -m eval.recommend configs/ml1m_hstu.py
 
-Projected from measured steps: 12 s an epoch on two idle cores and validation after every second one, 15 to 25 minutes.
-Not run yet. The data have no times here: attention is biased by distance alone. Should give R@10 .3097, history masked.
+36 epochs of 12 seconds on two idle cores. Seed 0: R@10 .2978, N@10 .1693: below the public row, which has times for its
+relative bias (the file here has none) and 101 epochs.
 """
 
 from eval.recommend_ranking import RankingConfig
