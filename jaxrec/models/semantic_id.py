@@ -125,9 +125,7 @@ def distances(x_BE: Float[Array, "B E"], code_CE: Float[Array, "C E"]) -> Float[
 # ------------------------------------------------------------------------------------- codebooks
 
 
-def begin(
-    cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: Any, seed: int
-) -> Codebooks:
+def begin(cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: Any, seed: int) -> Codebooks:
     """Codebooks at the k-means centres of all items' residuals. `trained`: the parameter that `gradient` adds to."""
     centres = residual_kmeans(z_IE, cfg.sizes, seed).centres
     code_QCE = np.full((len(cfg.sizes), max(cfg.sizes), z_IE.shape[1]), 1e4, np.float32)
