@@ -126,7 +126,7 @@ def recommend(records: Sequence[tuple[str, Record]]) -> str:
         parts += [f"**{dataset}**: {asked}", _markdown(head, lines)]
         of_files = {name: record for name, record, _ in found}
         for record in of_files.values():
-            parts += [_paired(record)] if record["paired"] else []
+            parts += _paired(record, dataset)
             said = [f"{key}: {record[key]}" for key in ("bar", "peer") if record.get(key)]
             parts += [f"{'; '.join(said)}."] if said else []
         parts.append(_provenances(of_files))
@@ -146,7 +146,7 @@ def _asked(row: Record) -> tuple[str, str]:
 def _measure(key: str) -> bool:
     if key.endswith("_unmasked"):  # of ranks among the history too: at 10 alone
         return key.split("_")[0] in ("R@10", "N@10")
-    return ("@" in key and not key.endswith(("_sd", "_lo", "_hi"))) or key in ("RMSE", "MAE")
+    return ("@" in key and not key.endswith(("_sd", "_lo", "_hi"))) or key in ("RMSE", "MAE", "MRR")
 
 
 def _any(rows: Sequence[Record], column: str) -> bool:
@@ -167,12 +167,14 @@ def _recommend_cell(row: Record, column: str) -> str:
     return str(value)
 
 
-def _paired(record: Record) -> str:
+def _paired(record: Record, dataset: str) -> list[str]:
+    """The gaps that were measured on this data set; a record's pairs may be of several."""
     gaps = [
         f"{p['a']} - {p['b']}, {p['metric']}: {p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
         for p in record["paired"]
+        if p.get("dataset", dataset) == dataset
     ]
-    return "Paired: " + "; ".join(gaps) + "."
+    return ["Paired: " + "; ".join(gaps) + "."] if gaps else []
 
 
 def _provenances(records: dict[str, Record]) -> str:
