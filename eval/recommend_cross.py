@@ -34,7 +34,7 @@ SIMULATED = 0.15  # of the sample world's people: their events in one shop are h
 class CrossShopConfig:
     """`data`: a pair of shops; None: the sample world. `targets`: the shops that are recommended in; () for all."""
 
-    name: str
+    name: str = "cross_shop"  # of the file of record
     data: DataConfig | None = None
     targets: tuple[str, ...] = ()
     recommender: CrossDomainConfig = CrossDomainConfig()

@@ -249,5 +249,6 @@ def test_every_experiment_loads_as_what_its_command_takes(path):
     command = ast.get_docstring(ast.parse(path.read_text())).split("python -m ", 1)[1].split()
     assert command[1] == f"configs/{path.name}"
     written = import_module(f"configs.{path.stem}").config
-    assert type(written).__module__ == command[0]
+    where = type(written).__module__  # eval.recommend picks the script by the class
+    assert where == command[0] or (command[0], where[:15]) == ("eval.recommend", "eval.recommend_")
     assert config.load(type(written), [str(path)]) == written
