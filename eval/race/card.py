@@ -60,6 +60,7 @@ def _search(batch: int) -> Race:
             "numpy": entry("numpy"),
             "torch": entry("torch"),
             "jax, top_k": Entry(f"{JAX}search", "top_k", {"batch": batch}),
+            "jaxrec, without jax": Entry(f"{JAX}search", "blas", {"batch": batch}),
             "jaxrec": Entry(f"{JAX}search", options={"batch": batch}),
         },
         unit="queries/s",
