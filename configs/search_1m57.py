@@ -3,8 +3,8 @@
     python -m eval.search configs/search_1m57.py
 
 COST. 2 CPU cores, half an hour (most of it the two inverted files), 6 GB of memory, 8 GB of disk in `runs/`.
-NUMBER. PQ fast-scan, 150 re-scored: recall@10 .990, p50 6.4 ms, 2.5 GB; 300: .9955, 6.7 ms. Of record are the first three
-entries (7 minutes); the inverted files and HNSW were not run at this size.
+NUMBER. PQ fast-scan, 150 re-scored: recall@10 .990, p50 6.4 ms, 2.5 GB; 300: .9955, 6.7 ms. Of record are the
+first three entries (7 minutes); the inverted files and HNSW were not run at this size.
 """
 
 from eval.search import Entry, SearchConfig
