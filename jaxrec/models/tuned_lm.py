@@ -1,0 +1,92 @@
+"""Floor 3: a language model as the tuning stages see it: what it says of a batch, and how it goes on.
+
+Which parameters train is the script's rule of paths, and what a Delta does is the decoder's business, so `sft`, `prefer`
+and `ppo` are written once for a model that is tuned whole, by a Delta of any kind, by its head, or by a tenant's p alone.
+
+    TunedLM    batch Tokens   tree {"backbone", "delta"?}
+    TenantLM   batch Turns    tree {"backbone", "lfe", "head", "hypernet", "profile": {"p"}}
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from jaxtyping import Array, PyTree
+
+from jaxrec import tables
+from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.nn.decoder import Decoder
+from jaxrec.structs import HeadOutput, Tokens, Turns
+
+
+class LM(Protocol):
+    """What a tuning objective asks of a model."""
+
+    def said(self, batch: PyTree) -> Tokens:
+        """The token rows of a batch that are scored."""
+
+    def outputs(
+        self, tree: PyTree, batch: PyTree, key_B: Array | None = None, hidden: Sequence[int] = ()
+    ) -> HeadOutput:
+        """Teacher-forced logits [B, L, V] of `said(batch)`. `key_B`, one a row, is there while training (dropout)."""
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The same model untuned, as far as the tree still knows it: the Delta switched off, no second copy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedLM:
+    """A decoder, tuned whole or by the Delta in `tree["delta"]`."""
+
+    backbone: Decoder
+
+    def said(self, batch: Tokens) -> Tokens:
+        """The rows themselves."""
+        return batch
+
+    def outputs(
+        self, tree: PyTree, batch: Tokens, key_B: Array | None = None, hidden: Sequence[int] = ()
+    ) -> HeadOutput:
+        """As `LM.outputs`; packed rows keep their segments apart."""
+        del key_B
+        return self.backbone.apply(
+            {"params": tree["backbone"]},
+            batch.ids_BL,
+            batch.mask_BL,
+            segments_BL=batch.segments_BL,
+            positions_BL=batch.positions_BL,
+            delta=tree.get("delta"),
+            hidden=hidden,
+        )
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The tree without its Delta."""
+        return {name: part for name, part in tree.items() if name != "delta"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TenantLM:
+    """A personal model whose rows are answered for the tenants that `tenant_B` names, by their p in the profile table."""
+
+    lm: PersonalLM
+
+    def said(self, batch: Turns) -> Tokens:
+        """The answers."""
+        return batch.answer
+
+    def outputs(
+        self, tree: PyTree, batch: Turns, key_B: Array | None = None, hidden: Sequence[int] = ()
+    ) -> HeadOutput:
+        """As `LM.outputs`. Raises ValueError when hidden states are asked for by number: a head gives its last alone."""
+        del key_B
+        if any(i != -1 for i in hidden):
+            raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
+        p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        out = self.lm.answer(
+            tree, self.lm.encode(tree, batch.question), batch.answer, self.lm.personal(tree, p_BE)
+        )
+        return out.replace(hidden=(out.hidden,) if hidden else None)
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""
+        return {**tree, "profile": {"p": tree["start"]}}
