@@ -1,7 +1,8 @@
 """Floor 3: a language model as the tuning stages see it: what it says of a batch, and how it goes on.
 
-Which parameters train is the script's rule of paths, and what a Delta does is the decoder's business, so `sft`, `prefer`
-and `ppo` are written once for a model that is tuned whole, by a Delta of any kind, by its head, or by a tenant's p alone.
+Which parameters train is the script's rule of paths, and what a Delta does is the decoder's business: so `sft`,
+`prefer` and `ppo` are written once, for a model that is tuned whole, by a Delta of any kind, by its head, or by a
+tenant's p alone.
 
     TunedLM    batch Tokens   tree {"backbone", "delta"?}
     TenantLM   batch Turns    tree {"backbone", "lfe", "head", "hypernet", "profile": {"p"}}
@@ -66,7 +67,7 @@ class TunedLM:
 
 @dataclasses.dataclass(frozen=True)
 class TenantLM:
-    """A personal model whose rows are answered for the tenants that `tenant_B` names, by their p in the profile table."""
+    """A personal model: each row is answered for the tenant that `tenant_B` names, by its p in the profile table."""
 
     lm: PersonalLM
 
@@ -77,7 +78,7 @@ class TenantLM:
     def outputs(
         self, tree: PyTree, batch: Turns, key_B: Array | None = None, hidden: Sequence[int] = ()
     ) -> HeadOutput:
-        """As `LM.outputs`. Raises ValueError when hidden states are asked for by number: a head gives its last alone."""
+        """As `LM.outputs`. Raises ValueError for a hidden state other than the last (-1): a head gives no others."""
         del key_B
         if any(i != -1 for i in hidden):
             raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
