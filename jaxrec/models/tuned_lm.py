@@ -61,8 +61,9 @@ class TunedLM:
         )
 
     def reference(self, tree: PyTree) -> PyTree:
-        """The tree without its Delta."""
-        return {name: part for name, part in tree.items() if name != "delta"}
+        """The tree without its Delta, or with the parts of `tree["start"]` (an earlier stage's, say) in their place."""
+        rest = {name: part for name, part in tree.items() if name not in ("delta", "start")}
+        return rest | tree.get("start", {})
 
 
 @dataclasses.dataclass(frozen=True)
