@@ -53,6 +53,11 @@ class Tokenizer:
         """The ids of a text, with the tokens that the model wants around it when `special`."""
         return self.rust.encode(text, add_special_tokens=special).ids
 
+    def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, nothing added, and which characters (start, stop) each stands for."""
+        encoded = self.rust.encode(said, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
     def encode_all(
         self, texts: Sequence[str], special: bool = True, limit: int | None = None
     ) -> list[list[int]]:

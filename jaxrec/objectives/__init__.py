@@ -18,6 +18,7 @@ from jaxrec.objectives.personal import (
 )
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.objectives.sequential import SequentialLoss, sequential
+from jaxrec.objectives.sft import sft
 
 __all__ = [
     "Objective",
@@ -37,6 +38,7 @@ __all__ = [
     "retrofit",
     "semantic_id",
     "sequential",
+    "sft",
     "tiger",
     "universal",
 ]

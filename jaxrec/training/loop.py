@@ -89,6 +89,7 @@ def fit(
     resolved: Any = None,
     facts: Mapping[str, Any] | None = None,
     title: str = "",
+    programs: int = 1,
 ) -> Fitted:
     """Trains from `state` (or from the newest good checkpoint in OUT) to the end.
 
@@ -96,6 +97,7 @@ def fit(
     evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the same,
     and none may keep the params, as the next step reuses their memory.
     resolved: the script's whole config, written beside the results. facts: written beside the best parameters.
+    programs: how many shapes a batch may have (length buckets); the step is compiled once for each.
     The given `state` is used up (donated). Raises CheckpointError, NonFinite, MeshError, Preempted.
     """
     out = Path(out)
@@ -128,8 +130,9 @@ def fit(
                 lines.say(f"resumed at step {start} of {config.steps} from {saved.folder}")
             watch = _Watch(config, **told)
             run = _Run(
-                step, source, config, mesh, rows, out, frozen, evaluate, facts, saved, lines, watch
-            )
+                step, source, config, mesh, rows, out, frozen, evaluate, facts, saved, lines, watch,
+                programs,
+            )  # fmt: skip
             state = run.to_the_end(state, terminated)
     return Fitted(state, watch.stopped, watch.best, watch.value)
 
@@ -198,6 +201,7 @@ class _Run:
     saved: checkpoint.Checkpoints
     lines: log.RunLog
     watch: _Watch
+    programs: int = 1  # that the step may be compiled to
     last: tuple[int, Metrics] | None = None  # the step whose numbers nobody has looked at yet
     clock: float = 0.0
     made: int = 0  # steps since the clock was read
@@ -293,9 +297,10 @@ class _Run:
     def check_programs(self) -> None:
         """A second compilation is time lost silently: a changing shape, type or layout. It is an error here."""
         programs = self.step._cache_size()
-        if programs > 1:
+        if programs > self.programs:
             raise RuntimeError(
-                f"the step was compiled {programs} times in one stage: a batch's shape or type varied"
+                f"the step was compiled {programs} times in one stage, {self.programs} expected: a batch's shape or"
+                " type varied"
             )
 
 
