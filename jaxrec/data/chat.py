@@ -1,0 +1,227 @@
+"""How a model writes a conversation: messages -> token ids, of which only what the assistant says is learned.
+
+    OwnChat       the format of `data.text`, whose marks are ids of their own
+    TemplateChat  the jinja template that a Hugging Face tokenizer brings along
+    PlainChat     a base model without any template: <bos> prompt completion <eos>
+
+All three keep one promise: `opening(messages)` is how `example(messages + answer)` begins, token by token, as far as
+the tokenizer allows it, so a model is asked in the very form in which it was taught.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.text import Example
+
+Message = tuple[str, str]  # (role, what was said)
+
+
+class ChatError(RunError, ValueError):
+    """A conversation that a model's format cannot write."""
+
+
+class ChatFormat(Protocol):
+    """What the tuning stages ask of a tokenizer."""
+
+    pad_id: int
+    eos_ids: tuple[int, ...]  # ids that end an answer
+    size: int  # of the vocabulary
+
+    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+        """The whole conversation; `learn` "all" answers or only the "last". `loss[0]` is 0. Raises ChatError."""
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """The ids up to where the assistant speaks. Raises ChatError."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnChat:
+    """The chat format of a tokenizer that this project trained (`data.text`)."""
+
+    tok: text.Tokenizer
+
+    @property
+    def pad_id(self) -> int:
+        return self.tok.special["<pad>"]
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return (self.tok.special["<eos>"],)
+
+    @property
+    def size(self) -> int:
+        return self.tok.size
+
+    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+        """As `ChatFormat.example`."""
+        _check(messages, learn)
+        return text.dialogue(self.tok, messages, learn=learn)
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.opening`."""
+        return text.prompt(self.tok, messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `ChatFormat.decode`."""
+        return self.tok.decode(ids)
+
+
+class HubTokenizer(Protocol):
+    """What is needed of a `hub.Tokenizer`; this floor does not know that one."""
+
+    pad_id: int
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], answer_next: bool = True, **more: Any
+    ) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateChat:
+    """A tokenizer's own chat template. The template writes the special tokens, none are added.
+
+    What an answer is follows from the template alone: the text between the conversation before it, opened for an
+    answer, and the conversation with it. It is learned up to its first end token; the line break that templates put
+    behind that is not.
+    """
+
+    tok: HubTokenizer
+
+    @property
+    def pad_id(self) -> int:
+        return self.tok.pad_id
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return self.tok.eos_ids
+
+    @property
+    def size(self) -> int:
+        return len(self.tok)
+
+    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+        """As `ChatFormat.example`."""
+        _check(messages, learn)
+        whole = self._text(messages, answer_next=False)
+        answers = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
+        spans = []
+        for i in answers if learn == "all" else answers[-1:]:
+            before = self._text(messages[:i], answer_next=True)
+            until = self._text(messages[: i + 1], answer_next=False)
+            if not (until.startswith(before) and whole.startswith(until)):
+                raise ChatError(
+                    f"the chat template rewrites message {i} when more follows: what is an answer in it cannot be"
+                    " told; learn the last answer only (learn='last')"
+                )
+            spans.append((len(before), len(until)))
+        ids, places = self.tok.encode_spans(whole)
+        return _learned(ids, places, spans, set(self.eos_ids))
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.opening`."""
+        return self.tok.encode_spans(self._text(messages, answer_next=True))[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `ChatFormat.decode`."""
+        return self.tok.decode(ids)
+
+    def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
+        named = [{"role": _hf_role(role), "content": said} for role, said in messages]
+        try:
+            return self.tok.chat(named, answer_next=answer_next)
+        except ValueError as error:
+            raise ChatError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainChat:
+    """A base model's way: what was said, message after message, as it stands; <bos> before it and <eos> behind.
+
+    A prompt and its completion meet without anything between them, so data for a base model bring their own white
+    space. Of a longer conversation the messages stand on lines of their own.
+    """
+
+    tok: HubTokenizer
+
+    @property
+    def pad_id(self) -> int:
+        return self.tok.pad_id
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return self.tok.eos_ids
+
+    @property
+    def size(self) -> int:
+        return len(self.tok)
+
+    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+        """As `ChatFormat.example`."""
+        _check(messages, learn)
+        whole, spans = "", []
+        for i, (role, said) in enumerate(messages):
+            whole += "\n" if i and not (i == 1 and len(messages) == 2) else ""
+            if role == "assistant" and (learn == "all" or i == len(messages) - 1):
+                spans.append((len(whole), len(whole) + len(said)))
+            whole += said
+        ids, places = self.tok.encode_spans(whole)
+        ids, loss = _learned(ids, places, spans, set())
+        first = [] if self.tok.bos_id is None else [self.tok.bos_id]
+        last = list(self.eos_ids[:1])
+        return _first_unlearned([*first, *ids, *last], [0.0] * len(first) + loss + [1.0] * len(last))
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.opening`."""
+        several = len(messages) > 1
+        whole = "\n".join(said for _, said in messages) + ("\n" if several else "")
+        first = [] if self.tok.bos_id is None else [self.tok.bos_id]
+        return [*first, *self.tok.encode_spans(whole)[0]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `ChatFormat.decode`."""
+        return self.tok.decode(ids)
+
+
+def _check(messages: Sequence[Message], learn: str) -> None:
+    if learn not in ("all", "last"):
+        raise ChatError(f"learn={learn!r}: all of the assistant's answers, or the last?")
+    if not messages or messages[-1][0] != "assistant":
+        raise ChatError("a conversation to learn from ends with what the assistant says")
+
+
+def _hf_role(role: str) -> str:
+    return "user" if role == "customer" else role
+
+
+def _learned(
+    ids: list[int], places: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], ends: set
+) -> Example:
+    """Tokens that lie wholly in one of the spans are learned, up to the first end token in it."""
+    loss = [0.0] * len(ids)
+    for start, stop in spans:
+        for i, (a, b) in enumerate(places):
+            if a < start or b > stop or (a == b and ids[i] not in ends):
+                continue
+            loss[i] = 1.0
+            if ids[i] in ends:
+                break
+    return _first_unlearned(ids, loss)
+
+
+def _first_unlearned(ids: list[int], loss: list[float]) -> Example:
+    """Nothing predicts the first token of a text: in a packed row that would be the text before it."""
+    return Example(ids, [0.0, *loss[1:]][: len(ids)])

@@ -1,0 +1,242 @@
+"""Instructions and chats to fine-tune on: files of them in, token rows with completion-only loss out.
+
+    read_instructions("train.jsonl")          -> instructions, and what was left out
+    encode_instructions(chat, found, 512)     -> examples for `text.pack`, `text.pad`, or `instruction_batches`
+
+A line of a .jsonl[.gz] file is one of
+    {"prompt": "...", "completion": "..."}                      both may be lists of messages, too
+    {"messages": [{"role": "user", "content": "..."}, ...]}     ends with the assistant
+    {"turns": [{"role": "customer", "text": "..."}, ...]}       or `speaker` and `utterance`, as in SGD
+
+A row that cannot be used is counted, named by file and line, and skipped; `strict` makes an error of it.
+"""
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxrec.config import RunError
+from jaxrec.data.chat import ChatError, ChatFormat, Message
+from jaxrec.data.folder import dataset
+from jaxrec.data.text import ROLES, Example
+
+TooLong = Literal["left", "right", "drop"]
+_SPEAKERS = {"USER": "user", "SYSTEM": "assistant", "human": "user", "gpt": "assistant"}
+
+
+class InstructionError(RunError, ValueError):
+    """A source of instructions that cannot be read, or (strict) a row of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A conversation that ends with the answer to be learned, and where it stands ("FILE:LINE")."""
+
+    messages: tuple[Message, ...]
+    where: str
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All but the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.messages[-1][1]
+
+
+@dataclasses.dataclass
+class Skipped:
+    """What was left out or cut, by reason: how often, and where first."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    first: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, reason: str, where: str) -> None:
+        """Counts one more."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.first.setdefault(reason, where)
+
+    def lines(self) -> list[str]:
+        """A line a reason, for the log."""
+        return [f"{n} {reason} (first: {self.first[reason]})" for reason, n in self.counts.items()]
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_instructions(source: str, strict: bool = False) -> tuple[list[Instruction], Skipped]:
+    """All instructions of a source, in order, and what was left out.
+
+    source: a .jsonl or .jsonl.gz file, "world" (the sample world's training tenants and its general instructions),
+    "sgd" or "sgd:dev". strict: the first bad row stops. Raises InstructionError when nothing usable is there.
+    """
+    name, _, part = source.partition(":")
+    if name == "world" and not Path(source).exists():
+        rows: Iterator[tuple[str, Any]] = _world()
+    elif name == "sgd" and not Path(source).exists():
+        rows = _lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
+    elif Path(source).is_file():
+        rows = _lines(Path(source))
+    else:
+        raise InstructionError(
+            f"instructions {source!r}: no file here, and none of 'world', 'sgd', 'sgd:dev'"
+        )
+    found, skipped = [], Skipped()
+    for where, row in rows:
+        try:
+            found.append(Instruction(messages_of(row), where))
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            if strict:
+                raise InstructionError(f"{where}: {said}") from error
+            skipped.add(f"malformed: {said}", where)
+    if not found:
+        raise InstructionError(
+            f"instructions {source!r}: not one usable row; {'; '.join(skipped.lines()) or 'it is empty'}"
+        )
+    return found, skipped
+
+
+def messages_of(row: Any) -> tuple[Message, ...]:
+    """The messages of one row, the last one the assistant's. Raises ValueError, KeyError or TypeError."""
+    if isinstance(row, json.JSONDecodeError):
+        raise ValueError(f"no JSON ({row.msg})")
+    if not isinstance(row, Mapping):
+        raise TypeError("no JSON object")
+    if "completion" in row:
+        messages = [*_side(row["prompt"], "user"), *_side(row["completion"], "assistant")]
+    elif "messages" in row or "turns" in row:
+        messages = [_message(m) for m in row["messages" if "messages" in row else "turns"]]
+        while messages and messages[-1][0] != "assistant":  # what nobody answered teaches nothing
+            messages.pop()
+    else:
+        raise KeyError("prompt and completion, messages, or turns")
+    if not messages or messages[-1][0] != "assistant":
+        raise ValueError("nothing is said by the assistant")
+    if len(messages) == 1:
+        raise ValueError("an answer without a prompt")
+    if not messages[-1][1].strip():
+        raise ValueError("the completion is empty")
+    return tuple(messages)
+
+
+def _side(value: Any, role: str) -> list[Message]:
+    return [(role, _said(value))] if isinstance(value, str) else [_message(m) for m in value]
+
+
+def _message(m: Any) -> Message:
+    if "utterance" in m:
+        role, said = m["speaker"], m["utterance"]
+    elif "value" in m:
+        role, said = m["from"], m["value"]
+    else:
+        role, said = m["role"], m["content"] if "content" in m else m["text"]
+    role = _SPEAKERS.get(role, role)
+    if role not in ROLES:
+        raise ValueError(f"role {role!r} is not one of {sorted(ROLES)}")
+    return role, _said(said)
+
+
+def _said(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is expected, not {type(value).__name__}")
+    return value
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    if not path.is_file():
+        raise InstructionError(f"there is no file {path}")
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield f"{path.name}:{number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    yield f"{path.name}:{number}", error
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise InstructionError(f"{path} cannot be read: {error}") from error
+
+
+def _world() -> Iterator[tuple[str, Any]]:
+    from jaxrec.data.world.businesses import read_businesses
+    from jaxrec.data.world.instructions import instructions
+    from jaxrec.data.world.tenants import generate
+
+    turns = lambda of: {"turns": [{"role": t.role, "text": t.text} for t in of.turns]}
+    for tenant in [*generate(), *read_businesses()]:
+        if not tenant.held_out:
+            yield from ((f"world:{tenant.key}/{d.id}", turns(d)) for d in tenant.onboarding)
+    yield from ((f"world:{trace.id}", turns(trace)) for trace in instructions())
+
+
+# ------------------------------------------------------------------------------------------------ encoding
+
+
+def encode_instructions(
+    chat: ChatFormat,
+    instructions: Sequence[Instruction],
+    length: int,
+    *,
+    learn: str = "last",
+    too_long: TooLong = "left",
+) -> tuple[list[Example], Skipped]:
+    """Token rows of at most `length`, of which only answers are learned, and what was cut or left out.
+
+    too_long: an example that does not fit loses its prompt's oldest tokens ("left": its first token, the <bos>, and
+    the last before the answer stay; an answer that does not fit even then loses its end), or simply its end ("right"), or is left
+    out ("drop"). A row that has nothing left to learn is counted, named and skipped.
+    Raises InstructionError when no row is left.
+    """
+    examples, skipped = [], Skipped()
+    for one in instructions:
+        try:
+            example = chat.example(one.messages, learn)
+        except ChatError as error:
+            skipped.add(f"unwritable: {error}", one.where)
+            continue
+        if len(example.ids) > length:
+            if too_long == "drop":
+                skipped.add(f"longer than {length} tokens, dropped", one.where)
+                continue
+            skipped.add(f"longer than {length} tokens, cut at the {too_long}", one.where)
+            example = shorten(example, length) if too_long == "left" else _cut(example, length)
+        if not any(example.loss):
+            skipped.add("all masked: no token of the completion is left", one.where)
+            continue
+        examples.append(example)
+    if not examples:
+        raise InstructionError(
+            f"none of {len(instructions)} instructions gives a row: {'; '.join(skipped.lines())}"
+        )
+    return examples, skipped
+
+
+def shorten(example: Example, length: int) -> Example:
+    """An example of at most `length` tokens: its prompt cut from the left, then its answer from the right.
+
+    Of the prompt the first token (<bos>) and the last one (which opens the answer) stay. "Prompt" is all before the
+    last run of learned tokens, earlier answers among it.
+    """
+    ids, loss = example
+    learned = [i for i, weight in enumerate(loss) if weight > 0]
+    start = len(ids)
+    if learned:
+        start = learned[-1]
+        while loss[start - 1] > 0:
+            start -= 1
+    keep = max(start - (len(ids) - length), min(start, 2))  # tokens of the prompt that stay
+    cut = start - keep
+    ids, loss = [ids[0], *ids[cut + 1 :]], [loss[0], *loss[cut + 1 :]]
+    return Example(ids[:length], loss[:length])
+
+
+def _cut(example: Example, length: int) -> Example:
+    return Example(example.ids[:length], example.loss[:length])
