@@ -6,6 +6,7 @@ import json
 import pytest
 
 from jaxrec.data import corpus
+from jaxrec.data.explanations import read_explained
 from jaxrec.data.text import train_tokenizer
 from jaxrec.data.world import tenants
 from jaxrec.data.world.businesses import read_businesses
@@ -86,3 +87,18 @@ def test_every_token_but_the_first_is_learned():
 def test_real_dialogues_are_read(data_dir):
     first = corpus.read("sgd:dev")[0]
     assert [role for role, _ in first[:2]] == ["user", "assistant"]
+
+
+def test_a_shop_is_what_people_wrote_and_what_is_known_of_the_items(data_dir):
+    documents = corpus.read("shop:amazon18-gift-cards")
+    assert documents[0].startswith("Five Stars\nAnother great gift")
+    assert any(d.startswith("Jose Peppers Marketplace Gift Card | ") for d in documents[-9:])
+    assert not any("&amp;" in d for d in documents)
+
+
+def test_xrec_gives_the_training_peoples_profiles_and_no_explanation(data_dir):
+    documents = corpus.read("xrec")
+    held = [row for part in ("valid", "test") for row in read_explained(part=part)]
+    assert 3000 < len(documents) < 5000
+    assert not {row.user_summary for row in held} & set(documents)
+    assert not any("The user would buy" in d for d in documents)

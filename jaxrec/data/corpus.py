@@ -4,11 +4,14 @@ A source is a name or a path:
     world            the sample world: training tenants' dialogues, guides and pages, general instructions
     sgd, sgd:dev     Schema-Guided Dialogue (JSON lines of turns with `speaker` and `utterance`)
     twin_til         a folder of Markdown notes
+    shop:NAME        a data set of interactions: what people wrote, and what is known of the items
+    xrec             the profiles of XRec's training people and of what they read; no explanation
     PATH             a folder of .md and .txt files, one such file, or .jsonl[.gz] with `text`, or with `turns` of
                      `role` and `text`
 """
 
 import gzip
+import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +35,8 @@ def read(source: str) -> list[Document]:
         "world": _world,
         "sgd": lambda: _jsonl(dataset("sgd") / f"{part or 'train'}.jsonl.gz"),
         "twin_til": lambda: _folder(dataset("twin_til")),
+        "shop": lambda: _shop(part),
+        "xrec": _xrec,
     }
     if name in known and not Path(source).exists():
         documents = list(known[name]())
@@ -90,6 +95,32 @@ def _world() -> Iterator[Document]:
         yield from (f"{page.title}\n{page.text}" for page in tenant.pages)
         yield from ([(t.role, t.text) for t in d.turns] for d in tenant.onboarding)
     yield from ([(t.role, t.text) for t in trace.turns] for trace in instructions())
+
+
+def _shop(name: str) -> Iterator[Document]:
+    from jaxrec.data.interaction_sets import DataConfig, read
+
+    found = read(DataConfig(name, whole_catalogue=True))
+    items, reviews = found.items, found.reviews
+    if reviews is not None:
+        for summary, written in zip(reviews.summary, reviews.text, strict=True):
+            if said := f"{summary}\n{written}".strip():
+                yield html.unescape(said)
+    for item, known in enumerate(items.texts()):
+        told = items.description[item] if items.description else ""
+        if said := f"{known}\n{told}".strip():
+            yield html.unescape(said)
+
+
+def _xrec() -> Iterator[Document]:
+    from jaxrec.data.explanations import read_explained
+
+    people = set()
+    for row in read_explained(part="train"):
+        yield f"{row.title}\n{row.item_summary}"
+        if row.user not in people:
+            people.add(row.user)
+            yield row.user_summary
 
 
 def _folder(folder: Path) -> Iterator[Document]:
