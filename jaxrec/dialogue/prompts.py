@@ -1,0 +1,129 @@
+"""Floor 3: what a language model is asked about an item, and the answers that it learns from. Plain strings.
+
+    query/1    for somebody who asks: their query, the item, its category and rating (GenRec, phase 4)
+    rating/1   for training and PPO: a persona, the item, the rating (GenRec, phase 6), word for word
+    rating/2   rating/1 with the item's attributes in a line of their own. An answer that should name attributes which
+               its prompt does not tell teaches a model to invent them
+
+A prompt ends with "Response:", and an answer begins with a space. The name of a template never changes its meaning:
+another wording gets another number.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxrec.config import RunError
+
+Template = Literal["query/1", "rating/1", "rating/2"]
+TEMPLATES: tuple[Template, ...] = ("query/1", "rating/1", "rating/2")
+TASK = "Generate a one-sentence recommendation explaining why this item matches the user's needs."
+LONGEST = 700  # characters of one field
+LIKED, FITTING = 4.5, 3.5  # ratings from which the first and the second answer are given
+
+
+class PromptError(RunError, ValueError):
+    """A field that no prompt can be made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """How an explanation is sampled. The defaults are GenRec's, phase 4."""
+
+    max_new: int = 60
+    temperature: float = 0.7
+    top_p: float = 0.9
+    repetition: float = 1.2
+    stop: tuple[str, ...] = ("\n", ".", "!")
+
+
+# The best answer of phase 6 has a "!" as its fifth word: under phase 4's stops nobody would ever read further.
+RATED_GENERATION = Generation(stop=("\n",))
+
+
+def query_prompt(query: str, title: str, metadata: str) -> str:
+    """query/1. metadata: the category and the rating, or whatever is known of the item ("" leaves the line out).
+
+    Raises PromptError without a query or a title.
+    """
+    lines = [
+        "Instruction: You are a recommendation assistant.",
+        f"User: {_needed('query', query)}",
+        f"Item: {_needed('title', title)}",
+    ]
+    if told := one_line(metadata):
+        lines.append(f"Metadata: {told}")
+    return "\n".join([*lines, f"Task: {TASK}", "", "Response:"])
+
+
+def rating_prompt(
+    persona: str,
+    title: str,
+    category: str,
+    rating: float | None,
+    features: Sequence[str] = (),
+    template: Template = "rating/2",
+) -> str:
+    """rating/1 or rating/2. A rating that is not known leaves its line out, and so do no features.
+
+    Raises PromptError without a persona or a title, for a rating that is no number from 0 to 5, for another template.
+    """
+    if template not in ("rating/1", "rating/2"):
+        raise PromptError(f"no rating-aware template is called {template!r}: rating/1, rating/2")
+    kind = one_line(category)
+    lines = [
+        "Instruction: Generate a personalized recommendation.",
+        f"User: {_needed('persona', persona)}",
+        f"Item: {_needed('title', title)}" + (f" ({kind})" if kind else ""),
+    ]
+    if features and template == "rating/2":
+        lines.append(f"Metadata: {one_line(', '.join(features))}")
+    if rating is not None:
+        lines.append(f"Rating: {_checked(rating):g}/5")
+    return "\n".join([*lines, "", "Response:"])
+
+
+def rating_response(
+    rating: float | None, keywords: Sequence[str], category: str, features: Sequence[str]
+) -> str:
+    """The answer to a rating-aware prompt: one of three, by the rating (phase 6); begins with a space.
+
+    keywords: what the person is interested in. Something taken without a rating counts as what fits. Raises PromptError
+    for a rating that is no number from 0 to 5, and for a favourite without keywords or features.
+    """
+    kind = one_line(category) or "item"
+    if rating is None or FITTING <= _checked(rating) < LIKED:
+        return f" Based on your history, this item aligns well with your typical {kind} purchases."
+    if rating < FITTING:
+        return f" This might not meet your usual expectations for {kind}."
+    if not keywords or not features:
+        raise PromptError("the answer to a favourite names interests and features: there are none")
+    return (
+        " Perfect match for your preferences! Based on your interest in "
+        f"{one_line(listed(keywords))}, this {kind} offers {one_line(listed(features))}."
+    )
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
+
+
+def one_line(text: str) -> str:
+    """A field as a template takes it: no line breaks (they would read as another field), not longer than LONGEST."""
+    told = " ".join(text.split())
+    return told if len(told) <= LONGEST else told[:LONGEST].rsplit(" ", 1)[0]
+
+
+def _needed(name: str, text: str) -> str:
+    told = one_line(text)
+    if not told:
+        raise PromptError(f"a prompt needs a {name}, and this one is empty")
+    return told
+
+
+def _checked(rating: float) -> float:
+    if not (math.isfinite(rating) and 0 <= rating <= 5):
+        raise PromptError(f"a rating lies from 0 to 5, not {rating}")
+    return rating
