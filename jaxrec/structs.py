@@ -17,12 +17,29 @@ PyTree = Any
 
 
 @struct.dataclass
+class LoraDropout:
+    """Which entries of a LoRA's input are dropped: while training only, never kept with the weights."""
+
+    key_NB: Leaf  # random keys, one a layer and row
+    rate: float = struct.field(pytree_node=False)
+    site: int = struct.field(pytree_node=False, default=0)  # tells the sites of one layer apart
+
+
+@struct.dataclass
 class Lora:
-    """y += ((x @ a) @ b) * scale. Zero `b` is the identity. Without N inside a scan."""
+    """y += ((x @ a) @ b) * scale. Zero `b` is the identity. Without N inside a scan.
+
+    `magnitude` makes it DoRA (Liu 2024): y = g * (x W + LoRA), where g = |W| (1 + magnitude) / |W + scale a b| by
+    output column. It is an offset relative to |W|, so zero is the identity. `gain` is that g, where somebody has
+    already computed it for weights that no longer move; the magnitude is then not looked at.
+    """
 
     a_NBDR: Leaf
     b_NBRF: Leaf
     scale_NB: Leaf
+    magnitude_NBF: Leaf | None = None
+    gain_NBF: Leaf | None = None
+    dropout: LoraDropout | None = None
 
 
 @struct.dataclass
@@ -37,8 +54,8 @@ class Adapter:
 
 @struct.dataclass
 class Prefix:
-    """Keys and values before all others, their softmax mass times `gate` (0 or less: none; 1: plain
-    concatenation, as PEFT).
+    """Keys and values before all others, their softmax mass times `gate` (0 or less: none; 1, or no gate at all:
+    plain concatenation, as PEFT).
 
     Zero keys and values are *not* the identity (they still take mass), a zero gate is. Keys are used as they are:
     no rotary embedding is applied to them.
@@ -46,7 +63,7 @@ class Prefix:
 
     k_NBPGK: Leaf
     v_NBPGK: Leaf
-    gate_NBH: Leaf
+    gate_NBH: Leaf | None = None
 
 
 @struct.dataclass
@@ -81,7 +98,7 @@ class LayerDelta:
     adapter: Mapping[str, Adapter] | None = None
     prefix: Mapping[str, Prefix] | None = None
     norm: Mapping[str, Film] | None = None
-    scale: Mapping[str, Leaf] | None = None  # IA3 as an offset: y * (1 + s). Zero is the identity
+    scale: Mapping[str, Leaf] | None = None  # IA3 as an offset: y * (1 + s). Zero is the identity.
     attn_bias: Mapping[str, AttnBias] | None = None
 
     def by_layer(self) -> tuple[PyTree, Callable[[PyTree], "LayerDelta"]]:
@@ -193,10 +210,27 @@ class Tokens:
 
 @struct.dataclass
 class Pairs:
-    """Preferences: the same prompt answered in two ways."""
+    """Preferences: the same prompt answered in two ways (`Turns` where a tenant answers).
 
-    chosen: Tokens
-    rejected: Tokens
+    The references are what the untuned model gives the answers: their log-probabilities, nats; `None` where nobody
+    asked it beforehand.
+    """
+
+    chosen: "Tokens | Turns"
+    rejected: "Tokens | Turns"
+    chosen_reference_B: Leaf | None = None
+    rejected_reference_B: Leaf | None = None
+
+
+@struct.dataclass
+class Thumbs:
+    """Single answers that somebody liked or not. `mismatched`: the same prompts, each with the answer of another row."""
+
+    said: "Tokens | Turns"
+    mismatched: "Tokens | Turns"
+    liked_B: Leaf
+    said_reference_B: Leaf | None = None
+    mismatched_reference_B: Leaf | None = None
 
 
 @struct.dataclass

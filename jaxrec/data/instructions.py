@@ -79,9 +79,9 @@ def read_instructions(source: str, strict: bool = False) -> tuple[list[Instructi
     if name == "world" and not Path(source).exists():
         rows: Iterator[tuple[str, Any]] = _world()
     elif name == "sgd" and not Path(source).exists():
-        rows = _lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
+        rows = json_lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
     elif Path(source).is_file():
-        rows = _lines(Path(source))
+        rows = json_lines(Path(source))
     else:
         raise InstructionError(
             f"instructions {source!r}: no file here, and none of 'world', 'sgd', 'sgd:dev'"
@@ -100,6 +100,24 @@ def read_instructions(source: str, strict: bool = False) -> tuple[list[Instructi
             f"instructions {source!r}: not one usable row; {'; '.join(skipped.lines()) or 'it is empty'}"
         )
     return found, skipped
+
+
+def hold_out(
+    instructions: Sequence[Instruction], every: int
+) -> tuple[list[Instruction], list[Instruction]]:
+    """(training, held out): each `every`-th is held out; one whose prompt is held out is not trained on.
+
+    Raises InstructionError where that leaves one of the two empty.
+    """
+    held = [one for i, one in enumerate(instructions) if i % every == every - 1]
+    known = {one.prompt for one in held}
+    train = [one for one in instructions if one.prompt not in known]
+    if not held or not train:
+        raise InstructionError(
+            f"of {len(instructions)} instructions none would be {'trained on' if held else 'held out'}:"
+            f" hold_out_every is {every}"
+        )
+    return train, held
 
 
 def messages_of(row: Any) -> tuple[Message, ...]:
@@ -126,7 +144,7 @@ def messages_of(row: Any) -> tuple[Message, ...]:
 
 
 def _side(value: Any, role: str) -> list[Message]:
-    return [(role, _said(value))] if isinstance(value, str) else [_message(m) for m in value]
+    return [_message(m) for m in value] if isinstance(value, list) else [(role, _said(value))]
 
 
 def _message(m: Any) -> Message:
@@ -148,7 +166,8 @@ def _said(value: Any) -> str:
     return value
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """("FILE:LINE", its JSON, or the error that it is) for every line of a .jsonl[.gz] that is not blank."""
     if not path.is_file():
         raise InstructionError(f"there is no file {path}")
     opened = gzip.open if path.suffix == ".gz" else open
@@ -190,9 +209,8 @@ def encode_instructions(
 ) -> tuple[list[Example], Skipped]:
     """Token rows of at most `length`, of which only answers are learned, and what was cut or left out.
 
-    too_long: an example that does not fit loses its prompt's oldest tokens ("left": its first token, the <bos>, and
-    the last before the answer stay; an answer that does not fit even then loses its end), or simply its end ("right"), or is left
-    out ("drop"). A row that has nothing left to learn is counted, named and skipped.
+    too_long: an example that does not fit loses its prompt's oldest tokens (`shorten`; "left"), or simply its end
+    ("right"), or is left out ("drop"). A row that has nothing left to learn is counted, named and skipped.
     Raises InstructionError when no row is left.
     """
     examples, skipped = [], Skipped()

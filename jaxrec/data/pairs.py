@@ -1,0 +1,315 @@
+"""Preferences to train on: pairs of answers, or single answers with a thumb, from files; token rows out. numpy only.
+
+    read_pairs("pairs.jsonl")          {"prompt": ..., "chosen": ..., "rejected": ...}, strings or lists of messages
+    read_pairs("hh_rlhf")              Anthropic's layout: whole dialogues whose last answers differ
+    read_pairs("world:train")          the sample world's tenants (train | held), each pair's group the tenant
+    read_thumbs("thumbs.jsonl")        {"prompt": ..., "completion": ..., "label": true}
+    read_thumbs(any source of pairs)   both answers of each pair, one up, one down
+
+A row that cannot be used is counted, named by file and line, and skipped; `strict` makes an error of it.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.chat import ChatError, ChatFormat, Message
+from jaxrec.data.folder import dataset
+from jaxrec.data.instructions import Skipped, json_lines, messages_of
+from jaxrec.data.text import Example
+from jaxrec.structs import Pairs, Thumbs, Tokens
+
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+class PairError(RunError, ValueError):
+    """Preference data that cannot be read, or (strict) a row of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One conversation and two answers to it. `group`: whose or what kind of preference it is; `where`: "FILE:LINE"."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    group: str = ""
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumb:
+    """One conversation, one answer, and whether it was liked."""
+
+    prompt: tuple[Message, ...]
+    said: str
+    liked: bool
+    group: str = ""
+    where: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_pairs(source: str, strict: bool = False) -> tuple[list[Pair], Skipped]:
+    """All pairs of a source, in order, and what was left out, by reason.
+
+    source: a .jsonl or .jsonl.gz file, "hh_rlhf", "world", "world:train" or "world:held" (tenants by their part).
+    Left out: rows that are malformed, an empty prompt or answer, chosen = rejected, prompts that differ. A pair's group
+    is the row's "group", else the source's name. Raises PairError when nothing usable is there, and (strict) at the
+    first such row.
+    """
+    return _read(source, strict, _pair)
+
+
+def read_thumbs(source: str, strict: bool = False) -> tuple[list[Thumb], Skipped]:
+    """Single answers with a thumb; a source of pairs gives two of each pair. As `read_pairs` otherwise."""
+
+    def thumbs(row: Any, where: str) -> list[Thumb]:
+        if isinstance(row, Mapping) and "chosen" in row:
+            (pair,) = _pair(row, where)
+            both = ((pair.chosen, True), (pair.rejected, False))
+            return [Thumb(pair.prompt, said, liked, pair.group, where) for said, liked in both]
+        return [_thumb(row, where)]
+
+    return _read(source, strict, thumbs)
+
+
+def _read(source: str, strict: bool, parse: Any) -> tuple[list, Skipped]:
+    found, skipped = [], Skipped()
+    for where, row in _rows(source):
+        try:
+            found += parse(row, where)
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            if strict:
+                raise PairError(f"{where}: {said}") from error
+            skipped.add(said, where)
+    if not found:
+        raise PairError(
+            f"preferences {source!r}: not one usable row; {'; '.join(skipped.lines()) or 'it is empty'}"
+        )
+    return found, skipped
+
+
+def _rows(source: str) -> Iterator[tuple[str, Any]]:
+    name, _, part = source.partition(":")
+    if Path(source).is_file():
+        return json_lines(Path(source))
+    if name == "hh_rlhf" and not part:
+        return json_lines(dataset("hh_rlhf") / "harmless-base_test.jsonl.gz")
+    if name == "world" and part in ("", "train", "held"):
+        return _world(part)
+    raise PairError(
+        f"preferences {source!r}: no file here, and none of 'hh_rlhf', 'world', 'world:train', 'world:held'"
+    )
+
+
+def _world(part: str) -> Iterator[tuple[str, Any]]:
+    from jaxrec.data.world.businesses import read_businesses
+    from jaxrec.data.world.tenants import generate
+
+    for tenant in [*generate(), *read_businesses()]:
+        if part and tenant.held_out != (part == "held"):
+            continue
+        for p in tenant.preferences:
+            row = {"prompt": p.question, "chosen": p.chosen, "rejected": p.rejected}
+            yield p.id, row | {"group": tenant.key}
+
+
+def _pair(row: Any, where: str) -> list[Pair]:
+    """The pair of a row, in a list. Raises ValueError, KeyError, TypeError, which name what is wrong."""
+    _check(row)
+    chosen, rejected = (_conversation(row, name) for name in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("chosen and rejected answer different prompts")
+    if chosen[-1][1].strip() == rejected[-1][1].strip():
+        raise ValueError("chosen and rejected are the same")
+    return [
+        Pair(
+            chosen[:-1],
+            chosen[-1][1],
+            rejected[-1][1],
+            str(row.get("group") or where.partition(".")[0]),
+            where,
+        )
+    ]
+
+
+def _thumb(row: Any, where: str) -> Thumb:
+    _check(row)
+    *prompt, (_, said) = _conversation(row, "completion")
+    liked = row["label"]
+    if not isinstance(liked, bool) and liked not in (0, 1):
+        raise ValueError(f"label {liked!r} is neither true nor false")
+    return Thumb(
+        tuple(prompt), said, bool(liked), str(row.get("group") or where.partition(".")[0]), where
+    )
+
+
+def _check(row: Any) -> None:
+    if isinstance(row, json.JSONDecodeError):
+        raise ValueError(f"no JSON ({row.msg})")
+    if not isinstance(row, Mapping):
+        raise TypeError("no JSON object")
+
+
+def _conversation(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+    """The conversation that ends with the answer `name`: an answer after row["prompt"], or a whole one by itself.
+
+    A whole one is a list that does not begin with the assistant, or (without a prompt) Anthropic's text
+    "\n\nHuman: ...\n\nAssistant: ...".
+    """
+    value = row[name]
+    if isinstance(value, str) and "prompt" not in row:
+        _, *parts = _SPEAKER.split(value)
+        says = zip(parts[::2], parts[1::2], strict=True)
+        value = [{"from": _SPEAKERS[who], "value": said.strip()} for who, said in says]
+    whole = not isinstance(value, str) and ("prompt" not in row or len(value) > 1)
+    try:
+        messages = messages_of(
+            {"turns": value} if whole else {"prompt": row["prompt"], "completion": value}
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if whole and len(messages) != len(value):
+        raise ValueError(f"{name} does not end with an answer")
+    if whole and isinstance(row.get("prompt"), str):
+        if row["prompt"] not in (said for _, said in messages[:-1]):
+            raise ValueError(f"{name} answers another prompt than the row's")
+    if not any(said.strip() for _, said in messages[:-1]):
+        raise ValueError("the prompt is empty")
+    return messages
+
+
+# --------------------------------------------------------------------------------------------------- token rows
+
+
+def pair_rows(
+    chat: ChatFormat, pairs: Sequence[Pair], length: int, strict: bool = False
+) -> tuple[Pairs, list[Pair], Skipped]:
+    """(token rows [N, length], the pairs they are, what was left out). Only the answers are learned.
+
+    A conversation that is too long loses its oldest tokens, the same ones for both answers: counted as cut. Left out:
+    an answer that does not fit by itself, answers of the same tokens, an answer of which nothing is learned.
+    """
+    kept, chosen, rejected, skipped = [], [], [], Skipped()
+    for pair in pairs:
+        try:
+            sides = _fitted(chat, pair.prompt, (pair.chosen, pair.rejected), length, skipped, pair)
+            if sides[0].ids == sides[1].ids:
+                raise ValueError("chosen and rejected are the same tokens")
+        except (ValueError, ChatError) as error:
+            _left_out(skipped, error, pair.where, strict)
+            continue
+        kept.append(pair)
+        chosen.append(sides[0])
+        rejected.append(sides[1])
+    _some(kept, length, skipped)
+    rows = Pairs(*(tokens(side, length, chat.pad_id) for side in (chosen, rejected)))
+    return rows, kept, skipped
+
+
+def thumb_rows(
+    chat: ChatFormat, thumbs: Sequence[Thumb], length: int, strict: bool = False, seed: int = 0
+) -> tuple[Thumbs, list[Thumb], Skipped]:
+    """(token rows of `structs.Thumbs`, the thumbs they are, what was left out), as `pair_rows`.
+
+    The mismatched answer is that of another row, dealt at random within a group (over all where a group is alone).
+    """
+    kept, skipped = [], Skipped()
+    for thumb in thumbs:
+        try:
+            _fitted(chat, thumb.prompt, (thumb.said,), length, None, thumb)
+            kept.append(thumb)
+        except (ValueError, ChatError) as error:
+            _left_out(skipped, error, thumb.where, strict)
+    _some(kept, length, skipped)
+    other = mismatched([t.group for t in kept], [t.said for t in kept], seed)
+    said, wrong = [], []
+    for i, thumb in enumerate(kept):
+        answers = (thumb.said, kept[other[i]].said)
+        own, foreign = _fitted(chat, thumb.prompt, answers, length, skipped, thumb)
+        said.append(own)
+        wrong.append(foreign)
+    liked = np.array([t.liked for t in kept])
+    rows = (tokens(side, length, chat.pad_id) for side in (said, wrong))
+    return Thumbs(*rows, liked), kept, skipped
+
+
+def mismatched(groups: Sequence[str], said: Sequence[str], seed: int = 0) -> np.ndarray:
+    """For each row the number of another one whose answer it gets: a ring through each group's rows in random order.
+
+    The next in the ring that says something else is taken; a row whose group says nothing else gets one of another
+    group. Raises PairError where all rows say the same.
+    """
+    if len(set(said)) < 2:
+        raise PairError("all answers are the same: KTO's baseline needs answers that differ")
+    order = np.random.default_rng(seed).permutation(len(groups))
+    everyone = list(order)
+    rings: dict[str, list[int]] = {}
+    for i in order:
+        rings.setdefault(groups[i], []).append(int(i))
+    other = np.full(len(groups), -1)
+    for ring in (*rings.values(), everyone):
+        for place, i in enumerate(ring):
+            if other[i] >= 0:
+                continue
+            following = (ring[(place + k) % len(ring)] for k in range(1, len(ring)))
+            other[i] = next((j for j in following if said[j] != said[i]), -1)
+    return other
+
+
+def tokens(examples: Sequence[Example], length: int, pad_id: int) -> Tokens:
+    """One example a row; no segments, as rows are not packed."""
+    rows = text.pad(examples, length, pad_id)
+    return Tokens(rows["ids_BL"], rows["mask_BL"], rows["loss_BL"])
+
+
+def _fitted(
+    chat: ChatFormat,
+    prompt: Sequence[Message],
+    answers: Sequence[str],
+    length: int,
+    skipped: Skipped | None,
+    row: Pair | Thumb,
+) -> list[Example]:
+    """The conversation with each answer, cut at its left by what the longest answer needs. Raises ValueError."""
+    tails = []
+    for said in answers:
+        ids, loss = chat.example([*prompt, ("assistant", said)])
+        start = next((i for i, weight in enumerate(loss) if weight), len(ids))
+        if start == len(ids):
+            raise ValueError("nothing of an answer is learned")
+        tails.append((ids[:start], ids[start:], loss[start:]))
+    head = tails[0][0]
+    if any(other != head for other, _, _ in tails):  # a merge or a template looks across the border
+        raise ValueError("an answer changes how its prompt is written in tokens")
+    longest = max(len(tail) for _, tail, _ in tails)
+    room = length - longest
+    if room < 2:
+        raise ValueError(f"an answer does not fit into {length} tokens with a prompt")
+    if len(head) > room:
+        if skipped is not None:
+            skipped.add(f"prompt cut to fit into {length} tokens", row.where)
+        head = [head[0], *head[len(head) - room + 1 :]]
+    return [Example(head + tail, [0.0] * len(head) + loss) for _, tail, loss in tails]
+
+
+def _left_out(skipped: Skipped, error: Exception, where: str, strict: bool) -> None:
+    if strict:
+        raise PairError(f"{where}: {error}") from error
+    skipped.add(str(error), where)
+
+
+def _some(kept: Sequence[Any], length: int, skipped: Skipped) -> None:
+    if not kept:
+        raise PairError(f"no row is left at length {length}: {'; '.join(skipped.lines())}")
