@@ -63,6 +63,11 @@ def test_greedy_ragged_rows_equal_the_model_run_anew(params, generator, anew):
     assert before == (1, 2)  # a chunk with and without scores before it
     generator((params, None), [p[::-1] for p in PROMPTS], sampling(3, max_new=[12, 2, 3]))
     assert (generator._advance._cache_size(), generator._read._cache_size()) == before
+    short = generator(
+        (params, None), [p[:3] for p in PROMPTS], sampling(3, max_new=12), at_least=22
+    )
+    assert (generator._advance._cache_size(), generator._read._cache_size()) == before
+    assert short.ids[0] == anew(PROMPTS[0], 12)
 
 
 def test_a_delta_per_row_with_a_soft_prompt(params, generator, anew):
@@ -89,6 +94,8 @@ def test_end_tokens_stop_strings_and_streams(params, generator, anew):
         (params, None), PROMPTS, sampling(3, max_new=12)
     )
     assert ending.ids[1] == free[: free.index(eos)] and ending.reason[1] == "eos"
+    assert ending.end[1] == eos
+    assert [e is None for e in ending.end] == [why != "eos" for why in ending.reason]
 
     stop = text_of(free)[5:7]
     first = text_of(free).find(stop)

@@ -32,11 +32,12 @@ _SHORTEST = 16  # likewise the shortest chunk of a prompt
 @dataclasses.dataclass(frozen=True)
 class Generated:
     """New tokens of each row (its end token left out), and why it ended: "eos", "stop", "length", or None while it
-    goes on. `texts` (cut before a stop string) only where a text was needed."""
+    goes on. `texts` (cut before a stop string) only where a text was needed. `end`: which token ended a row by "eos"."""
 
     ids: list[list[int]]
     reason: list[str | None]
     texts: list[str] | None = None
+    end: list[int | None] | None = None
 
 
 @struct.dataclass
@@ -81,13 +82,17 @@ class Generator:
         *,
         stop: Sequence[str] = (),
         text_of: Callable[[list[int]], str] | None = None,
+        at_least: int = 1,
     ) -> Generated:
         """Continues each prompt. `stop` ends a row whose text (by `text_of`) contains one of the strings.
 
+        at_least: prompt tokens that there is room for, so that calls with prompts up to there share their programs.
         Raises ValueError when a prompt is empty or has no room for its new tokens, or when `stop` has no `text_of`.
         """
         every = 16 if stop else None
-        *_, last = self.stream(weights, prompts, how, every=every, stop=stop, text_of=text_of)
+        *_, last = self.stream(
+            weights, prompts, how, every=every, stop=stop, text_of=text_of, at_least=at_least
+        )
         return last
 
     def stream(
@@ -99,12 +104,13 @@ class Generator:
         every: int | None = 8,
         stop: Sequence[str] = (),
         text_of: Callable[[list[int]], str] | None = None,
+        at_least: int = 1,
     ) -> Iterator[Generated]:
         """As a call, but gives what there is so far after each `every` tokens; the last one is the whole."""
         if stop and text_of is None:
             raise ValueError("stop strings need text_of, which makes a text of token ids")
         longest_new = self._check(prompts, how)
-        state = self._start(weights, prompts, how, longest_new)
+        state = self._start(weights, prompts, how, longest_new, at_least)
         stopped: dict[int, tuple[int, str]] = {}
         while True:
             until = longest_new if every is None else min(longest_new, int(state.t) + every)
@@ -133,11 +139,17 @@ class Generator:
         return int(new_B.max())
 
     def _start(
-        self, weights: PyTree, prompts: Sequence[Sequence[int]], how: Sampling, longest_new: int
+        self,
+        weights: PyTree,
+        prompts: Sequence[Sequence[int]],
+        how: Sampling,
+        longest_new: int,
+        at_least: int,
     ) -> _State:
-        ids, mask = _chunks(prompts, self.chunk)
+        longest = max(at_least, *map(len, prompts))
+        ids, mask = _chunks(prompts, self.chunk, longest)
         # a padded last chunk may be longer than all that will be kept of it
-        slots = max(max(map(len, prompts)) + longest_new, min(ids.shape[1], self.chunk))
+        slots = max(longest + longest_new, min(ids.shape[1], self.chunk))
         cache, scores = self._empty(weights, len(prompts), _up(slots, _SLOTS)), None
         for start, end in _spans(ids.shape[1], self.chunk):
             part = jnp.array(ids[:, start:end]), jnp.array(mask[:, start:end])
@@ -240,7 +252,7 @@ def _snapshot(
     ids_BT, count_B, done_B, ended_B = jax.device_get(
         (state.ids_BT, state.count_B, state.done_B, state.ended_B)
     )
-    ids, reason, texts = [], [], []
+    ids, reason, texts, end = [], [], [], []
     for i, row in enumerate(ids_BT):
         own = row[: count_B[i]].tolist()
         text = None if text_of is None else text_of(own)
@@ -257,7 +269,8 @@ def _snapshot(
         ids.append(own)
         reason.append(why)
         texts.append(text)
-    return Generated(ids, reason, None if text_of is None else texts)
+        end.append(int(row[count_B[i]]) if why == "eos" else None)
+    return Generated(ids, reason, None if text_of is None else texts, end)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str | None:
@@ -270,9 +283,10 @@ def _up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
-def _chunks(prompts: Sequence[Sequence[int]], chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, mask) [B, L], padded at the right to whole chunks and a power of two for the last."""
-    longest = max(map(len, prompts))
+def _chunks(
+    prompts: Sequence[Sequence[int]], chunk: int, longest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) [B, L], padded at the right to whole chunks and a power of two for the last of `longest` tokens."""
     rest = longest % chunk
     width = longest - rest
     if rest:
