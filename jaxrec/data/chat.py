@@ -10,7 +10,7 @@ the tokenizer allows it, so a model is asked in the very form in which it was ta
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -23,6 +23,7 @@ class ChatError(RunError, ValueError):
     """A conversation that a model's format cannot write."""
 
 
+@runtime_checkable
 class ChatFormat(Protocol):
     """What the tuning stages ask of a tokenizer."""
 
@@ -72,6 +73,7 @@ class OwnChat:
         return self.tok.decode(ids)
 
 
+@runtime_checkable
 class HubTokenizer(Protocol):
     """What is needed of a `hub.Tokenizer`; this floor does not know that one."""
 
@@ -182,7 +184,9 @@ class PlainChat:
         ids, loss = _learned(ids, places, spans, set())
         first = [] if self.tok.bos_id is None else [self.tok.bos_id]
         last = list(self.eos_ids[:1])
-        return _first_unlearned([*first, *ids, *last], [0.0] * len(first) + loss + [1.0] * len(last))
+        return _first_unlearned(
+            [*first, *ids, *last], [0.0] * len(first) + loss + [1.0] * len(last)
+        )
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""

@@ -71,9 +71,7 @@ def batches(
             )
         source = BucketSource(examples, sizes, rows, seed=seed, share=share, pad_id=pad_id)
         places = sum(len(leaf.ids_BL) * leaf.ids_BL.shape[1] for leaf in source.buckets)
-        return _made(source, len(source.buckets), source.total, places, lengths)
-    if how not in ("padded", "packed"):
-        raise BatchError(f"how={how!r}: choose padded, bucketed or packed")
+        return _made(source, len(source.buckets), float(source.total), places, lengths)
     made = pack(examples, length, pad_id) if how == "packed" else pad(examples, length, pad_id)
     tokens = Tokens(**made)
     source = ArraySource(tokens, rows, seed=seed, share=share)

@@ -99,6 +99,11 @@ class Tokenizer:
         """The ids of a chat. The template writes the special tokens itself, so none are added."""
         return self.encode(self.chat(messages, **more), special=False)
 
+    @property
+    def has_template(self) -> bool:
+        """Whether the model brings a chat template."""
+        return self._template() is not None
+
     def _template(self) -> str | None:
         path = self.folder / "chat_template.jinja"
         if path.is_file():

@@ -1,0 +1,74 @@
+"""Answers written while a model is trained, so that one reads what the loss only hints at. OUT/samples.jsonl."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+from jaxrec.data.chat import ChatFormat, Message
+from jaxrec.nn.decoder import Decoder
+from jaxrec.nn.generate import backbone_generator
+from jaxrec.nn.sampling import sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Which answers are written, and when. `every` is in steps, a multiple of `loop.eval_every`; 0: never."""
+
+    every: int = 0
+    prompts: tuple[str, ...] = ()  # of the user; the first held-out conversations when empty
+    count: int = 3  # of held-out conversations
+    new: int = 60  # tokens
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+class Sampled:
+    """Decodes the same prompts again and again. One process only: a job of several hosts writes none."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        chat: ChatFormat,
+        held: Sequence[Sequence[Message]],
+        cfg: SampleConfig,
+    ):
+        self.chat, self.cfg = chat, cfg
+        talks = [[("user", said)] for said in cfg.prompts] or [list(t) for t in held[: cfg.count]]
+        room = model.cfg.max_positions - cfg.new
+        openings = [chat.opening(talk) for talk in talks] if cfg.every else []
+        self.openings = [
+            ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in openings
+        ]
+        self.said = [talk[-1][1] for talk in talks]
+        self.generator = backbone_generator(model.cfg, eos=chat.eos_ids)
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether samples are written at this evaluation."""
+        every = self.cfg.every
+        alone = jax.process_count() == 1
+        return bool(every and alone and self.openings and (step % every == 0 or step == last))
+
+    def answers(self, tree: PyTree) -> list[str]:
+        """An answer to each prompt."""
+        cfg = self.cfg
+        how = sampling(
+            len(self.openings), temperature=cfg.temperature, top_p=cfg.top_p, max_new=cfg.new
+        )
+        made = self.generator((tree["backbone"], tree.get("delta")), self.openings, how)
+        return [self.chat.decode(ids) for ids in made.ids]
+
+    def write(self, path: Path, tree: PyTree, step: int) -> None:
+        """Adds a line a prompt to `path`, prints them, and drops lines of later steps (of a killed run)."""
+        old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = [row for row in old if row["step"] < step]
+        for said, answer in zip(self.said, self.answers(tree), strict=True):
+            rows.append({"step": step, "prompt": said, "answer": answer})
+            print(f"step {step} | {said.strip()[-80:]!r} -> {answer.strip()!r}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        fresh.replace(path)

@@ -1,0 +1,272 @@
+"""Supervised fine-tuning of a language model, whole or by any adapter, on instructions and chats.
+
+    python -m train.sft configs/sft_sample.py
+    python -m train.sft configs/sft_sample.py --method dora --opt.lr 3e-3
+    python -m train.sft configs/sft_sample.py --method full --opt.lr 3e-4 --out runs/sft_full
+    python -m train.sft configs/sft_sample.py --quantise nf4 --dtype bfloat16           # QLoRA
+
+Writes OUT/adapter (and OUT/peft, where Hugging Face PEFT knows the method), or OUT/model where weights of the model
+itself were trained, or merged into it (--merge); OUT/samples.jsonl, answers written during training; and held-out
+nats a token and perplexity in OUT/metrics.jsonl. What is written is the best of the run, OUT/checkpoints hold the last.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxrec import checkpoint, config, hub, mesh, objectives
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.instruction_batches import How, batches
+from jaxrec.data.instructions import (
+    Instruction,
+    TooLong,
+    encode_instructions,
+    hold_out,
+    read_instructions,
+)
+from jaxrec.delta import DeltaConfig
+from jaxrec.losses.tokens import next_token
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.sampled import SampleConfig, Sampled
+from jaxrec.models.tuned_folder import Tuned, delta_like, load_tuned, save_model, save_tuned
+from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.nn.decoder import Decoder
+from jaxrec.structs import Tokens
+from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+    """A run of supervised fine-tuning. `delta` goes before `method` where it is not empty."""
+
+    base: str = "runs/sample/backbone/model"  # a Hugging Face folder or hub id
+    adapter: str = ""  # an earlier adapter to go on from
+    data: tuple[str, ...] = ("world",)  # see jaxrec.data.instructions
+    held: tuple[
+        str, ...
+    ] = ()  # held-out instructions; each `hold_out_every`-th of `data` when empty
+    hold_out_every: int = 20
+    strict: bool = False  # the first malformed row stops
+    method: str = "lora"  # full, lora, rslora, dora, adapter, adapter_mlp, prefix, prompt, ia3, norm, attn_bias
+    delta: DeltaConfig = DeltaConfig()  # sizes of one's own, several kinds at once
+    lora_dropout: float = 0.0
+    train: str = ""  # rule of paths; "delta", or "backbone/.*" of the method "full", when empty
+    quantise: Literal["", "nf4", "int8"] = ""  # the frozen backbone's weights
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; what trains stays f32
+    frozen_dtype: Literal["", "float32", "bfloat16"] = ""  # of a frozen backbone; as in its file
+    cuts: tuple[int, ...] = ()  # of the layers into stacks, so that a rule can name the top ones
+    remat: Literal["none", "full", "dots"] = "none"
+    length: int = 256  # tokens a row
+    rows: int = 16  # rows a batch
+    accum: int = 1
+    batching: How = "packed"
+    buckets: tuple[int, ...] = ()  # lengths, for batching "bucketed"
+    learn: Literal["last", "all"] = "all"  # of a conversation's answers
+    too_long: TooLong = "left"
+    opt: OptConfig = OptConfig(lr=1e-3, warmup=20)
+    loop: LoopConfig = LoopConfig(steps=300, eval_every=100, monitor="held_nll")
+    samples: SampleConfig = SampleConfig()
+    merge: bool = False  # write OUT/model with the adapter folded in, too
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/sft"
+
+
+class SftError(RunError, ValueError):
+    """Settings of a fine-tuning that contradict each other."""
+
+
+def main(cfg: SftConfig) -> dict[str, float]:
+    """Trains and saves; gives the best held-out `held_nll` (nats a learned token) and its step."""
+    check(cfg)
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    tuned, spec = start(cfg, devices)
+    rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")
+    trained, frozen = parts(tuned.tree, rule)
+    train, held = read(cfg)
+    examples = encode(tuned, train, cfg, "train")
+    made = batches(
+        examples, cfg.batching, length=cfg.length, rows=cfg.rows, buckets=cfg.buckets,
+        seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows), pad_id=tuned.chat.pad_id,
+    )  # fmt: skip
+    print(
+        f"{len(examples)} examples in {made.per_epoch:.0f} batches an epoch, {made.fill:.1%} of it real tokens;"
+        f" {len(held)} held out",
+        flush=True,
+    )
+    optim = optimizer.make(cfg.opt, cfg.loop.steps)
+    state = step.init_state(devices, trained, optim, source=made.source.init())
+    lm = TunedLM(tuned.model, lora_dropout=cfg.lora_dropout)
+    one = step.make_step(*objectives.sft(lm), optim, state, gradients=gradients.summed(cfg.accum))
+    told = held_out_nll(tuned, encode(tuned, held, cfg, "held out"), cfg)
+    sampled = Sampled(tuned.model, tuned.chat, [one.prompt for one in held], cfg.samples)
+
+    def evaluate(params: Any, at: int) -> dict[str, float]:
+        tree = partition.merge(params, frozen)
+        if sampled.due(at, cfg.loop.steps):
+            sampled.write(Path(cfg.out) / "samples.jsonl", tree, at)
+        return told(tree)
+
+    fitted = loop.fit(
+        one, state, made.source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
+        frozen=frozen, evaluate=evaluate, resolved=cfg, title="sft", programs=made.programs,
+    )  # fmt: skip
+    best = best_of(cfg, fitted.state.params, tuned, spec)
+    save(cfg, tuned, partition.merge(best, frozen), spec, rule, fitted)
+    return {
+        "held_nll": fitted.value,
+        "best_step": fitted.best,
+        "perplexity": math.exp(fitted.value),
+    }
+
+
+def check(cfg: SftConfig) -> None:
+    """Raises SftError for settings that contradict each other, before anything is loaded."""
+    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
+    whole = (spec.empty and not cfg.adapter) or "backbone" in cfg.train
+    if cfg.quantise and whole:
+        raise SftError(
+            f"a {cfg.quantise} backbone has no gradient, so it cannot be fine-tuned itself: choose an adapter"
+            " (--method lora), or --quantise ''"
+        )
+    if cfg.frozen_dtype and whole:
+        raise SftError(
+            "frozen_dtype is of a backbone that stays frozen: full fine-tuning keeps its weights in float32"
+        )
+    kinds = (spec.adapter_size, spec.prefix_length, spec.prompt_length)
+    if cfg.merge and (whole or any(kinds) or spec.norm or spec.attn_bias or spec.embed):
+        raise SftError(
+            "merge: only LoRA (with rsLoRA and DoRA) and IA3 can be folded into weights that stay frozen"
+        )
+    if cfg.samples.every and (not cfg.loop.eval_every or cfg.samples.every % cfg.loop.eval_every):
+        raise SftError(
+            f"samples.every={cfg.samples.every} must be a multiple of loop.eval_every={cfg.loop.eval_every}"
+        )
+
+
+def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> tuple[Tuned, DeltaConfig]:
+    """The loaded base with the Delta that is to be trained, and what that Delta is."""
+    tuned = load_tuned(
+        cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, cuts=cfg.cuts,
+        param_dtype=cfg.frozen_dtype or None, dtype=cfg.dtype, remat=cfg.remat,
+    )  # fmt: skip
+    if cfg.adapter:
+        return tuned, tuned.spec
+    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
+    if spec.empty:
+        wide = lambda x: x.astype("float32")
+        return dataclasses.replace(
+            tuned, tree={"backbone": jax.tree.map(wide, tuned.tree["backbone"])}
+        ), spec
+    key = jax.random.key(cfg.loop.seed)
+    delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
+    tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
+    return dataclasses.replace(tuned, tree=tree, spec=spec), spec
+
+
+def parts(tree: dict[str, Any], rule: str) -> tuple[Any, Any]:
+    """(what trains, what stays frozen). All of it may train: then nothing is frozen."""
+    if set(tree) == {"backbone"} and rule == "backbone/.*":
+        return tree, {}
+    return partition.split(tree, rule)
+
+
+def read(cfg: SftConfig) -> tuple[list[Instruction], list[Instruction]]:
+    """(training, held-out) instructions; what was left out of them is printed."""
+
+    def all_of(sources: tuple[str, ...]) -> list[Instruction]:
+        found = []
+        for source in sources:
+            rows, skipped = read_instructions(source, cfg.strict)
+            found += rows
+            for line in skipped.lines():
+                print(f"{source}: {line}", flush=True)
+        return found
+
+    train = all_of(cfg.data)
+    return (train, all_of(cfg.held)) if cfg.held else hold_out(train, cfg.hold_out_every)
+
+
+def encode(tuned: Tuned, rows: list[Instruction], cfg: SftConfig, what: str) -> list[text.Example]:
+    """Token rows; what was cut or left out is printed."""
+    examples, skipped = encode_instructions(
+        tuned.chat, rows, cfg.length, learn=cfg.learn, too_long=cfg.too_long
+    )
+    for line in skipped.lines():
+        print(f"{what}: {line}", flush=True)
+    return examples
+
+
+def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
+    """told(tree) -> `held_nll` (nats a learned token), `perplexity`, `held_accuracy` over all held-out examples."""
+    rows = Tokens(**text.pack(examples, cfg.length, tuned.chat.pad_id))
+    short = -len(rows.ids_BL) % cfg.rows
+    rows = jax.tree.map(
+        lambda x: np.pad(x, ((0, short), (0, 0))).reshape(-1, cfg.rows, x.shape[1]), rows
+    )
+
+    @jax.jit
+    def sums(tree: Any, batch: Tokens):
+        logits = tuned.lm.outputs(tree, batch).logits
+        return next_token(logits, batch.ids_BL, batch.loss_BL)
+
+    def told(tree: Any) -> dict[str, float]:
+        total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}
+        for i in range(len(rows.ids_BL)):
+            found = sums(tree, jax.tree.map(lambda x, i=i: x[i], rows))
+            total = {name: value + float(found[name]) for name, value in total.items()}
+        nll = total["nll"] / total["tokens"]
+        accuracy = total["correct"] / total["tokens"]
+        return {"held_nll": nll, "perplexity": math.exp(nll), "held_accuracy": accuracy}
+
+    return told
+
+
+def best_of(cfg: SftConfig, last: Any, tuned: Tuned, spec: DeltaConfig) -> Any:
+    """The trained parameters with the best monitored value, placed as the last ones are."""
+    saved = checkpoint.load_params(Path(cfg.out) / "best")
+    if "delta" in last:
+        saved["delta"] = delta_like(spec, tuned.cfg, saved["delta"])
+    return jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), saved, last)
+
+
+def save(
+    cfg: SftConfig, tuned: Tuned, tree: Any, spec: DeltaConfig, rule: str, fitted: Any
+) -> None:
+    """OUT/adapter and OUT/peft, or OUT/model."""
+    out = Path(cfg.out)
+    facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value, "train": rule}
+    base = tuned.base
+    if (
+        "backbone" in rule
+    ):  # weights of the base itself moved: what an adapter then belongs to is the new model
+        save_model(out / "model", tuned.cfg, tree["backbone"], base)
+        base = str(out / "model")
+    if "delta" not in tree:
+        return
+    save_tuned(out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, facts=facts)
+    try:
+        hub.save_peft(
+            out / "peft", tree["delta"], spec, tuned.cfg, params=tree["backbone"], base=base
+        )
+    except hub.PeftError as error:
+        print(f"no OUT/peft: {error}", flush=True)
+    if cfg.merge:
+        from jaxrec import quant
+
+        whole = quant.whole(tree["backbone"]) if cfg.quantise else tree["backbone"]
+        merged = deltas.merge_params(whole, tree["delta"], Decoder.path_of)
+        save_model(out / "model", tuned.cfg, merged, base)
+
+
+if __name__ == "__main__":
+    config.run(main, SftConfig, __doc__)
