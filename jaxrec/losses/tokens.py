@@ -2,12 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-
-def shifted_weights(loss_BL: Float[Array, "B L"]) -> Float[Array, "B W"]:
-    """Weights of the L-1 predictions in a row: the first token is predicted by nothing."""
-    return loss_BL[:, 1:]
+from jaxtyping import Array, Float, Int, Shaped
 
 
 def next_token(
@@ -19,7 +14,7 @@ def next_token(
 
     Returns `nll` (nats), `correct` (greedy hits) and `tokens`, each a weighted sum over the batch.
     """
-    logits, targets, weight = logits_BLV[:, :-1].astype(jnp.float32), ids_BL[:, 1:], loss_BL[:, 1:]
+    logits, targets, weight = logits_BLV.astype(jnp.float32), following(ids_BL), following(loss_BL)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return {
@@ -29,15 +24,21 @@ def next_token(
     }
 
 
+def following(x_BL: Shaped[Array, "B L"]) -> Shaped[Array, "B L"]:
+    """What stands one place later; 0 at the end. Targets are shifted rather than logits cut: `logits[:, :-1]` is a copy
+    of the largest array of a step."""
+    return jnp.pad(x_BL[:, 1:], ((0, 0), (0, 1)))
+
+
 def sequence_logprob(
     logits_BLV: Float[Array, "B L V"],
     ids_BL: Int[Array, "B L"],
     loss_BL: Float[Array, "B L"],
 ) -> Float[Array, " B"]:
     """Weighted sum of token log-probabilities of each row, nats."""
-    logits, targets = logits_BLV[:, :-1].astype(jnp.float32), ids_BL[:, 1:]
+    logits, targets = logits_BLV.astype(jnp.float32), following(ids_BL)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum((picked - jax.nn.logsumexp(logits, axis=-1)) * loss_BL[:, 1:], axis=-1)
+    return jnp.sum((picked - jax.nn.logsumexp(logits, axis=-1)) * following(loss_BL), axis=-1)
 
 
 def distil(
@@ -47,7 +48,7 @@ def distil(
     temperature: float = 1.0,
 ) -> Float[Array, ""]:
     """KL(teacher || student) over the next token, summed with `loss_BL` shifted (Hinton 2015; scaled by T^2)."""
-    student = jax.nn.log_softmax(student_BLV[:, :-1].astype(jnp.float32) / temperature)
-    teacher = jax.nn.log_softmax(teacher_BLV[:, :-1].astype(jnp.float32) / temperature)
+    student = jax.nn.log_softmax(student_BLV.astype(jnp.float32) / temperature)
+    teacher = jax.nn.log_softmax(teacher_BLV.astype(jnp.float32) / temperature)
     kl_BL = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-    return temperature**2 * jnp.sum(kl_BL * loss_BL[:, 1:])
+    return temperature**2 * jnp.sum(kl_BL * following(loss_BL))
