@@ -39,7 +39,7 @@ class Lora:
     scale_NB: Leaf
     magnitude_NBF: Leaf | None = None
     gain_NBF: Leaf | None = None
-    dropout: LoraDropout | None = None
+    dropout: Leaf | None = None  # a LoraDropout
 
 
 @struct.dataclass

@@ -33,8 +33,7 @@ def prepare(
         delta = materialise(hypernet.apply({"params": weights}, people[tenants]))
         return restack(delta, [cfg.layers], [1] * cfg.layers)
 
-    path_of = lambda site: ("attn", site) if site in ("q", "k", "v", "o") else ("mlp", site)
-    merged = merge_params(params, make(weights, people, jnp.arange(1)), path_of)
+    merged = merge_params(params, make(weights, people, jnp.arange(1)), Decoder.path_of)
     generate = backbone(cfg, batch)
     work = lambda tenants: generate(lambda: (params, make(weights, people, tenants())), size, 0)
     return {"merged": generate(lambda: (merged, None), size, 0)} | drawn(work, batch)

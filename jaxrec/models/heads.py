@@ -235,7 +235,7 @@ class GenerativeHead(nn.Module):
             adapter=dict.fromkeys(("attn", "cross", "mlp"), d),
             prefix=dict.fromkeys(("attn", "cross"), (cfg.heads, cfg.key_heads, cfg.head_dim)),
             norm=dict.fromkeys(("attn_norm", "cross_norm", "mlp_norm"), d),
-            scale={site: out for site, (_, out) in lora.items()},
+            scale={site: out for site, (_, out) in lora.items()} | {"hidden": f},
             attn_bias={"attn": cfg.heads, "cross": cfg.heads},
         )
         return Sites({STACK: stack}, d_model=d, vocab=cfg.vocab)

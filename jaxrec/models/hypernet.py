@@ -74,7 +74,7 @@ class Hypernet(nn.Module):
             size = x.shape[1:]
             if leaf.startswith("scale_N"):
                 rank = self.spec.head_rank if where == "outer" else self.spec.lora_rank
-                return jnp.full((u_BE.shape[0], *size), self.spec.lora_alpha / rank)
+                return jnp.full((u_BE.shape[0], *size), self.spec.scaling(rank))
             base = self.param(f"{name}.base", _base_init(leaf), size)
             weight = self.param(f"{name}.weight", nn.initializers.zeros, (u_BE.shape[1], *size))
             return base[None] + self.gain * jnp.tensordot(u_BE, weight, axes=1)

@@ -10,16 +10,18 @@ tenant's p alone.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, PyTree
 
 from jaxrec import tables
+from jaxrec.delta import with_dropout
 from jaxrec.models.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import HeadOutput, Tokens, Turns
 
 
+@runtime_checkable
 class LM(Protocol):
     """What a tuning objective asks of a model."""
 
@@ -37,9 +39,13 @@ class LM(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TunedLM:
-    """A decoder, tuned whole or by the Delta in `tree["delta"]`."""
+    """A decoder, tuned whole or by the Delta in `tree["delta"]`.
+
+    `lora_dropout`: the part of a LoRA's input that is dropped where `outputs` is given `key_B`.
+    """
 
     backbone: Decoder
+    lora_dropout: float = 0.0
 
     def said(self, batch: Tokens) -> Tokens:
         """The rows themselves."""
@@ -49,14 +55,16 @@ class TunedLM:
         self, tree: PyTree, batch: Tokens, key_B: Array | None = None, hidden: Sequence[int] = ()
     ) -> HeadOutput:
         """As `LM.outputs`; packed rows keep their segments apart."""
-        del key_B
+        delta = tree.get("delta")
+        if delta is not None and key_B is not None:
+            delta = with_dropout(delta, key_B, self.lora_dropout)
         return self.backbone.apply(
             {"params": tree["backbone"]},
             batch.ids_BL,
             batch.mask_BL,
             segments_BL=batch.segments_BL,
             positions_BL=batch.positions_BL,
-            delta=tree.get("delta"),
+            delta=delta,
             hidden=hidden,
         )
 

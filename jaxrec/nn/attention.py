@@ -82,7 +82,8 @@ def _with_prefix(s_BHLM, seen, top, v_BGMK, prefix: Prefix, scores, mix) -> Floa
     """
     b = s_BHLM.shape[0]
     whole = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])).astype(v_BGMK.dtype).swapaxes(1, 2)
-    gate = prefix.gate_NBH.astype(jnp.float32)[:, :, None, None]
+    gate = jnp.ones((1, 1)) if prefix.gate_NBH is None else prefix.gate_NBH
+    gate = gate.astype(jnp.float32)[:, :, None, None]
     # a mass is not negative: below 0 the gate is closed, yet keeps the gradient that can open it again
     gate = gate + jax.lax.stop_gradient(jnp.maximum(gate, 0.0) - gate)
     s_BHLP = scores(whole(prefix.k_NBPGK))

@@ -206,12 +206,17 @@ class Decoder(nn.Module):
                 adapter={"attn": d, "mlp": d},
                 prefix={"attn": (cfg.heads, cfg.groups, size)},
                 norm=dict.fromkeys(norms, d),
-                scale={site: out for site, (_, out) in lora.items()},
+                scale={site: out for site, (_, out) in lora.items()} | {"hidden": f},
                 attn_bias={"attn": cfg.heads},
             )
             for name, n in stack_sizes(cfg.layers, cfg.cuts).items()
         }
         return Sites(stacks=stacks, d_model=d, vocab=cfg.vocab)
+
+    @staticmethod
+    def path_of(site: str) -> tuple[str, str]:
+        """Where the matrix of a LoRA site lies inside a stack's parameters."""
+        return ("mlp" if site in ("gate", "up", "down") else "attn", site)
 
 
 def decoder_cache(cfg: DecoderConfig, batch: int, slots: int) -> KVCache:

@@ -170,7 +170,7 @@ class Encoder(nn.Module):
                 adapter={"attn": d, "mlp": d},
                 prefix={"attn": (cfg.heads, cfg.heads, d // cfg.heads)},
                 norm={"attn_norm": d, "mlp_norm": d},
-                scale={site: out for site, (_, out) in lora.items()},
+                scale={site: out for site, (_, out) in lora.items()} | {"hidden": f},
                 attn_bias={"attn": cfg.heads},
             )
             for name, n in stack_sizes(cfg.layers, cfg.cuts).items()
