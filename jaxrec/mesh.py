@@ -37,6 +37,12 @@ RULES: Rules = (
     (r"(^|/)mlp/down/kernel$", P("tensor", "fsdp")),
     (r"(^|/)head/kernel$", P("fsdp", "tensor")),
     (r"(^|/)head/bias$", P("tensor")),
+    # Quantised kernels (`quant`) lie transposed.
+    (r"(^|/)(attn|cross)/(q|k|v)/kernel/(code|scale|outer)_", P("tensor", "fsdp")),
+    (r"(^|/)(attn|cross)/o/kernel/(code|scale|outer)_", P("fsdp", "tensor")),
+    (r"(^|/)mlp/(gate|up)/kernel/(code|scale|outer)_", P("tensor", "fsdp")),
+    (r"(^|/)mlp/down/kernel/(code|scale|outer)_", P("fsdp", "tensor")),
+    (r"(^|/)head/kernel/(code|scale|outer)_", P("tensor", "fsdp")),
     # Large tables: by row.
     (r"(^|/)(users|items|profile|history|audience)/(table|p)(/mu|/nu)?$", P("fsdp", None)),
     (r"(^|/)(users|items|profile)/(table|p)/seen$", P("fsdp")),

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxrec import mesh as meshes
+from jaxrec import quant
 from jaxrec import tables as rows
 from jaxrec.structs import TrainState
 from jaxrec.training.gradients import (
@@ -61,7 +62,9 @@ def init_state(
 
     Parameters are copied: the step donates its state, and the caller may hold the same arrays elsewhere (a reference
     policy, say). `source` is the data source's first state (`source.init()`).
+    Raises QuantError when quantised weights are among them.
     """
+    quant.refuse_training(params)
 
     def begin(params: Tree, extra: Tree) -> tuple[Tree, ...]:
         copy = lambda tree: jax.tree.map(jnp.copy, tree)
