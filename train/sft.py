@@ -254,6 +254,8 @@ def save(
     if "delta" not in tree:
         return
     save_tuned(out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, facts=facts)
+    if not hasattr(hub, "save_peft"):
+        return
     try:
         hub.save_peft(
             out / "peft", tree["delta"], spec, tuned.cfg, params=tree["backbone"], base=base

@@ -1,0 +1,298 @@
+"""Supervised fine-tuning: the loss and its packing, and the script by every method on a tiny backbone."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import checkpoint, hub, mesh, objectives
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.instruction_batches import batches
+from jaxrec.data.text import Example, train_tokenizer
+from jaxrec.delta import DeltaConfig
+from jaxrec.models.sampled import SampleConfig
+from jaxrec.models.tuned_folder import BaseMismatch, base_hash, load_tuned
+from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.structs import Tokens
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train import sft
+
+CFG = DecoderConfig(
+    vocab=300, d_model=32, layers=2, heads=2, groups=1, head_dim=16, d_ff=48, max_positions=96,
+    tied=True, init_std=0.2,
+)  # fmt: skip
+LOOP = LoopConfig(steps=6, eval_every=3, monitor="held_nll", progress=False, log_every=1)
+EVERY = DeltaConfig(
+    lora_rank=2, adapter_size=2, prefix_length=2, norm=True, scale=True, attn_bias=True,
+    prompt_length=2, embed=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """Compiling is what takes the time here: for one device, without optimisation."""
+    before, make = jax.config.read("jax_disable_most_optimizations"), mesh.make
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "make", lambda cfg: make(cfg, jax.devices()[:1]))
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(lambda key: Decoder(CFG).init(key, jnp.zeros((1, 2), jnp.int32))["params"])(
+        jax.random.key(0)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, params):
+    """A tiny base with a tokenizer of ours, and instructions whose answers follow from their prompts."""
+    at = tmp_path_factory.mktemp("base")
+    hub.save(at / "model", CFG, jax.device_get(params))
+    rows = [
+        {"prompt": f"{a} {b}?", "completion": f"{b} {a}."}
+        for a in ("red", "blue", "green", "pink", "grey") for b in ("cup", "car", "hat", "bag")
+    ]  # fmt: skip
+    words = [" ".join(row.values()) for row in rows]
+    tok = train_tokenizer([*words, "one more merge here and there"], 300)
+    tok.save(at / "model" / "tokenizer.json")
+    (at / "rows.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": "malformed"}])))
+    return at
+
+
+def config_of(folder: Path, out: Path, **changes) -> sft.SftConfig:
+    known = {
+        "base": str(folder / "model"), "data": (str(folder / "rows.jsonl"),), "hold_out_every": 5,
+        "length": 32, "rows": 4, "opt": OptConfig(lr=2e-2), "loop": LOOP, "out": str(out),
+    }  # fmt: skip
+    return sft.SftConfig(**known | changes)
+
+
+# ------------------------------------------------------------------------------------------------ packing
+
+
+def lively(cfg=CFG, spec=EVERY):
+    """A Delta that is far from the identity everywhere."""
+    rng = np.random.default_rng(1)
+    like = deltas.shapes(Decoder.sites(cfg), spec)
+    return jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape, scale=0.3), x.dtype), like)
+
+
+def test_packed_rows_say_what_padded_rows_say(params):
+    """Logits of every example and the loss, through a Delta of every kind: attention never crosses examples."""
+    rng = np.random.default_rng(0)
+    sizes = [9, 4, 7, 3, 5, 4]
+    examples = [
+        Example(rng.integers(4, 300, n).tolist(), [0.0, 0.0] + [1.0] * (n - 2)) for n in sizes
+    ]
+    lm, tree = TunedLM(Decoder(CFG)), {"backbone": params, "delta": lively()}
+    packed = jax.tree.map(lambda x: np.pad(x, ((0, 4), (0, 0))), Tokens(**text.pack(examples, 16)))
+    padded = Tokens(**text.pad(examples, 16))
+    loss, weigh = objectives.sft(lm)
+
+    @jax.jit
+    def both(tree, batch):
+        value, aux = loss(tree, {}, None, batch, weigh(batch), None)
+        return lm.outputs(tree, batch).logits, value, aux.metrics["tokens"]
+
+    near, first, one = both(tree, packed)
+    far, second, two = both(tree, padded)
+    places = {}  # an example's place among the packed rows, found by its ids
+    for b in range(len(packed.ids_BL)):
+        for s in range(1, packed.segments_BL[b].max() + 1):
+            at = np.flatnonzero(packed.segments_BL[b] == s)
+            places[tuple(packed.ids_BL[b][at])] = b, at
+    assert len(packed.ids_BL) == len(padded.ids_BL) and len(places) == len(examples)
+    for i, example in enumerate(examples):
+        b, at = places[tuple(example.ids)]
+        np.testing.assert_allclose(near[b][at], far[i, : len(example.ids)], atol=2e-5)
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert float(one) == float(two) == sum(sizes) - 2 * len(sizes)
+
+
+def test_the_loss_is_the_mean_over_learned_tokens(params):
+    """Against numpy; masked tokens weigh nothing, empty rows neither."""
+    ids = np.random.default_rng(2).integers(4, 300, (4, 8)).astype(np.int32)
+    weight = np.zeros((4, 8), np.float32)
+    weight[0, 3:6], weight[1, 2] = 1, 1
+    mask = np.ones((4, 8), bool)
+    mask[3] = False
+    lm = TunedLM(Decoder(CFG))
+    loss, weigh = objectives.sft(lm)
+
+    @jax.jit
+    def both(tree, batch):
+        value, aux = loss(tree, {}, None, batch, weigh(batch), None)
+        return value, aux.metrics["tokens"], lm.outputs(tree, batch).logits
+
+    value, tokens, logits = jax.device_get(both({"backbone": params}, Tokens(ids, mask, weight)))
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    wanted = -np.mean(
+        [log_p[b, t - 1, ids[b, t]] for b, t in zip(*np.nonzero(weight), strict=True)]
+    )
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert tokens == 4
+
+
+# ------------------------------------------------------------------------------------------------- the script
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """LoRA with bucketed batches, samples, early stopping and a merged model, at once."""
+    out = tmp_path_factory.mktemp("lora")
+    cfg = config_of(
+        folder, out, method="lora", merge=True, batching="bucketed", buckets=(16, 32), accum=2,
+        lora_dropout=0.1, loop=dataclasses.replace(LOOP, patience=5),
+        samples=SampleConfig(every=3, new=4, count=2),
+    )  # fmt: skip
+    return cfg, out, sft.main(cfg)
+
+
+def test_lora_learns_and_leaves_adapter_peft_model_and_samples(run, folder):
+    _, out, told = run
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    nll = [row["held_nll"] for row in rows if row["kind"] == "eval"]
+    assert told["held_nll"] == min(nll) < nll[0]
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in samples] == [3, 3, 6, 6]
+    assert all(s["prompt"].endswith("?") for s in samples)
+    facts = checkpoint.load_facts(out / "adapter")
+    assert facts["base_hash"] == base_hash(folder / "model") and facts["stage"] == "sft"
+    assert facts["held_nll"] == told["held_nll"]
+    assert (out / "peft" / "adapter_config.json").is_file()
+
+
+def test_adapter_peft_and_merged_model_say_the_same(run, folder):
+    _, out, told = run
+    ids = jnp.array(np.random.default_rng(3).integers(4, 300, (2, 9)))
+    said = {}
+    for name, source in {
+        "adapter": out / "adapter",
+        "peft": out / "peft",
+        "merged": out / "model",
+    }.items():
+        tuned = load_tuned(source)
+        assert ("delta" in tuned.tree) == (name != "merged")
+        say = jax.jit(
+            lambda tree, tuned=tuned: tuned.lm.outputs(tree, Tokens(ids, ids >= 0)).logits
+        )
+        said[name] = np.asarray(say(tuned.tree))
+    for name in ("peft", "merged"):
+        np.testing.assert_allclose(said[name], said["adapter"], atol=1e-4)
+    assert told["best_step"] == checkpoint.load_facts(out / "adapter")["step"]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(run):
+    cfg, out, _ = run
+    before = checkpoint.load_params(out / "adapter")
+    told = sft.main(dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, steps=6)))
+    after = checkpoint.load_params(out / "adapter")
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert told["best_step"] in (3, 6)
+
+
+METHODS = [name for name in deltas.METHODS if name != "lora"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_by_config_alone(method, folder, tmp_path):
+    lr = {"full": 1e-3, "prompt": 0.3, "prefix": 0.3, "norm": 0.1, "ia3": 0.1, "attn_bias": 0.3}
+    cfg = config_of(
+        folder, tmp_path, method=method, opt=OptConfig(lr=lr.get(method, 2e-2)),
+        loop=dataclasses.replace(LOOP, steps=12),
+    )  # fmt: skip
+    told = sft.main(cfg)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    tuned = load_tuned(tmp_path / ("model" if method == "full" else "adapter"))
+    _, held = sft.read(cfg)
+    again = sft.held_out_nll(tuned, sft.encode(tuned, held, cfg, "held"), cfg)(tuned.tree)
+    assert again["held_nll"] == pytest.approx(told["held_nll"], rel=1e-4)
+    assert (tmp_path / "peft").exists() == (method in ("rslora", "dora", "prompt", "ia3"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_lora_through_a_quantised_backbone_in_bf16(kind, folder, tmp_path):
+    cfg = config_of(
+        folder, tmp_path, quantise=kind, dtype="bfloat16", frozen_dtype="bfloat16", merge=True
+    )
+    assert np.isfinite(sft.main(cfg)["held_nll"])
+    tuned = load_tuned(tmp_path / "adapter", quantise=kind)
+    assert tuned.base_hash == base_hash(folder / "model")
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quantise": "nf4", "method": "full"}, "has no gradient"),
+        ({"quantise": "int8", "train": "backbone/.*|delta"}, "has no gradient"),
+        ({"method": "lorra"}, "no tuning method 'lorra'"),
+        ({"method": "prefix", "merge": True}, "folded into weights"),
+        ({"samples": SampleConfig(every=2)}, "multiple of loop.eval_every"),
+        ({"frozen_dtype": "bfloat16", "method": "full"}, "stays frozen"),
+        ({"data": ("nowhere.jsonl",)}, "no file here"),
+        ({"strict": True}, r"rows\.jsonl:21: lacks"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(changes, said, folder, tmp_path):
+    cfg = config_of(folder, tmp_path, **changes)
+    with pytest.raises(RunError, match=said):
+        sft.check(cfg)
+        sft.read(cfg)
+
+
+def test_a_rule_that_trains_nothing_is_refused(params):
+    with pytest.raises(RunError, match="matches no parameter"):
+        sft.parts({"backbone": jax.device_get(params), "delta": lively()}, "backbone/stack_9/.*")
+
+
+def test_an_adapter_on_another_base_is_refused(run, folder, tmp_path, params):
+    _, out, _ = run
+    moved = jax.tree.map(lambda x: np.asarray(x) * 1.01, params)
+    hub.save(tmp_path / "other", CFG, moved)
+    (tmp_path / "other" / "tokenizer.json").write_bytes(
+        (folder / "model" / "tokenizer.json").read_bytes()
+    )
+    with pytest.raises(BaseMismatch, match="trained on the base"):
+        load_tuned(tmp_path / "other", out / "adapter")
+
+
+def test_batches_of_all_three_kinds_give_the_same_total_loss(params):
+    """An epoch's summed loss: what is learned does not depend on how rows are laid out."""
+    rng = np.random.default_rng(5)
+    sizes = rng.integers(4, 16, 12)
+    examples = [Example(rng.integers(4, 300, n).tolist(), [0.0] + [1.0] * (n - 1)) for n in sizes]
+    loss, weigh = objectives.sft(TunedLM(Decoder(CFG)))
+
+    @jax.jit
+    def total(batch):
+        weight = weigh(batch)
+        return loss({"backbone": params}, {}, None, batch, weight, None)[0] * weight["tokens"]
+
+    sums = {}
+    for how in ("padded", "bucketed", "packed"):
+        made = batches(examples, how, length=16, rows=1, buckets=(8, 16))
+        state, sums[how] = made.source.init(), 0.0
+        while int(state["epoch"]) == 0:
+            batch, state = made.source(0, None, state)
+            sums[how] += float(total(batch))
+    assert sums["padded"] == pytest.approx(sums["packed"], rel=1e-5)
+    assert sums["padded"] == pytest.approx(sums["bucketed"], rel=1e-5)
