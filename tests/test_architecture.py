@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "configs")
 FLOORS = [
     "types config",
-    "structs sites delta quant tables mesh checkpoint log metrics ranking results losses data",
+    "structs sites delta quant tables mesh checkpoint log metrics text_metrics detection calibration "
+    "ranking results losses data",
     "nn training retrieval people",
     "models hub dialogue twin",
     "objectives recommenders serve",

@@ -1,0 +1,26 @@
+"""Abuse in chats with bots, as each of ConvAbuse's eight judges sees it (Cercas Curry 2021; LeWiDi's published split).
+
+JAXREC_DATA=... python -m train.policy configs/policy_convabuse.py
+JAXREC_DATA=... python -m eval.policy --model runs/policy_convabuse
+"""
+
+from jaxrec.data.policy_sets import PolicySetConfig
+from jaxrec.models.policy import PolicyHeadConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.policy import PolicyConfig, ReadingConfig
+
+config = PolicyConfig(
+    data=PolicySetConfig(
+        kind="convabuse",
+        files=tuple(
+            f"lewidi/LeWiDi_2-2023__ConvAbuse_{part}.json.gz" for part in ("train", "dev", "test")
+        ),
+    ),
+    reading=ReadingConfig(layers=(-2, -1), limit=64),
+    head=PolicyHeadConfig(d_p=16, width=64),
+    profile="table",
+    opt=OptConfig(lr=1e-3, weight_decay=0.3, warmup=20),
+    loop=LoopConfig(steps=800, eval_every=50, monitor="valid_nll", patience=4),
+    out="runs/policy_convabuse",
+)
