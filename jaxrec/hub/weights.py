@@ -89,7 +89,9 @@ def load(
         for path, leaf in flat.items():
             tensors.check(path, sources[path], leaf.shape)
         arrays = {
-            path: _read(tensors, path, sources[path], leaf.shape, param_dtype, placed.get(path))
+            path: read_array(
+                tensors, path, sources[path], leaf.shape, param_dtype, placed.get(path)
+            )
             for path, leaf in flat.items()
         }
     return cfg, unflatten_dict(arrays, sep="/")
@@ -113,9 +115,10 @@ def _name(path: str, family: str) -> str:
     return NAMES[family][path]
 
 
-def _read(
-    tensors: "Tensors", path: str, names: list[str], shape: tuple, dtype: Any, sharding: Any
+def read_array(
+    tensors: "Tensors", path: str, names: list[str], shape: tuple, dtype: Any, sharding: Any = None
 ) -> jax.Array:
+    """The parameter at our path, of all layers of its stack; dtype: that of the file when None."""
     stacked, turn = path.startswith("stack_"), transposed(path)
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -153,6 +156,10 @@ class Tensors:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the files go, and with them the memory that their pages take; the next read opens them again."""
         self._open.clear()
 
     def check(self, path: str, names: list[str], shape: tuple[int, ...]) -> None:
