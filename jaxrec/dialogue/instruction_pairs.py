@@ -2,7 +2,8 @@
 
     python -m jaxrec.dialogue.instruction_pairs --out runs/genrec/pairs       ML-100K, gift cards, XRec
     python -m jaxrec.dialogue.instruction_pairs --limit 4000 --out OUT        of each set so many
-    python -m jaxrec.dialogue.instruction_pairs --count 1100000               counts and times, writes nothing
+    python -m jaxrec.dialogue.instruction_pairs --count 1100000 --templates rating/2 rating/1
+                                                                              counts and times, writes nothing
 
 Streamed: a pair is made, compared by 8 bytes of its hash with those before it, and written to OUT/PART-00000.jsonl.gz.
 People are split by the hash of their names into train, valid and test, so nobody is in two of them.
@@ -49,7 +50,7 @@ class PairsConfig:
 
     sets: tuple[str, ...] = ("ml-100k", "amazon18-gift-cards", "amazon18-minionerec-industrial")
     xrec: bool = True
-    template: Template = "rating/2"
+    templates: tuple[Template, ...] = ("rating/2",)  # a pair of each event in each of them
     personas: PersonasConfig = PersonasConfig(restarts=3)
     width: int = 32  # of the vectors by which people are clustered
     limit: int = 0
@@ -118,13 +119,17 @@ def rows(cfg: PairsConfig) -> Iterator[Row]:
     if cfg.xrec:
         yield from explained_rows()
     for name in cfg.sets:
-        yield from rated_rows(read(DataConfig(name)), cfg)
+        data = read(DataConfig(name))
+        for template in cfg.templates:
+            yield from rated_rows(data, cfg, template)
 
 
 # ---------------------------------------------------------------------------------- ratings
 
 
-def rated_rows(data: InteractionSet, cfg: PairsConfig) -> Iterator[Row]:
+def rated_rows(
+    data: InteractionSet, cfg: PairsConfig, template: Template = "rating/2"
+) -> Iterator[Row]:
     """A pair for each event of a data set, in its order, or for `limit` of them. Raises ConfigError without titles."""
     if data.items.title is None:
         raise ConfigError(f"{data.name} has no titles: there is nothing to explain by their names")
@@ -144,7 +149,7 @@ def rated_rows(data: InteractionSet, cfg: PairsConfig) -> Iterator[Row]:
         named = [*met, *(word for word in person.keywords if word not in met)][:NAMED]
         yield {
             "prompt": rating_prompt(
-                person.persona, item.title, item.category, rating, item.features, cfg.template
+                person.persona, item.title, item.category, rating, item.features, template
             ),
             "completion": rating_response(rating, named, item.category, item.features[:NAMED]),
             "rating": rating,

@@ -105,6 +105,18 @@ def rating_response(
     )
 
 
+def template_reason(
+    title: str, interests: Sequence[str], category: str, features: Sequence[str]
+) -> str:
+    """The reason that needs no model, in the words of GenRec's data flow; it tells nothing but what it was given."""
+    reason = f"You might enjoy {_needed('title', title)}"
+    if interests:
+        reason += f" because it matches your interest in {one_line(listed(interests[:3]))}"
+    kind, told = one_line(category), one_line(listed(features[:3]))
+    offer = " with ".join(part for part in (kind and f"a choice of {kind}", told) if part)
+    return f"{reason}: {offer}." if offer else f"{reason}."
+
+
 def listed(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))

@@ -1,0 +1,102 @@
+"""ROUGE-L, greedy matching and distinct-n by hand and against the reference package; claims against a catalogue."""
+
+import random
+
+import numpy as np
+import pytest
+
+from jaxrec import text_metrics
+from jaxrec.text_metrics import Catalogue, distinct_n, main_title, rouge_l, soft_match
+
+
+def test_rouge_l_by_hand():
+    # Lin 2004: "police killed the gunman" against "police kill the gunman": three of four words in order
+    assert rouge_l("police kill the gunman", "police killed the gunman") == pytest.approx(
+        [0.75] * 3
+    )
+    assert rouge_l("the gunman kill police", "police killed the gunman").f1 == pytest.approx(0.5)
+    precision, recall, f1 = rouge_l("a b", "a x b y")
+    assert (precision, recall) == (1.0, 0.5) and f1 == pytest.approx(2 / 3)
+    assert rouge_l("", "a") == (0, 0, 0) and rouge_l("!", "?") == (0, 0, 0)
+
+
+def test_rouge_l_is_the_packages():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
+    theirs = scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    draw = random.Random(0)
+    for _ in range(50):
+        a, b = (" ".join(draw.choices("the a cat's sat on-a mat, It 7".split(), k=9)) for _ in "ab")
+        told = theirs.score(b, a)["rougeL"]
+        assert rouge_l(a, b) == pytest.approx((told.precision, told.recall, told.fmeasure))
+
+
+def test_soft_match_by_hand():
+    a = np.array([[1.0, 0.0], [0.0, 2.0]])
+    b = np.array([[3.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+    precision, recall, f1 = soft_match(a, b)
+    half = np.sqrt(0.5)
+    assert precision == pytest.approx((1 + half) / 2)
+    assert recall == pytest.approx((1 + half + 0) / 3)
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
+    assert soft_match(a, a) == pytest.approx((1, 1, 1))
+    assert soft_match(a[:0], b) == (0, 0, 0)
+
+
+def test_soft_matches_embeds_all_texts_at_once():
+    calls = []
+
+    def embed(texts):
+        calls.append(list(texts))
+        return [np.eye(4)[[len(w) % 4 for w in t.split()]] for t in texts]
+
+    found = text_metrics.soft_matches(["a bb", "ccc"], ["a bb", "d"], embed)
+    assert calls == [["a bb", "ccc", "a bb", "d"]]
+    assert [m.f1 for m in found] == pytest.approx([1, 0])
+    with pytest.raises(ValueError, match="2 candidates for 1"):
+        text_metrics.soft_matches(["a", "b"], ["a"], embed)
+
+
+def test_distinct_n():
+    assert distinct_n(["a b a b"], 1) == 0.5
+    assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    assert distinct_n(["a b", "a b"], 2) == 0.5
+    assert distinct_n(["a"], 2) == 0
+
+
+def test_main_titles():
+    assert main_title("High Voltage (Fever)") == "High Voltage"
+    assert main_title("Wedding Night: A Novel") == "Wedding Night"
+    assert main_title("Fugitive, The (1993)") == "The Fugitive"
+    assert main_title("(2)") == "(2)"
+
+
+CATALOGUE = Catalogue(
+    ["Blue Train (1957)", "Kind of Blue", "Giant Steps", "Blue"],
+    [["Jazz", "the Prestige brand", "1957"], ["Jazz", "1959"], ["Rock"], ["Folk Music"]],
+)
+
+
+def check(text, persona=("soul", "rock")):
+    return CATALOGUE.check(text, "Blue Train (1957)", ["Jazz", "1957"], persona)
+
+
+def test_the_right_item_and_its_attributes():
+    said = check("Blue Train is jazz from 1957, for those who like soul.")
+    assert said.named and not said.others and not said.false
+    assert said.true == ("Jazz", "1957")
+    assert said.persona == ("soul",)
+
+
+def test_another_item_and_what_is_not_true_of_this_one():
+    said = check("You will love KIND of Blue, folk music from 1959")
+    assert not said.named
+    assert said.others == ("kind of blue",)
+    assert set(said.false) == {"folk music", "1959"}
+
+
+def test_what_is_no_claim():
+    # the persona likes rock; "blue" alone is a word; a title inside one's own is one's own
+    said = check("Since you like rock, Blue Train may suit a blue evening")
+    assert said.named and not said.others and not said.false
+    assert check("Rock!", persona=()).false == ("rock",)
+    assert not check("").named
