@@ -16,12 +16,15 @@ from jaxrec.objectives.personal import (
     retrofit,
     universal,
 )
+from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, grpo, ppo
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.objectives.sft import sft
 
 __all__ = [
+    "GrpoLoss",
     "Objective",
+    "PpoLoss",
     "RatingDecay",
     "RetrofitParts",
     "RetrofitWeights",
@@ -32,8 +35,10 @@ __all__ = [
     "deepmf",
     "deepmf_tables",
     "generative_rec",
+    "grpo",
     "personalize",
     "personalize_delta",
+    "ppo",
     "pretrain",
     "retrofit",
     "semantic_id",

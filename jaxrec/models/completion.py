@@ -1,0 +1,107 @@
+"""Floor 3: a tuned decoder writes: prompts in, sampled continuations out, by the cached decoder.
+
+On a CPU the decoder is cut between all layers first (a scan would copy each layer's weights at every token); of a
+backbone that stays the same from call to call that is done once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+from jaxtyping import PyTree
+
+from jaxrec import delta as deltas
+from jaxrec.nn.decoder import DecoderConfig
+from jaxrec.nn.generate import Generated, backbone_generator
+from jaxrec.nn.sampling import sampling
+from jaxrec.nn.stack import every_layer, recut, stack_sizes
+from jaxrec.structs import Delta
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionConfig:
+    """How a continuation is sampled. The defaults are GenRec's (phase 4)."""
+
+    max_new: int = 60
+    temperature: float = 0.7  # 0: the most probable token
+    top_p: float = 0.9
+    repetition: float = 1.2
+    stop: tuple[str, ...] = ("\n", ".", "!")  # a text ends before the first of them
+
+    def __post_init__(self):
+        if self.max_new < 1:
+            raise ValueError(f"completion: max_new {self.max_new} is not positive")
+
+
+class Completion:
+    """Continues prompts with a decoder's tree {"backbone", "delta"?}; its compiled programs are kept.
+
+    eos: ids that end a text. text_of: ids -> text, for the stop strings. longest: prompt tokens to make room for, so
+    that all calls with as many prompts share their programs.
+    """
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        how: CompletionConfig,
+        *,
+        eos: Sequence[int],
+        text_of: Callable[[Sequence[int]], str],
+        longest: int = 1,
+    ):
+        self.how, self.text_of, self.longest = how, text_of, longest
+        on_cpu = jax.default_backend() == "cpu"
+        self._trained = cfg
+        self._serving = dataclasses.replace(cfg, cuts=every_layer(cfg)) if on_cpu else cfg
+        self._generator = backbone_generator(self._serving, eos=eos)
+        self._cut: tuple[PyTree, PyTree] | None = None  # a backbone, and the same cut for serving
+        sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (cfg, self._serving)]
+        self._recut = jax.jit(lambda params: recut(params, cfg, self._serving))
+        self._restack = jax.jit(lambda delta: deltas.restack(delta, *sizes))
+
+    def __call__(self, tree: PyTree, prompts: Sequence[Sequence[int]], seed: int) -> Generated:
+        """A continuation of each prompt; row i draws by seed + i. `ids` are without the end token, `texts` are cut
+        before a stop string. Raises ValueError for a prompt that is empty or too long for the model."""
+        return self._generator(
+            (self._backbone(tree["backbone"]), self._delta(tree.get("delta"))),
+            prompts,
+            self._sampling(len(prompts), seed),
+            stop=self.how.stop,
+            text_of=self.text_of,
+            at_least=self.longest,
+        )
+
+    def _sampling(self, rows: int, seed: int):
+        h = self.how
+        return sampling(
+            rows,
+            temperature=h.temperature,
+            top_p=h.top_p,
+            repetition=h.repetition,
+            max_new=h.max_new,
+            seed=seed,
+        )
+
+    def _backbone(self, params: PyTree) -> PyTree:
+        if self._trained == self._serving:
+            return params
+        if self._cut is None or not _same(self._cut[0], params):
+            self._cut = params, self._recut(params)
+        return self._cut[1]
+
+    def _delta(self, delta: Delta | None) -> Delta | None:
+        if delta is None or self._trained == self._serving:
+            return delta
+        return self._restack(delta)
+
+
+def written_ids(out: Generated) -> list[list[int]]:
+    """What each row chose, its end token included: what a policy is trained on."""
+    ends = out.end or [None] * len(out.ids)
+    return [ids if end is None else [*ids, end] for ids, end in zip(out.ids, ends, strict=True)]
+
+
+def _same(a: PyTree, b: PyTree) -> bool:
+    """Whether two trees are the same arrays (not: equal ones)."""
+    first, second = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(first) == len(second) and all(x is y for x, y in zip(first, second, strict=True))
