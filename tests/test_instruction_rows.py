@@ -68,14 +68,15 @@ def said(chat, example):
 # ------------------------------------------------------------------------------------------------ formats
 
 
-@pytest.mark.parametrize("kind", ["own", "template", "plain"])
+@pytest.mark.parametrize("kind", ["own", "own plain", "template", "plain"])
 def test_only_answers_are_learned_and_the_opening_is_how_the_example_begins(kind, own, qwen):
-    chat = {"own": own, "template": TemplateChat(qwen), "plain": PlainChat(qwen)}[kind]
+    formats = {"own": own, "template": TemplateChat(qwen), "plain": PlainChat(qwen)}
+    chat = formats.get(kind) or OwnChat(own.tok, plain=True)
     last, every = chat.example(LONGER), chat.example(LONGER, learn="all")
     assert last.ids == every.ids and last.loss[0] == every.loss[0] == 0
     assert said(chat, last) == "No, never."
-    if kind == "plain":
-        assert said(chat, every).split("\n")[0] == "Yes, until six.No, never."
+    if "plain" in kind:
+        assert said(chat, every) == "Yes, until six.\nNo, never."
     else:
         assert said(chat, every) == "Yes, until six.No, never."
     opening = chat.opening(LONGER[:-1])
@@ -105,11 +106,12 @@ def test_a_template_that_rewrites_earlier_answers_is_told(tmp_path, tok):
         chat.example(LONGER, learn="some")
 
 
-def test_plain_prompt_and_completion_meet_without_anything_between(qwen):
-    chat = PlainChat(qwen)
-    example = chat.example((("user", "x opens"), ("assistant", " at 7.")))
-    assert chat.decode(example.ids) == "x opens at 7."
-    assert example.ids[0] == qwen.bos_id and example.ids[-1] == qwen.eos_ids[0]
+def test_plain_prompt_and_completion_meet_without_anything_between(qwen, own):
+    for chat in (PlainChat(qwen), OwnChat(own.tok, plain=True)):
+        example = chat.example((("user", "x opens"), ("assistant", " at 7.")))
+        assert chat.decode(example.ids) == "x opens at 7."
+        assert example.ids[0] == qwen.bos_id and example.ids[-1] == chat.eos_ids[0]
+        assert chat.opening((("user", "x opens"),)) == example.ids[: example.loss.index(1.0)]
 
 
 # ------------------------------------------------------------------------------------------------ reading

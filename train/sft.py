@@ -54,6 +54,7 @@ class SftConfig:
         str, ...
     ] = ()  # held-out instructions; each `hold_out_every`-th of `data` when empty
     hold_out_every: int = 20
+    plain: bool = False  # no chat template: <bos> prompt completion <eos>, as they stand
     strict: bool = False  # the first malformed row stops
     method: str = "lora"  # full, lora, rslora, dora, adapter, adapter_mlp, prefix, prompt, ia3, norm, attn_bias
     delta: DeltaConfig = DeltaConfig()  # sizes of one's own, several kinds at once
@@ -157,7 +158,8 @@ def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> tuple[Tuned, DeltaConfi
     """The loaded base with the Delta that is to be trained, and what that Delta is."""
     tuned = load_tuned(
         cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, cuts=cfg.cuts,
-        param_dtype=cfg.frozen_dtype or None, dtype=cfg.dtype, remat=cfg.remat,
+        param_dtype=cfg.frozen_dtype or None, plain=cfg.plain or None, dtype=cfg.dtype,
+        remat=cfg.remat,
     )  # fmt: skip
     if cfg.adapter:
         return tuned, tuned.spec
@@ -253,7 +255,9 @@ def save(
         base = str(out / "model")
     if "delta" not in tree:
         return
-    save_tuned(out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, facts=facts)
+    save_tuned(
+        out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, plain=cfg.plain, facts=facts
+    )
     if not hasattr(hub, "save_peft"):
         return
     try:

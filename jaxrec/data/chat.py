@@ -43,9 +43,13 @@ class ChatFormat(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OwnChat:
-    """The chat format of a tokenizer that this project trained (`data.text`)."""
+    """The chat format of a tokenizer that this project trained (`data.text`).
+
+    plain: no marks of who speaks. <bos> prompt completion <eos>, as `PlainChat` writes it.
+    """
 
     tok: text.Tokenizer
+    plain: bool = False
 
     @property
     def pad_id(self) -> int:
@@ -62,11 +66,23 @@ class OwnChat:
     def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
         """As `ChatFormat.example`."""
         _check(messages, learn)
-        return text.dialogue(self.tok, messages, learn=learn)
+        if not self.plain:
+            return text.dialogue(self.tok, messages, learn=learn)
+        ids, loss = [self.tok.special["<bos>"]], [0.0]
+        for i, said in enumerate(_plainly(messages)):
+            own = self.tok.encode(said)
+            learned = messages[i][0] == "assistant" and (learn == "all" or i == len(messages) - 1)
+            ids, loss = ids + own, loss + [float(learned)] * len(own)
+        return Example([*ids, *self.eos_ids], [*loss, 1.0])
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
-        return text.prompt(self.tok, messages)
+        if not self.plain:
+            return text.prompt(self.tok, messages)
+        ids = [self.tok.special["<bos>"]]
+        for said in _plainly([*messages, ("assistant", "")]):
+            ids += self.tok.encode(said)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """As `ChatFormat.decode`."""
@@ -175,9 +191,8 @@ class PlainChat:
         """As `ChatFormat.example`."""
         _check(messages, learn)
         whole, spans = "", []
-        for i, (role, said) in enumerate(messages):
-            whole += "\n" if i and not (i == 1 and len(messages) == 2) else ""
-            if role == "assistant" and (learn == "all" or i == len(messages) - 1):
+        for i, said in enumerate(_plainly(messages)):
+            if messages[i][0] == "assistant" and (learn == "all" or i == len(messages) - 1):
                 spans.append((len(whole), len(whole) + len(said)))
             whole += said
         ids, places = self.tok.encode_spans(whole)
@@ -190,8 +205,7 @@ class PlainChat:
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
-        several = len(messages) > 1
-        whole = "\n".join(said for _, said in messages) + ("\n" if several else "")
+        whole = "".join(_plainly([*messages, ("assistant", "")]))
         first = [] if self.tok.bos_id is None else [self.tok.bos_id]
         return [*first, *self.tok.encode_spans(whole)[0]]
 
@@ -205,6 +219,13 @@ def _check(messages: Sequence[Message], learn: str) -> None:
         raise ChatError(f"learn={learn!r}: all of the assistant's answers, or the last?")
     if not messages or messages[-1][0] != "assistant":
         raise ChatError("a conversation to learn from ends with what the assistant says")
+
+
+def _plainly(messages: Sequence[Message]) -> list[str]:
+    """What is said, with the line breaks between: none where there is but a prompt and its completion."""
+    if len(messages) == 2:
+        return [said for _, said in messages]
+    return [said if i == len(messages) - 1 else f"{said}\n" for i, (_, said) in enumerate(messages)]
 
 
 def _hf_role(role: str) -> str:

@@ -77,6 +77,7 @@ def load_tuned(
     quantise: str = "",
     param_dtype: Any = None,
     cuts: tuple[int, ...] | None = None,
+    plain: bool | None = None,
     **changes: Any,
 ) -> Tuned:
     """A model as one tree, from where it lies.
@@ -84,7 +85,8 @@ def load_tuned(
     source: a Hugging Face folder or hub id; or an adapter's folder, whose base is then found by itself. adapter: a
     folder of ours (`save_tuned`) or of HF PEFT, on top of `source`. quantise: "nf4" or "int8" weights for the
     backbone. cuts: of the layers into stacks; as the adapter's, or none, when None. changes: fields of the
-    DecoderConfig (`dtype="bfloat16"`, `remat="full"`). With `devices` everything is placed on that mesh.
+    DecoderConfig (`dtype="bfloat16"`, `remat="full"`). plain: no chat template, as `PlainChat`; as the adapter was
+    trained when None. With `devices` everything is placed on that mesh.
     Raises BaseMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
     """
     source = str(source)
@@ -103,7 +105,7 @@ def load_tuned(
     own_cuts = tuple(facts.get("cuts", ()))
     changes |= {"cuts": own_cuts if cuts is None else cuts}
     cfg, params = _backbone(source, devices, quantise, param_dtype, changes)
-    chat = chat_of(folder)
+    chat = chat_of(folder, bool(facts.get("plain", False)) if plain is None else plain)
     check_vocabulary(chat.size, cfg)
     tree: dict[str, PyTree] = {"backbone": params}
     spec = DeltaConfig()
@@ -138,13 +140,16 @@ def base_of(adapter: str | Path) -> str:
     return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
 
 
-def chat_of(folder: str | Path) -> ChatFormat:
-    """How the model of a folder writes conversations: by its template, in our own format, or plainly."""
+def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
+    """How the model of a folder writes conversations: by its template, in our own format, or plainly.
+
+    plain: a prompt and its completion as they stand, whatever the model could.
+    """
     tok = Tokenizer(folder)
-    if tok.has_template:
+    if tok.has_template and not plain:
         return TemplateChat(tok)
     try:
-        return OwnChat(text.Tokenizer.load(Path(folder) / "tokenizer.json"))
+        return OwnChat(text.Tokenizer.load(Path(folder) / "tokenizer.json"), plain)
     except text.TextError:
         return PlainChat(tok)
 
@@ -182,12 +187,14 @@ def save_tuned(
     base: str,
     spec: DeltaConfig,
     hashed: str = "",
+    plain: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes every part of `tree` but the backbone, replacing what was there.
 
     base: where the backbone came from (a folder or a hub id); hashed: its `base_hash`, read where not given.
-    spec: the DeltaConfig of tree["delta"]. facts: more for facts.json (the stage, the step, a score).
+    spec: the DeltaConfig of tree["delta"]. plain: it was trained without a chat template.
+    facts: more for facts.json (the stage, the step, a score).
     """
     folder = Path(folder)
     parts = {name: part for name, part in tree.items() if name != "backbone"}
@@ -200,6 +207,7 @@ def save_tuned(
         "base_hash": hashed or base_hash(base),
         "delta": config.to_dict(spec),
         "cuts": cfg.cuts,
+        "plain": plain,
         **(facts or {}),
     }
     checkpoint.save_params(folder, parts, told)

@@ -11,7 +11,8 @@ import optax
 
 from jaxrec.mesh import path_of
 
-_NO_DECAY = r"(^|/)(bias|scale|gate|p)$|norm"
+# scale_NB, a LoRA's alpha / rank, is a constant of its layout
+_NO_DECAY = r"(^|/)(bias|scale|scale_NB|gate|p)$|norm"
 
 
 @dataclasses.dataclass(frozen=True)
