@@ -2,8 +2,9 @@
 
     python -m eval.deepmf_scale configs/deepmf_scale.py
 
-About two minutes and 3 GB on two idle cores (projected from the step's speed with 60,000 people); dense Adam's time for
-all epochs is extrapolated from six steps.
+Two minutes and 2.7 GB on two cores: 679,000 interactions a second, all five epochs of 5.4 million in 39 s, RMSE .851 on
+the held-out fifth (the mean: 1.066). Dense Adam makes 4,300 a second in 3.1 GB (159 times slower); its time for
+all epochs is extrapolated from seven steps.
 """
 
 from eval.deepmf_scale import DeepMFScale

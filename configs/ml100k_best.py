@@ -1,8 +1,8 @@
 """The best DeepMF variants on ML-100K, random 5-fold: biases, dot product, features; with and without times.
 
-    python -m eval.recommend_rating configs/ml100k_best.py
+    python -m eval.recommend_rating configs/ml100k_best.py --seeds 0
 
-About twenty minutes on two idle cores for three seeds (projected from single fits). The bar is Surprise's SVD, .9355.
+Six minutes on two cores for one seed: RMSE .8963 (Surprise's SVD: .9355), .8798 with the ratings' times.
 Widths, rates and L2 were chosen on a validation part cut at random from u1.base (so ratings that are some fold's test
 were seen then); epochs are chosen per fold on a tenth of its training ratings.
 """
