@@ -83,7 +83,7 @@ class Tokenizer:
         messages: {"role", "content"} in order. more: further variables of the template.
         Raises ValueError when the model has no template or the template refuses the messages.
         """
-        template = self._template()
+        template = self.template()
         if template is None:
             raise ValueError(f"{self.folder} has no chat template")
         from jinja2.exceptions import TemplateError
@@ -102,9 +102,10 @@ class Tokenizer:
     @property
     def has_template(self) -> bool:
         """Whether the model brings a chat template."""
-        return self._template() is not None
+        return self.template() is not None
 
-    def _template(self) -> str | None:
+    def template(self) -> str | None:
+        """The chat template of the folder, or None."""
         path = self.folder / "chat_template.jinja"
         if path.is_file():
             return path.read_text()
