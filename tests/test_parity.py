@@ -43,7 +43,7 @@ ENCODERS = {
 }
 
 
-def _saved(family: str, options: dict, folder) -> torch.nn.Module:
+def saved(family: str, options: dict, folder) -> torch.nn.Module:
     """A random model of the family, every weight (norms and biases too) away from its default, in `folder`."""
     options = SMALL | options
     rope = dict(options.pop("rope_scaling", None) or {"rope_type": "default"})
@@ -87,7 +87,7 @@ def _positions(mask: np.ndarray) -> torch.Tensor:
 @pytest.fixture(scope="module", params=DECODERS)
 def decoder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    model = _saved(*DECODERS[request.param], folder)
+    model = saved(*DECODERS[request.param], folder)
     return model, folder, *hub.load(folder)
 
 
@@ -119,7 +119,7 @@ def test_saved_again_is_the_same_for_transformers(decoder, tmp_path):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoder_equals_transformers(name, tmp_path):
-    model = _saved(*ENCODERS[name], tmp_path)
+    model = saved(*ENCODERS[name], tmp_path)
     cfg, params = hub.load(tmp_path)
     every = tuple(range(cfg.layers + 1))
     run = jax.jit(lambda p, i, m: Encoder(cfg).apply({"params": p}, i, m, hidden=every).hidden)

@@ -13,22 +13,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxrec.delta.config import DeltaError
 from jaxrec.structs import Delta, Lora
 
 
 def column_norms(w: Any) -> Float[Array, " F"]:
-    """The length of each output column of a kernel [D, F], or of a quantised one that has `.column_squares()`.
-
-    Raises DeltaError for a quantised kernel that does not know them.
-    """
+    """The length of each output column of a kernel [D, F], f32; of a quantised one, which has `.rows()` [F, D]."""
     return jnp.sqrt(_column_squares(w))
 
 
 def column_gain(w: Any, lora: Lora) -> Float[Array, "_ F"]:
     """DoRA's factor |W| (1 + magnitude) / |W + s a b| for each row and output column of one layer, f32.
 
-    `w`: a kernel [D, F] or a quantised one with `.matmul(x)`. The leaves of `lora` are without N.
+    `w`: a kernel [D, F] or a quantised one with `.matmul(x)` and `.rows()`. The leaves of `lora` are without N.
     """
     a_BDR, b_BRF = lora.a_NBDR.astype(jnp.float32), lora.b_NBRF.astype(jnp.float32)
     rows, d, rank = a_BDR.shape
@@ -71,8 +67,6 @@ def settle(delta: Delta, params: PyTree, path_of: Callable[[str], Sequence[str]]
 
 
 def _column_squares(w: Any) -> Float[Array, " F"]:
-    if hasattr(w, "column_squares"):
-        return w.column_squares()
-    if hasattr(w, "matmul"):
-        raise DeltaError(f"DoRA cannot measure the columns of a {type(w).__name__}; use LoRA")
+    if hasattr(w, "rows"):
+        return jnp.square(w.rows()).sum(-1)
     return jnp.square(w.astype(jnp.float32)).sum(0)

@@ -97,5 +97,5 @@ def _one_row(leaf: Any) -> None:
 def _refuse_quantised(kernel: Any) -> None:
     if hasattr(kernel, "matmul"):
         raise ValueError(
-            f"a delta cannot be merged into a quantised kernel ({type(kernel).__name__}); load the model unquantised"
+            f"a delta cannot be merged into a quantised kernel ({type(kernel).__name__}); use quant.whole(params) first"
         )

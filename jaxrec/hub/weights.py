@@ -25,7 +25,14 @@ from jaxrec.nn.encoder import Encoder
 from jaxrec.nn.stack import stack_sizes
 
 SHARD_BYTES = 5 << 30
-_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_*")
+_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_*",
+)
 _FILES += ("vocab*", "merges.txt", "generation_config.json", "chat_template*", "sentence_*")
 
 
