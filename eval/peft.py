@@ -1,0 +1,228 @@
+"""Every PEFT method on customer-support intents and answers: quality, parameters, bytes, memory, time.
+
+    JAXREC_DATA=... python -m eval.peft configs/peft_small.py
+    JAXREC_DATA=... python -m eval.peft configs/peft_small.py --tasks bitext --methods lora dora --seeds 1
+
+All methods make the same steps over the same rows. Each one's learning rate is chosen on the validation part, by nats a
+token with seed 0, from its own short grid (`rates`); the test part is read once, with the chosen rate. Resumable row
+by row: what lies in OUT/rows is not made again. Writes RESULTS/TASK.json, RESULTS/TASK.png and RESULTS/counted.json:
+what the same methods train of a Llama-2-7B, and what the specifications claim.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eval.peft_counted import claims, counted
+from eval.peft_plot import plot
+from eval.peft_tasks import Task, task
+from eval.peft_training import UNTUNED, Method, Outcome, Sizes
+from jaxrec import config, mesh, results
+from jaxrec.checkpoint import fingerprint
+from jaxrec.config import RunError
+from jaxrec.models.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.nn.generate import backbone_generator
+
+METHODS = (
+    "none", "full", "lora", "rslora", "dora", "lora_nf4", "adapter", "adapter_mlp", "prefix", "prompt",
+    "ia3", "norm", "attn_bias",
+)  # fmt: skip
+RATES = {
+    "full": (1e-3, 3e-3, 1e-2),
+    "lora": (3e-3, 1e-2, 3e-2),
+    "rslora": (1e-3, 3e-3, 1e-2),
+    "dora": (3e-3, 1e-2, 3e-2),
+    "lora_nf4": (3e-3, 1e-2, 3e-2),
+    "adapter": (3e-3, 1e-2, 3e-2),
+    "adapter_mlp": (3e-3, 1e-2, 3e-2),
+    "prefix": (1e-2, 3e-2, 1e-1),
+    "prompt": (1e-2, 3e-2, 1e-1),
+    "ia3": (1e-2, 3e-2, 1e-1),
+    "norm": (1e-2, 3e-2, 1e-1),
+    "attn_bias": (1e-2, 3e-2, 1e-1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftConfig:
+    """A comparison of methods on one backbone."""
+
+    model: str = "runs/backbone_small/model"
+    tasks: tuple[str, ...] = ("bitext", "bank-faqs")
+    methods: tuple[str, ...] = METHODS
+    rates: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=lambda: dict(RATES))
+    seeds: int = 3
+    sizes: Sizes = Sizes()
+    memory: bool = True  # measure the peak in a child process
+    out: str = "runs/peft"  # rows, and the cache of compiled programs
+    results: str = "results/peft"
+
+
+def main(cfg: PeftConfig) -> list[dict[str, Any]]:
+    """All rows of all tasks; gives them back, too."""
+    if unknown := [m for m in cfg.methods if m not in METHODS]:
+        raise RunError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    if lacking := [m for m in cfg.methods if m != UNTUNED and not cfg.rates.get(m)]:
+        raise RunError(f"rates: no learning rate for {lacking[0]!r}")
+    cache = Path(cfg.out).absolute() / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    devices = mesh.make(devices=jax.devices()[:1])
+    base = load_tuned(cfg.model)
+    writer = backbone_generator(base.cfg, eos=base.chat.eos_ids)
+    results.write_results(
+        cfg.results, "peft_counted", counted(), claims=claims(), config={"shape": "Llama-2-7B"},
+        filename="counted.json", command="python -m eval.peft",
+    )  # fmt: skip
+    found = []
+    for name in cfg.tasks:
+        asked, began, rows = task(name), time.perf_counter(), []
+        print(f"{name}: {asked.facts()}", flush=True)
+        for i, method in enumerate(cfg.methods):
+            rows.append(row_of(cfg, method, base, asked, devices, writer, cache))
+            print(f"{name} {i + 1}/{len(cfg.methods)}  {said(rows[-1])}", flush=True)
+        wall = sum(row["wall_s"] for row in rows)
+        print(f"{name}: {time.perf_counter() - began:.0f} s now, {wall:.0f} s in all", flush=True)
+        results.print_table(rows)
+        results.write_results(
+            cfg.results, "peft", rows, config=config.to_dict(cfg), wall_s=wall, filename=f"{name}.json",
+            task=asked.facts() | {"measure": asked.measure}, backbone=backbone_facts(base),
+            command=f"python -m eval.peft configs/peft_small.py --tasks {name}",
+        )  # fmt: skip
+        plot(rows, name, asked.measure, Path(cfg.results) / f"{name}.png")
+        found += rows
+    return found
+
+
+def row_of(
+    cfg: PeftConfig, name: str, base: Tuned, asked: Task, devices: Any, writer: Any, cache: Path
+) -> dict[str, Any]:
+    """A method's row, from OUT/rows if it was made with the same settings already."""
+    key = {
+        "model": fingerprint(base.tree["backbone"]), "sizes": config.to_dict(cfg.sizes), "seeds": cfg.seeds,
+        "rates": list(cfg.rates.get(name, ())), "memory": cfg.memory,
+    }  # fmt: skip
+    path = Path(cfg.out) / "rows" / f"{asked.name}-{name}.json"
+    if path.is_file() and (saved := json.loads(path.read_text()))["key"] == key:
+        return saved["row"]
+    began = time.perf_counter()
+    method = Method(name, base, asked, cfg.sizes, devices, writer)
+    row = {"task": asked.name, "method": name, "parameters": method.parameters()}
+    whole = sum(x.size for x in jax.tree.leaves(base.tree["backbone"]))
+    row["percent"] = 100 * row["parameters"] / whole
+    row |= (
+        tuned_row(cfg, method)
+        if name != UNTUNED
+        else tested(method, {"backbone": base.tree["backbone"]})
+    )
+    if name != UNTUNED and cfg.memory:
+        row |= measured_memory(cfg, name, asked.name, cache)
+    row["wall_s"] = time.perf_counter() - began
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": key, "row": row}, indent=1) + "\n")
+    return row
+
+
+def tuned_row(cfg: PeftConfig, method: Method) -> dict[str, Any]:
+    """The learning rate chosen on the validation part, then all seeds on the test part."""
+    tried: dict[float, tuple[float, Outcome]] = {}
+    clock: list[float] = []
+    for rate in cfg.rates[method.name]:
+        outcome = method.train(rate, seed=0)
+        nll = method.score(outcome.tree, "valid")["nll"]
+        nll = nll if np.isfinite(nll) else float("inf")
+        tried[rate], clock = (nll, outcome), clock + outcome.step_s
+        print(
+            f"  {method.name} rate {rate:g}: valid {nll:.4f} nats, train {outcome.train_nll:.4f}",
+            flush=True,
+        )
+    rate = min(tried, key=lambda r: tried[r][0])
+    first = tried[rate][1]
+    scores = [tested(method, first.tree)]
+    for seed in range(1, cfg.seeds):
+        outcome = method.train(rate, seed)
+        clock += outcome.step_s
+        scores.append(tested(method, outcome.tree))
+    row: dict[str, Any] = {}
+    for measure in scores[0]:
+        values = [score[measure] for score in scores]
+        row[measure] = float(np.mean(values))
+        row[f"{measure}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    row |= {
+        "seeds": cfg.seeds, "rate": rate, "train_nll": first.train_nll,
+        "valid_nll": {str(r): nll for r, (nll, _) in tried.items()},
+        "bytes": saved_bytes(method, first.tree), "step_ms": 1e3 * float(np.median(clock)),
+    }  # fmt: skip
+    if method.task.measure == "rouge_l":
+        row |= {f"decode_{name}": ratio for name, ratio in method.overhead(first.tree).items()}
+    return row
+
+
+def tested(method: Method, tree: Any) -> dict[str, float]:
+    """Quality on the test part: nats a token, and answers right word for word or ROUGE-L."""
+    score = method.score(tree, "test")
+    if method.task.measure == "accuracy":
+        return {"accuracy": score["exact"], "nll": score["nll"]}
+    return {"rouge_l": method.rouge(tree), "nll": score["nll"]}
+
+
+def saved_bytes(method: Method, tree: Any) -> int:
+    """What the tuned part takes on disk: the adapter's parameters, or the model's safetensors."""
+    base = method.base
+    with tempfile.TemporaryDirectory() as folder:
+        if method.whole:
+            save_model(Path(folder) / "m", base.cfg, tree["backbone"], base.base)
+            return sum(p.stat().st_size for p in Path(folder).rglob("*.safetensors"))
+        save_tuned(
+            Path(folder) / "a",
+            tree,
+            cfg=base.cfg,
+            base=base.base,
+            spec=method.spec,
+            hashed=base.base_hash,
+        )
+        return sum(p.stat().st_size for p in (Path(folder) / "a").rglob("*") if p.is_file())
+
+
+def measured_memory(cfg: PeftConfig, method: str, name: str, cache: Path) -> dict[str, float]:
+    """`peak_mb`: the most a process that trains this way holds beyond Python, jax and the libraries."""
+    words = [sys.executable, "-m", "eval.peft_memory", "--model", cfg.model, "--task", name]
+    words += ["--method", method, "--cache", str(cache)]
+    words += ["--sizes", json.dumps(config.to_dict(cfg.sizes))]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
+    if done.returncode:
+        raise RunError(
+            f"the memory of {method} could not be measured: {done.stderr.strip()[-300:]}"
+        )
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {"peak_mb": told["peak_mb"] - told["idle_mb"]}
+
+
+def backbone_facts(base: Tuned) -> dict[str, Any]:
+    """What was tuned."""
+    size = sum(x.size for x in jax.tree.leaves(base.tree["backbone"]))
+    return {"source": base.base, "hash": base.base_hash, "parameters": size}
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """A row in a line."""
+    measure = "accuracy" if "accuracy" in row else "rouge_l"
+    return (
+        f"{row['method']}: {measure} {row[measure]:.4f}, {row['nll']:.4f} nats, {row['parameters']:,} parameters"
+        f" ({row['percent']:.2f} %), {row.get('step_ms', 0):.0f} ms a step, {row['wall_s']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    config.run(main, PeftConfig, __doc__)
