@@ -83,6 +83,33 @@ def read_thumbs(source: str, strict: bool = False) -> tuple[list[Thumb], Skipped
     return _read(source, strict, thumbs)
 
 
+def paired(thumbs: Sequence[Thumb]) -> list[Pair]:
+    """The pairs that `read_thumbs` took apart, again; single answers are left out."""
+    by_place: dict[tuple, dict[bool, Thumb]] = {}
+    for thumb in thumbs:
+        by_place.setdefault((thumb.where, thumb.prompt), {})[thumb.liked] = thumb
+    return [
+        Pair(
+            both[True].prompt, both[True].said, both[False].said, both[True].group, both[True].where
+        )
+        for both in by_place.values()
+        if len(both) == 2
+    ]
+
+
+def hold_out(rows: Sequence[Any], every: int) -> tuple[list, list]:
+    """(training, held out): each `every`-th prompt is held out with all its rows. Raises PairError if one is empty."""
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    apart = set(prompts[every - 1 :: every])
+    train = [row for row in rows if row.prompt not in apart]
+    held = [row for row in rows if row.prompt in apart]
+    if not train or not held:
+        raise PairError(
+            f"of {len(prompts)} prompts none would be left to {'train' if held else 'test'} on: hold_out_every={every}"
+        )
+    return train, held
+
+
 def _read(source: str, strict: bool, parse: Any) -> tuple[list, Skipped]:
     found, skipped = [], Skipped()
     for where, row in _rows(source):
@@ -169,6 +196,10 @@ def _conversation(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
     "\n\nHuman: ...\n\nAssistant: ...".
     """
     value = row[name]
+    if not isinstance(value, str | list):
+        raise TypeError(
+            f"{name}: a text or a list of messages is expected, not {type(value).__name__}"
+        )
     if isinstance(value, str) and "prompt" not in row:
         _, *parts = _SPEAKER.split(value)
         says = zip(parts[::2], parts[1::2], strict=True)

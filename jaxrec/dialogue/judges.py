@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxrec.config import RunError
 
@@ -22,11 +22,12 @@ class JudgeError(RunError, ValueError):
 
 
 class Choice(NamedTuple):
-    """A prompt and two answers to it."""
+    """A prompt and two answers to it; `turns` (role, text) where the prompt is a conversation."""
 
     prompt: str
     first: str
     second: str
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 class Preference(NamedTuple):
@@ -213,6 +214,30 @@ class LanguageJudge:
 # --------------------------------------------------------------------------------------------------- labelling
 
 
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """A judge by settings. `kind` "": nobody; "rule": the criteria below; "language": a model, asked by `template`."""
+
+    kind: Literal["", "rule", "language"] = ""
+    threshold: float = 0.2  # confidence below which a pair is dropped
+    words: tuple[int, int] = (15, 60)  # rule: the length band
+    required: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    copying: bool = True  # rule: words of one's own, and none repeated
+    template: str = TEMPLATE
+    length: int = 512  # tokens that the language model reads
+
+    def rule(self) -> RuleJudge:
+        """The rule judge of these settings: every criterion weighs the same."""
+        criteria = {"length": length_band(*self.words)}
+        criteria |= {"required": required(*self.required)} if self.required else {}
+        criteria |= {"forbidden": forbidden(*self.forbidden)} if self.forbidden else {}
+        criteria |= (
+            {"own words": own_words(), "repetition": no_repetition()} if self.copying else {}
+        )
+        return RuleJudge({name: (criterion, 1.0) for name, criterion in criteria.items()})
+
+
 def label(
     choices: Iterable[Choice],
     judge: Judge,
@@ -262,8 +287,9 @@ def _row(choice: Choice, said: Preference, threshold: float, counts: Counter) ->
     counts["written"] += 1
     counts["second"] += said.preferred
     answers = (choice.first, choice.second)
+    turns = [{"role": role, "content": said} for role, said in choice.turns]
     return {
-        "prompt": choice.prompt,
+        "prompt": turns or choice.prompt,
         "chosen": answers[said.preferred],
         "rejected": answers[1 - said.preferred],
         "confidence": round(said.confidence, 4),

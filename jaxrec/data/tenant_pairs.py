@@ -1,0 +1,94 @@
+"""Tenants' preferences as rows for a personal model: question and answer apart, and whose they are. numpy only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxrec.data.instructions import Skipped
+from jaxrec.data.pairs import Pair, PairError, Thumb, mismatched, tokens
+from jaxrec.data.text import Example, Tokenizer
+from jaxrec.data.turns import answer_of, question_of
+from jaxrec.structs import Pairs, Thumbs, Turns
+
+
+def hold_out_last(pairs: Sequence[Pair], held: int) -> tuple[list[Pair], list[Pair]]:
+    """(training, held out): of each group the last `held` pairs are held out.
+
+    A held-out pair with an answer that also stands in the group's training part is left out of both. Raises PairError
+    for a group with too few.
+    """
+    by_group: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_group.setdefault(pair.group, []).append(pair)
+    train, apart = [], []
+    for group, own in by_group.items():
+        if len(own) <= held:
+            raise PairError(f"{group} has {len(own)} pairs; {held} are to be held out")
+        train += own[:-held]
+        known = {said for pair in own[:-held] for said in (pair.chosen, pair.rejected)}
+        apart += [pair for pair in own[-held:] if not known & {pair.chosen, pair.rejected}]
+    return train, apart
+
+
+def tenant_pair_rows(
+    tok: Tokenizer, pairs: Sequence[Pair], tenants: Sequence[str], question: int, answer: int
+) -> tuple[Pairs, list[Pair], Skipped]:
+    """(`Pairs` of `Turns`, the pairs they are, what was left out). A pair's group is its place among `tenants`.
+
+    Answers longer than `answer` tokens are cut, counted; pairs that are then the same are left out.
+    """
+    kept, sides, skipped = [], ([], []), Skipped()
+    for pair in pairs:
+        both = [_answer(tok, said, answer, skipped, pair) for said in (pair.chosen, pair.rejected)]
+        if both[0].ids == both[1].ids:
+            skipped.add("chosen and rejected are the same tokens", pair.where)
+            continue
+        kept.append(pair)
+        for side, example in zip(sides, both, strict=True):
+            side.append(example)
+    if not kept:
+        raise PairError(f"no pair is left: {'; '.join(skipped.lines()) or 'there was none'}")
+    make = lambda side: _turns(tok, kept, side, tenants, question, answer)
+    return Pairs(make(sides[0]), make(sides[1])), kept, skipped
+
+
+def tenant_thumb_rows(
+    tok: Tokenizer,
+    thumbs: Sequence[Thumb],
+    tenants: Sequence[str],
+    question: int,
+    answer: int,
+    seed: int = 0,
+) -> tuple[Thumbs, list[Thumb], Skipped]:
+    """(`Thumbs` of `Turns`, the thumbs, what was cut). The mismatched answer is another one of the same tenant."""
+    if not thumbs:
+        raise PairError("no thumb is left")
+    skipped = Skipped()
+    other = mismatched([t.group for t in thumbs], [t.said for t in thumbs], seed)
+    own = [_answer(tok, t.said, answer, skipped, t) for t in thumbs]
+    make = lambda side: _turns(tok, thumbs, side, tenants, question, answer)
+    liked = np.array([t.liked for t in thumbs])
+    return Thumbs(make(own), make([own[i] for i in other]), liked), list(thumbs), skipped
+
+
+def _answer(tok: Tokenizer, said: str, length: int, skipped: Skipped, row: Pair | Thumb) -> Example:
+    if len(tok.encode(said)) + 2 > length:
+        skipped.add(f"answer cut to {length} tokens", row.where)
+    return answer_of(tok, said, length)
+
+
+def _turns(
+    tok: Tokenizer,
+    rows: Sequence[Pair | Thumb],
+    answers: Sequence[Example],
+    tenants: Sequence[str],
+    question: int,
+    answer: int,
+) -> Turns:
+    place = {name: i for i, name in enumerate(tenants)}
+    if unknown := {row.group for row in rows} - set(place):
+        raise PairError(f"no tenant is called {sorted(unknown)[0]!r}")
+    pad = tok.special["<pad>"]
+    asked = [question_of(tok, row.prompt, question) for row in rows]
+    whose = np.array([place[row.group] for row in rows], np.int32)
+    return Turns(tokens(asked, question, pad), tokens(answers, answer, pad), whose)
