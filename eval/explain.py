@@ -125,7 +125,8 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     times = latency(explained, world, cfg)
     results.print_table(times)
     embed_tokens = TokenVectors(SentenceEncoder.load(cfg.parts.encoder or None))
-    rows, samples = explain_table.table(held, cfg.models, reward, embed_tokens, cfg.batch)
+    loaded = {speaker.name: writer}
+    rows, samples = explain_table.table(held, cfg.models, reward, embed_tokens, loaded, cfg.batch)
     for name in explain_table.SETS:
         print(f"\n{name}")
         results.print_table([row for row in rows if row["set"] == name], SHOWN)

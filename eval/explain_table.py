@@ -112,12 +112,16 @@ def table(
     models: Sequence[ModelRow],
     reward: Reward,
     embed_tokens: EmbedTokens,
+    loaded: Mapping[str, Writer],
     batch: int = 16,
 ) -> tuple[list[Row], list[Row]]:
-    """(a row for each model and set, what each of them wrote to the first prompts)."""
+    """(a row for each model and set, what each of them wrote to the first prompts).
+
+    loaded: writers that are there already, by the model's name; the others are loaded, one at a time.
+    """
     told, samples = [], []
     for model in models:
-        writer = Writer(model, batch)
+        writer = loaded.get(model.name) or Writer(model, batch)
         for name, part in held.items():
             nats, tokens = writer.nats([(r["prompt"], r["completion"]) for r in part.rows])
             texts = writer(part.prompts)

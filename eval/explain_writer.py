@@ -13,7 +13,7 @@ from jaxrec.data import text
 from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
 from jaxrec.losses.tokens import next_token
-from jaxrec.models.completion import Completion, CompletionConfig
+from jaxrec.models.completion import Completion
 from jaxrec.models.tuned_folder import load_tuned
 from jaxrec.structs import Tokens
 
@@ -45,7 +45,7 @@ class Writer:
         chat, cfg = self.tuned.chat, self.tuned.cfg
         self._complete = Completion(
             cfg,
-            CompletionConfig(**dataclasses.asdict(row.generation)),
+            row.generation,
             eos=chat.eos_ids,
             text_of=chat.decode,
             longest=min(LONGEST, cfg.max_positions - row.generation.max_new),

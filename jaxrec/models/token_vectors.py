@@ -16,11 +16,12 @@ WIDTH, BATCH = 128, 32
 class TokenVectors:
     """Texts to a float32 matrix [tokens, D] of each: the last hidden states, the two marks at the ends left out.
 
-    One program: rows of WIDTH tokens, BATCH at a time. What a text has beyond that is not compared.
+    One program: rows of WIDTH tokens (fewer, where the encoder reads fewer), BATCH at a time. What a text has beyond
+    that is not compared.
     """
 
     def __init__(self, encoder: SentenceEncoder):
-        self.encoder = encoder
+        self.encoder, self.width = encoder, min(WIDTH, encoder.limit)
         model = Encoder(encoder.cfg)
         self._run = jax.jit(
             lambda params, ids, mask: model.apply({"params": params}, ids, mask).hidden[0]
@@ -29,11 +30,11 @@ class TokenVectors:
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """One matrix for each text, in order; of an empty text one without rows."""
         tokenizer = self.encoder.tokenizer
-        rows = tokenizer.encode_all(texts, limit=min(WIDTH, self.encoder.limit))
+        rows = tokenizer.encode_all(texts, limit=self.width)
         found: list[np.ndarray] = []
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
-            ids, mask = pad(part + [[]] * (BATCH - len(part)), WIDTH, tokenizer.pad_id)
+            ids, mask = pad(part + [[]] * (BATCH - len(part)), self.width, tokenizer.pad_id)
             hidden_BLD = np.asarray(
                 self._run(self.encoder.params, jnp.array(ids), jnp.array(mask)), np.float32
             )

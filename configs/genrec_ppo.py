@@ -1,0 +1,22 @@
+"""GenRec's last stage: PPO on its reward, 50 episodes of 32 prompts, from the adapter of genrec_sft.
+
+    python -m train.ppo configs/genrec_ppo.py
+    python -m train.ppo configs/genrec_ppo.py --reward genrec-guarded --out runs/genrec/ppo_guarded
+
+Prompts of up to 112 tokens, which is people who rated: the reward asks for a rating. Texts end at a line break only
+(`prompts.RATED_GENERATION` says why). Two CPU cores: about eight minutes. OUT/reward.png has the reward with its
+parts and the KL, OUT/samples.jsonl what was written before and after.
+"""
+
+from jaxrec.dialogue.prompts import RATED_GENERATION
+from train.ppo import PpoConfig
+
+config = PpoConfig(
+    base="runs/backbone_shop/model",
+    adapter="runs/genrec/sft/adapter",
+    prompts="runs/genrec/few/train-00000.jsonl.gz",
+    generation=RATED_GENERATION,
+    longest=112,
+    episodes=50,
+    out="runs/genrec/ppo",
+)
