@@ -10,7 +10,8 @@ from jaxrec import delta as deltas
 from jaxrec import mesh as meshes
 from jaxrec.data import text
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.completion import Completion, CompletionConfig, written_ids
+from jaxrec.dialogue.prompts import Generation
+from jaxrec.models.completion import Completion, written_ids
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.models.value import init_value
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -51,7 +52,7 @@ def start() -> dict:
 
 @functools.cache
 def completion() -> Completion:
-    how = CompletionConfig(max_new=NEW, temperature=1.0, top_p=1.0, repetition=1.0, stop=())
+    how = Generation(max_new=NEW, temperature=1.0, top_p=1.0, repetition=1.0, stop=())
     return Completion(CFG, how, eos=[EOS], text_of=str, longest=PROMPT)
 
 

@@ -11,26 +11,12 @@ import jax
 from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
+from jaxrec.dialogue.prompts import Generation
 from jaxrec.nn.decoder import DecoderConfig
 from jaxrec.nn.generate import Generated, backbone_generator
 from jaxrec.nn.sampling import sampling
 from jaxrec.nn.stack import every_layer, recut, stack_sizes
 from jaxrec.structs import Delta
-
-
-@dataclasses.dataclass(frozen=True)
-class CompletionConfig:
-    """How a continuation is sampled. The defaults are GenRec's (phase 4)."""
-
-    max_new: int = 60
-    temperature: float = 0.7  # 0: the most probable token
-    top_p: float = 0.9
-    repetition: float = 1.2
-    stop: tuple[str, ...] = ("\n", ".", "!")  # a text ends before the first of them
-
-    def __post_init__(self):
-        if self.max_new < 1:
-            raise ValueError(f"completion: max_new {self.max_new} is not positive")
 
 
 class Completion:
@@ -43,7 +29,7 @@ class Completion:
     def __init__(
         self,
         cfg: DecoderConfig,
-        how: CompletionConfig,
+        how: Generation,
         *,
         eos: Sequence[int],
         text_of: Callable[[Sequence[int]], str],

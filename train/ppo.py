@@ -1,0 +1,314 @@
+"""Reinforcement learning of a language model from a reward: PPO with a value head, or GRPO without one.
+
+    python -m train.ppo configs/ppo_genrec.py
+    python -m train.ppo configs/ppo_genrec.py --variant grpo --rollout.group 4 --out runs/genrec/grpo
+    python -m train.ppo configs/ppo_genrec.py --reward my_package.rewards:brevity
+
+Starts from a model and, where given, an adapter, which then is the reference that straying from has a price. Writes
+OUT/adapter (or OUT/model, where the backbone itself was trained), OUT/rollouts.jsonl (a line a rollout: the reward and
+each part of it, signs of gaming, KL, lengths), OUT/reward.png (their curves), OUT/samples.jsonl (texts to held-out
+prompts before, during and after), and OUT/metrics.jsonl with the loss's numbers and `held_reward`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxrec import config, mesh, objectives
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.delta import DeltaConfig
+from jaxrec.dialogue.prompts import Generation
+from jaxrec.dialogue.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
+from jaxrec.dialogue.rewarded_prompts import Prompt, read_prompts
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.completion import Completion, written_ids
+from jaxrec.models.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.models.value import init_value
+from jaxrec.nn.decoder import Decoder
+from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
+from jaxrec.structs import Tokens
+from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from jaxrec.training.rollout import KlConfig, Played, RolloutConfig, RolloutSource
+from jaxrec.training.rollout_record import RolloutRecord, write_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class PpoConfig:
+    """A run of PPO or GRPO. The defaults are GenRec's: 50 episodes of 32 prompts, 60 new tokens."""
+
+    base: str = (
+        "runs/sample/backbone/model"  # a Hugging Face folder, a hub id, or an adapter's folder
+    )
+    adapter: str = ""  # where the policy starts, and what its KL is measured against
+    prompts: str = (
+        ""  # a .jsonl[.gz]: rows with "prompt", and "rating", "persona", "title" where known
+    )
+    variant: Literal["ppo", "grpo"] = "ppo"
+    reward: str = "genrec"  # or "genrec-guarded", or package.module:callable
+    generation: Generation = Generation()
+    longest: int = 256  # tokens; a longer prompt is left out, and counted
+    hold_out_every: int = 10  # each so-many-th prompt is kept for `held_reward`
+    plain: bool = False  # no chat template (an adapter says for itself how it was trained)
+    method: str = "lora"  # the Delta where there is no adapter; "full" trains the backbone
+    delta: DeltaConfig = DeltaConfig()  # sizes of one's own
+    quantise: Literal["", "nf4", "int8"] = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    episodes: int = 50  # rollouts, when none is cut short by `rollout.target_kl`: its updates go to further ones
+    rollout: RolloutConfig = RolloutConfig(rows=32, epochs=4, minibatches=2, kl=KlConfig(0.05))
+    ppo: PpoLoss = PpoLoss()  # the temperature is that of `generation`
+    grpo: GrpoLoss = (
+        GrpoLoss()
+    )  # group, max_new and what can be spared follow from the other settings
+    accum: int = 1
+    opt: OptConfig = OptConfig(lr=3e-4, schedule="constant")
+    loop: LoopConfig = LoopConfig(  # `steps` follows from the episodes
+        steps=0, log_every=1, eval_every=40, save_every=40, monitor="held_reward", mode="max"
+    )
+    samples: int = 8  # texts written down at each evaluation
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/ppo"
+
+
+class PpoError(RunError, ValueError):
+    """Settings that contradict each other."""
+
+
+def main(cfg: PpoConfig) -> dict[str, float]:
+    """Trains and saves; gives `held_reward` before and after, and the best of the run."""
+    check(cfg)
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    reward = by_name(cfg.reward)
+    tuned, spec = start(cfg, devices)
+    train, held = prompts_of(cfg, tuned)
+    trained, frozen = parts(cfg, tuned)
+    frozen = mesh.settle(devices, frozen)
+    players = Players(cfg, tuned, reward, frozen, [*train, *held])
+    record = RolloutRecord(Path(cfg.out))
+    source = source_of(cfg, tuned, players, train, frozen, devices, record)
+
+    steps = cfg.episodes * cfg.rollout.updates
+    loop_cfg = dataclasses.replace(cfg.loop, steps=steps)
+    optim = optimizer.make(cfg.opt, steps)
+    state = step.init_state(devices, trained, optim, source=source.init())
+    objective = objectives.ppo if cfg.variant == "ppo" else objectives.grpo
+    one = step.make_step(
+        *objective(tuned.lm, loss_of(cfg)), optim, state, gradients=gradients.summed(cfg.accum)
+    )
+
+    def evaluate(params: Any, at: int) -> dict[str, float]:
+        played, samples = players.on(params, _repeated(held, cfg.rollout.rows), seed=0)
+        count = min(len(held), cfg.rollout.rows)
+        write_samples(Path(cfg.out) / "samples.jsonl", at, samples[: min(count, cfg.samples)])
+        return {f"held_{name}": float(x[:count].mean()) for name, x in played.told.items()}
+
+    before = evaluate(state.params, 0)
+    fitted = loop.fit(
+        one, state, source, config=loop_cfg, mesh=devices, rows=cfg.rollout.batch, out=cfg.out,
+        frozen=frozen, evaluate=evaluate, resolved=cfg, title=cfg.variant,
+    )  # fmt: skip
+    after = evaluate(fitted.state.params, steps)
+    record.draw(f"{cfg.variant.upper()}: {cfg.reward}")
+    save(cfg, tuned, fitted.state.params, spec, before, after)
+    result = {"held_reward_before": before["held_reward"], "held_reward": after["held_reward"]}
+    print(", ".join(f"{name} {value:.3f}" for name, value in result.items()), flush=True)
+    return {**result, "best": fitted.value, "rollouts": int(fitted.state.source["rollouts"])}
+
+
+def check(cfg: PpoConfig) -> None:
+    """Raises PpoError for settings that contradict each other, before anything is loaded."""
+    if jax.process_count() > 1:
+        raise PpoError("rollouts are played in one process; start this stage on one host")
+    if cfg.loop.steps:
+        raise PpoError("loop.steps follows from `episodes`: leave it at 0")
+    if cfg.generation.temperature <= 0:
+        raise PpoError(
+            "a policy that always says the most probable token explores nothing: set a temperature"
+        )
+    if cfg.variant == "grpo" and cfg.rollout.group < 2:
+        raise PpoError("GRPO compares texts to the same prompt: rollout.group must be 2 or more")
+    if cfg.method == "full" and cfg.delta.empty and not cfg.adapter and cfg.quantise:
+        raise PpoError(
+            f"a {cfg.quantise} backbone has no gradient: choose an adapter (--method lora)"
+        )
+    if cfg.episodes < 1 or not cfg.prompts:
+        raise PpoError("say which `prompts` (a .jsonl file), and how many `episodes`")
+
+
+def loss_of(cfg: PpoConfig) -> PpoLoss | GrpoLoss:
+    """The loss's settings, with those that follow from the rollout's."""
+    warm = cfg.generation.temperature
+    if cfg.variant == "ppo":
+        return dataclasses.replace(cfg.ppo, temperature=warm)
+    return dataclasses.replace(
+        cfg.grpo,
+        temperature=warm,
+        group=cfg.rollout.group,
+        max_new=cfg.generation.max_new,
+        on_policy=cfg.rollout.updates == 1,
+        reference=cfg.rollout.kl.coef > 0,
+    )
+
+
+def start(cfg: PpoConfig, devices: jax.sharding.Mesh) -> tuple[Tuned, DeltaConfig]:
+    """The model with the Delta that is to be trained (none for the method "full"), and what that Delta is."""
+    tuned = load_tuned(
+        cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, plain=cfg.plain or None,
+        dtype=cfg.dtype,
+    )  # fmt: skip
+    if "delta" in tuned.tree:
+        return tuned, tuned.spec
+    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
+    if spec.empty:
+        return tuned, spec
+    key = jax.random.key(cfg.loop.seed)
+    delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
+    tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
+    return dataclasses.replace(tuned, tree=tree, spec=spec), spec
+
+
+def parts(cfg: PpoConfig, tuned: Tuned) -> tuple[Any, Any]:
+    """(what trains, what stays frozen). A policy that does not start as the bare base leaves a copy of its start in
+    frozen["start"], the reference; a Delta that starts as the identity needs none."""
+    tree = {name: part for name, part in tuned.tree.items() if name in ("backbone", "delta")}
+    name = "delta" if "delta" in tree else "backbone"
+    trained = {name: tree.pop(name)}
+    if name == "backbone" or tuned.facts:
+        tree["start"] = {name: trained[name]}
+    if cfg.variant == "ppo":
+        trained["value"] = tuned.tree.get("value") or init_value(tuned.cfg.d_model)
+    return trained, tree
+
+
+def prompts_of(cfg: PpoConfig, tuned: Tuned) -> tuple[list[Prompt], list[Prompt]]:
+    """(prompts to learn from, held-out ones); what was left out is printed."""
+    room = min(cfg.longest, tuned.cfg.max_positions - cfg.generation.max_new)
+    found, skipped = read_prompts(cfg.prompts, tuned.chat, room)
+    for line in skipped.lines():
+        print(f"{cfg.prompts}: {line}", flush=True)
+    every = cfg.hold_out_every
+    held = [p for i, p in enumerate(found) if every and i % every == every - 1]
+    train = [p for i, p in enumerate(found) if not every or i % every != every - 1]
+    return train, held or train
+
+
+class Players:
+    """Lets the policy write, and has it rewarded."""
+
+    def __init__(
+        self, cfg: PpoConfig, tuned: Tuned, reward: Reward, frozen: Any, prompts: list[Prompt]
+    ):
+        self.cfg, self.reward, self.frozen, self.pad_id = cfg, reward, frozen, tuned.chat.pad_id
+        self.longest = max(len(p.ids) for p in prompts)
+        self.width = self.longest + cfg.generation.max_new
+        self.completion = Completion(
+            tuned.cfg, cfg.generation, eos=tuned.chat.eos_ids, text_of=tuned.chat.decode,
+            longest=self.longest,
+        )  # fmt: skip
+        # tried once before anything is trained: its mistakes show, and the names of its parts are known
+        tried = prompts[0].sample("")
+        self.names = tuple(numbers(scored(reward, [tried])[0]))
+
+    def on(self, params: Any, prompts: list[Prompt], seed: int) -> tuple[Played, list[dict]]:
+        """What was played to these prompts, and the texts with their scores."""
+        tree = partition.merge(params, self.frozen)
+        out = self.completion(tree, [p.ids for p in prompts], seed)
+        samples = [p.sample(said) for p, said in zip(prompts, out.texts, strict=True)]
+        told = [numbers(score) for score in scored(self.reward, samples)]
+        for i, row in enumerate(told):
+            if tuple(row) != self.names:
+                raise RewardError(
+                    f"the reward names {sorted(row)} for sample {i} and {sorted(self.names)} for an empty text"
+                )
+        column = lambda name: np.array([row[name] for row in told], np.float32)
+        words = np.array([len(sample.text.split()) for sample in samples], np.float32)
+        stopped = np.array([why == "stop" for why in out.reason])
+        said = written_ids(out)
+        more = {
+            "tokens": np.array([len(row) for row in said], np.float32),
+            "words": words,
+            "ended": np.array([why != "length" for why in out.reason], np.float32),
+            # the stop strings end a text early, and the length reward is lost
+            "stopped_short": (stopped & (words < LENGTH[0])).astype(np.float32),
+        }
+        told_R = {name: column(name) for name in self.names} | more
+        rows = self.rows([p.ids for p in prompts], said)
+        lines = [
+            {"prompt": s.prompt, "text": s.text, "ended": why, **row}
+            for s, why, row in zip(samples, out.reason, told, strict=True)
+        ]
+        return Played(rows, told_R["reward"], told_R), lines
+
+    def rows(self, prompts: list[list[int]], said: list[list[int]]) -> Tokens:
+        """Prompt and text as token rows of one width; the text is what counts."""
+        both = [
+            text.Example([*p, *s], [0.0] * len(p) + [1.0] * len(s))
+            for p, s in zip(prompts, said, strict=True)
+        ]
+        rows = text.pad(both, self.width, self.pad_id)
+        return Tokens(**{name: rows[name] for name in ("ids_BL", "mask_BL", "loss_BL")})
+
+    def like(self, count: int) -> Played:
+        """A Played of the right shapes."""
+        zeros = np.zeros(count, np.float32)
+        names = (*self.names, "tokens", "words", "ended", "stopped_short")
+        return Played(self.rows([[0]] * count, [[0]] * count), zeros, dict.fromkeys(names, zeros))
+
+
+def source_of(
+    cfg: PpoConfig,
+    tuned: Tuned,
+    players: Players,
+    prompts: list[Prompt],
+    frozen: Any,
+    devices: jax.sharding.Mesh,
+    record: RolloutRecord,
+) -> RolloutSource:
+    """The rollouts, their programs compiled once."""
+    loss, c = loss_of(cfg), cfg.rollout
+    assess = jax.jit((assess_ppo if cfg.variant == "ppo" else assess_grpo)(tuned.lm, loss))
+    moved = jax.jit(drift(tuned.lm, loss.temperature))
+    placed = lambda batch, rows: mesh.place_batch(devices, batch, rows)
+    return RolloutSource(
+        c,
+        len(prompts),
+        lambda params, index, seed: players.on(params, [prompts[i] for i in index], seed)[0],
+        lambda params, said, reward, coef: assess(
+            params, frozen, *placed((said, reward), c.rows), np.float32(coef)
+        ),
+        players.like(c.rows),
+        players.width,
+        drift=lambda params, batch: moved(params, frozen, placed(batch, c.batch)),
+        report=record.add,
+    )
+
+
+def save(
+    cfg: PpoConfig, tuned: Tuned, params: Any, spec: DeltaConfig, before: dict, after: dict
+) -> None:
+    """OUT/adapter with the value head, or OUT/model where the backbone was trained."""
+    out, facts = Path(cfg.out), {"stage": cfg.variant, "before": before, "after": after}
+    if "backbone" in params:
+        save_model(out / "model", tuned.cfg, params["backbone"], tuned.base)
+        return
+    plain = cfg.plain or bool(tuned.facts.get("plain", False))
+    save_tuned(
+        out / "adapter", params, cfg=tuned.cfg, base=tuned.base, spec=spec, plain=plain, facts=facts
+    )
+
+
+def _repeated(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """`count` prompts, so that evaluation and rollouts share their programs."""
+    return [prompts[i % len(prompts)] for i in range(count)]
+
+
+if __name__ == "__main__":
+    config.run(main, PpoConfig, __doc__)
