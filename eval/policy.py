@@ -2,8 +2,8 @@
 
     JAXREC_DATA=... python -m eval.policy --model runs/policy_convabuse
 
-Reads what `train.policy` wrote (OUT/FOLD/VARIANT/model) and asks it about the test rows. Rows: own_p; mean_p, the mean p
-of the training tenants; shuffled_p, another test tenant's p; and the variants that were trained without p or without
+Reads what `train.policy` wrote (OUT/FOLD/VARIANT/model) and asks it about the test rows. Rows: own_p; mean_p, the mean
+p of the training tenants; shuffled_p, another test tenant's p; and the variants that were trained without p or without
 the retrieved text. Thresholds are each tenant's, set on validation rows alone. Intervals: 95%, bootstrap over groups
 (tenants, judges, or sub-flows). Writes results/policy/NAME.json.
 """
@@ -101,8 +101,8 @@ def main(cfg: PolicyEvalConfig) -> Path:
 
 
 NOTES = (
-    "Positive = violation. Thresholds for the wanted false-positive rate were set on validation rows: by tenant where it "
-    "had enough, else shared; those of a tenant who is in no training are the shared ones. AUPRC's floor is the base rate."
+    "Positive = violation. Thresholds for the wanted false-positive rate were set on validation rows: by tenant where "
+    "it had enough, else shared; a tenant who is in no training has the shared ones. AUPRC's floor is the base rate."
 )
 
 
@@ -132,7 +132,7 @@ def rows_with(
     fold: int,
     variant: str,
 ) -> dict[str, Judged]:
-    """The table's rows that one trained head gives: its own, and with p also mean_p and shuffled_p."""
+    """The table's rows that one trained head gives: its own; of "own_p" also mean_p and shuffled_p."""
     chosen = data.split_FN[fold] == cfg.part
     t = data.tenant_N
     index = (x.astype(np.int32) for x in (data.question_N, data.answer_N, data.grounds_N))
@@ -146,7 +146,7 @@ def rows_with(
     )
     test = rows_of(rows, chosen)
     judged = lambda logits: _judged(model.calibration, data, logits, test, data.group_N[chosen])
-    if not model.head.cfg.p_enters:
+    if not model.head.cfg.p_enters or variant != "own_p":
         return {variant: judged(model.logits(texts, test))}
     one_each = [int(np.flatnonzero(t == u)[0]) for u in range(len(data.tenants))]
     p_UE = model.profiles(texts, rows_of(rows, np.array(one_each)))

@@ -1,7 +1,7 @@
 """Floor 1: how well scores find what is to be found (yes-or-no labels), in plain numpy, with intervals over groups.
 
-Every measure takes weights of its rows, one set or S of them: a bootstrap over people (or conversations) draws how often
-each is there, and the measure is taken of all draws at once. Equal scores are one threshold, so their order is nothing.
+Every measure takes weights of its rows, one set or S of them: a bootstrap over people (or conversations) draws how
+often each is there, and the measure is taken of all draws at once. Equal scores are one threshold: no order matters.
 """
 
 import dataclasses

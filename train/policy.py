@@ -3,8 +3,8 @@
     JAXREC_DATA=... python -m train.policy configs/policy_convabuse.py
     JAXREC_DATA=... python -m eval.policy --model runs/policy_convabuse
 
-Texts are read once by a frozen encoder and kept on disk. p comes from a table (tenants or judges that are known) or from
-a profile encoder (tenants that are not). Each fold and variant is a run of its own that resumes:
+Texts are read once by a frozen encoder and kept on disk. p comes from a table (tenants or judges that are known) or
+from a profile encoder (tenants that are not). Each fold and variant is a run of its own that resumes:
 OUT/FOLD/VARIANT/model is the head with the best validation loss, its temperature and thresholds set on the validation
 rows for the wanted false-positive rate.
 """

@@ -1,7 +1,7 @@
 """What is done with an answer once the policy head has judged it: pass, micro-edit, escalate, or a safe fallback.
 
-A label that crosses its threshold names its remedy; of several the most cautious one wins. Every decision says why, with
-the label, the probability and the threshold, so that it can be logged, shown and argued with. Plain python.
+A label that crosses its threshold names its remedy; of several the most cautious one wins. Every decision says why,
+with the label, the probability and the threshold, so that it can be logged, shown and argued with. Plain python.
 """
 
 import dataclasses

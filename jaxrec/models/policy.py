@@ -4,8 +4,8 @@
     z_seq of the answer --attention by a query that p moves--------+--> Selector(p) --> logits [B, labels]
     z_seq of answer and grounds --aligned token by token-----------+
 
-Grounding is a comparison: each token of the answer looks for its counterpart in the retrieved text, and what it finds is
-set beside it (Parikh 2016's decomposable attention). Pooled vectors alone can't tell "5 pm" from "6 pm".
+Grounding is a comparison: each token of the answer looks for its counterpart in the retrieved text, and what it finds
+is set beside it (Parikh 2016's decomposable attention). Pooled vectors alone can't tell "5 pm" from "6 pm".
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Part = Literal["question", "answer", "grounds"]
 class PolicyHeadConfig:
     """What the head says, reads, and how p enters (see `SelectorConfig`; () leaves p out).
 
-    reads: whose z_cls. tokens: the answer's z_seq too. align: width of the comparison of answer and grounds, 0 for none.
+    reads: whose z_cls. tokens: the answer's z_seq too. align: width of the comparison of answer and grounds, 0: none.
     """
 
     labels: tuple[str, ...] = LABELS

@@ -14,7 +14,7 @@ import flax.struct as struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec import checkpoint
 from jaxrec.hub import minilm
@@ -103,3 +103,17 @@ def _save(path: Path, parts: dict[str, np.ndarray]) -> None:
     with partial.open("wb") as file:
         np.savez(file, **parts)
     partial.replace(path)
+
+
+def compressed(
+    z_ID: Float[np.ndarray, "I D"], seen_I: np.ndarray, most: int
+) -> Float[np.ndarray, "I W"]:
+    """Principal components of vectors, strongest first, found on the seen rows alone; each of spread 1 on them.
+
+    For heads that see few people: what all texts share carries no taste, and a small head can't overfit on it.
+    """
+    mean, spread = z_ID[seen_I].mean(0), z_ID[seen_I].std(0) + 1e-3
+    x_ID = ((z_ID - mean) / spread).astype(np.float64)
+    _, direction = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
+    x_IW = x_ID @ direction[:, ::-1][:, :most]
+    return (x_IW / (x_IW[seen_I].std(0) + 1e-6)).astype(np.float32)
