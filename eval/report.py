@@ -230,12 +230,46 @@ def _search_cell(value: Any, bold: str | None) -> str:
     )
 
 
+EXPLAIN = {  # column of a row -> how the README calls it
+    "perplexity": "perplexity", "rouge_l": "ROUGE-L", "similarity": "BERTScore-like", "named": "right item",
+    "another": "another item", "persona": "persona words", "true": "true attributes", "false": "false attributes",
+    "reward": "reward", "reward/length": "length", "reward/personal": "personal", "reward/sentiment": "sentiment",
+    "reward/generic": "generic", "gaming/repetition": "repetition", "gaming/copying": "copying",
+    "gaming/stuffing": "stuffing", "distinct_2": "distinct-2", "words": "words",
+}  # fmt: skip
+
+
+def explain(records: Sequence[tuple[str, Record]]) -> str:
+    """A table for each set of held-out prompts, then the milliseconds of the flow's stages."""
+    parts = []
+    for name, record in records:
+        for held in dict.fromkeys(row["set"] for row in record["rows"]):
+            rows = [row for row in record["rows"] if row["set"] == held]
+            columns = [key for key in EXPLAIN if _any(rows, key)]
+            lines = [
+                [row["model"], *("-" if row[c] is None else f"{row[c]:.3g}" for c in columns)]
+                for row in rows
+            ]
+            head = ["texts by", *(EXPLAIN[column] for column in columns)]
+            parts += [
+                f"**{name}**, {held}: {rows[0]['n']} held-out prompts",
+                _markdown(head, lines),
+            ]
+        spent = "; ".join(
+            f"{row['stage']} {row['p50_ms']:.1f} ({row['p95_ms']:.1f})" for row in record["latency"]
+        )
+        parts += [f"Milliseconds by stage, p50 (p95), ten explanations each: {spent}."]
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
 TABLES = {
     "personalize": personalize,
     "voices": voices,
     "bench": bench,
     "recommend": recommend,
     "search": search,
+    "explain": explain,
 }
 
 

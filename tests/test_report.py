@@ -144,3 +144,19 @@ def test_voices_shows_rows_and_the_cost_of_a_token(tmp_path):
     text = report.render(MARKED.format("voices"), tmp_path)
     assert "| own_p_gradient | generated | 0.5800 | 0.7300 | - | 0.4600 | 8 |" in text
     assert "head 1.57 MFLOP, 0.20 ms" in text
+
+
+def test_explain(tmp_path):
+    rows = [
+        {"model": m, "set": s, "n": 7, "perplexity": p, "rouge_l": 0.25, "true": None if s == "XRec" else 1.5}
+        for m, p in (("base", 41.0), ("template", None)) for s in ("XRec", "rated")
+    ]  # fmt: skip
+    write_results(
+        tmp_path / "explain", "explain", rows, filename="genrec.json",
+        latency=[{"stage": "explain", "p50_ms": 120.0, "p95_ms": 150.0}],
+    )  # fmt: skip
+    told = report.render(MARKED.format("explain"), tmp_path)
+    assert "**genrec**, XRec: 7 held-out prompts" in told
+    assert "| texts by | perplexity | ROUGE-L |\n| --- | --- | --- |\n| base | 41 | 0.25 |" in told
+    assert "| template | - | 0.25 | 1.5 |" in told and "true attributes" in told
+    assert "explain 120.0 (150.0)" in told
