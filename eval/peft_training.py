@@ -40,10 +40,9 @@ QUANTISED = "lora_nf4"  # LoRA through NF4 weights
 class Sizes:
     """What every method gets of a task."""
 
-    steps: int = 150
+    steps: int = 200
     warmup: int = 10
-    rows: int = 8  # packed rows a batch
-    length: int = 64  # tokens a packed row, at least the task's own length
+    tokens: int = 512  # a batch, in packed rows of the task's length
     valid: int = 300  # examples that choose the learning rate
     test: int = 600
     written: int = 100  # answers that are written out, for ROUGE-L
@@ -83,9 +82,9 @@ class Method:
             tree["backbone"] = quant.quantise_params(tree["backbone"], "nf4")
         self.base = dataclasses.replace(base, tree=tree, spec=self.spec)
         self.lm = TunedLM(base.model)
-        self.length = max(sizes.length, task.length)
+        self.batch = max(sizes.tokens // task.length, 1)
         self.examples = self._encode(task.train)
-        self.rows = Tokens(**pack(self.examples, self.length, base.chat.pad_id))
+        self.rows = Tokens(**pack(self.examples, task.length, base.chat.pad_id))
         self._score = jax.jit(self._score_rows)
         self._writer = writer or backbone_generator(base.cfg, eos=base.chat.eos_ids)
         if name != UNTUNED:
@@ -123,7 +122,7 @@ class Method:
         return {"delta": self._init(jax.random.key(seed))}, {"backbone": self.base.tree["backbone"]}
 
     def _source(self, seed: int) -> ArraySource:
-        return ArraySource(self.rows, self.sizes.rows, seed=seed)
+        return ArraySource(self.rows, self.batch, seed=seed)
 
     def parameters(self) -> int:
         """Numbers that are trained."""
@@ -151,7 +150,7 @@ class Method:
         place, losses, clock = source.init(), [], []
         for at in range(self.sizes.steps):
             batch, place = source(at, None, place)
-            batch = mesh.place_batch(self.devices, batch, self.sizes.rows)
+            batch = mesh.place_batch(self.devices, batch, self.batch)
             began = time.perf_counter()
             state, metrics = self.step(state, self.frozen, batch, key)
             losses.append(metrics.fetch()["nll"])

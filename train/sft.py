@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, config, hub, mesh, objectives
+from jaxrec import checkpoint, config, hub, mesh, objectives, quant
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -90,7 +90,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     check(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    tuned, spec = start(cfg, devices)
+    tuned = start(cfg, devices)
     rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")
     trained, frozen = parts(tuned.tree, rule)
     train, held = read(cfg)
@@ -121,8 +121,8 @@ def main(cfg: SftConfig) -> dict[str, float]:
         one, state, made.source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
         frozen=frozen, evaluate=evaluate, resolved=cfg, title="sft", programs=made.programs,
     )  # fmt: skip
-    best = best_of(cfg, fitted.state.params, tuned, spec)
-    save(cfg, tuned, partition.merge(best, frozen), spec, rule, fitted)
+    best = best_of(cfg, fitted.state.params, tuned)
+    save(cfg, tuned, best, frozen, fitted)
     return {
         "held_nll": fitted.value,
         "best_step": fitted.best,
@@ -154,25 +154,23 @@ def check(cfg: SftConfig) -> None:
         )
 
 
-def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> tuple[Tuned, DeltaConfig]:
-    """The loaded base with the Delta that is to be trained, and what that Delta is."""
+def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> Tuned:
+    """The loaded base with the Delta that is to be trained."""
     tuned = load_tuned(
         cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, cuts=cfg.cuts,
         param_dtype=cfg.frozen_dtype or None, plain=cfg.plain or None, dtype=cfg.dtype,
         remat=cfg.remat,
     )  # fmt: skip
     if cfg.adapter:
-        return tuned, tuned.spec
+        return tuned
     spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
     if spec.empty:
-        wide = lambda x: x.astype("float32")
-        return dataclasses.replace(
-            tuned, tree={"backbone": jax.tree.map(wide, tuned.tree["backbone"])}
-        ), spec
+        wide = jax.tree.map(lambda x: x.astype("float32"), tuned.tree["backbone"])
+        return dataclasses.replace(tuned, tree={"backbone": wide})
     key = jax.random.key(cfg.loop.seed)
     delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
     tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
-    return dataclasses.replace(tuned, tree=tree, spec=spec), spec
+    return dataclasses.replace(tuned, tree=tree, spec=spec)
 
 
 def parts(tree: dict[str, Any], rule: str) -> tuple[Any, Any]:
@@ -233,44 +231,36 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
     return told
 
 
-def best_of(cfg: SftConfig, last: Any, tuned: Tuned, spec: DeltaConfig) -> Any:
+def best_of(cfg: SftConfig, last: Any, tuned: Tuned) -> Any:
     """The trained parameters with the best monitored value, placed as the last ones are."""
     saved = checkpoint.load_params(Path(cfg.out) / "best")
     if "delta" in last:
-        saved["delta"] = delta_like(spec, tuned.cfg, saved["delta"])
+        saved["delta"] = delta_like(tuned.spec, tuned.cfg, saved["delta"])
     return jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), saved, last)
 
 
-def save(
-    cfg: SftConfig, tuned: Tuned, tree: Any, spec: DeltaConfig, rule: str, fitted: Any
-) -> None:
-    """OUT/adapter and OUT/peft, or OUT/model."""
-    out = Path(cfg.out)
-    facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value, "train": rule}
-    base = tuned.base
-    if (
-        "backbone" in rule
-    ):  # weights of the base itself moved: what an adapter then belongs to is the new model
-        save_model(out / "model", tuned.cfg, tree["backbone"], base)
+def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.Fitted) -> None:
+    """OUT/model where the model's own weights were trained; OUT/adapter and OUT/peft where a Delta was."""
+    out, spec = Path(cfg.out), tuned.spec
+    tree = partition.merge(best, frozen)
+    base, params = tuned.base, tree["backbone"]
+    if "backbone" in best:  # an adapter that was trained along then belongs to the new model
+        save_model(out / "model", tuned.cfg, params, base)
         base = str(out / "model")
     if "delta" not in tree:
         return
+    facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value}
     save_tuned(
         out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, plain=cfg.plain, facts=facts
     )
-    if not hasattr(hub, "save_peft"):
-        return
+    if cfg.merge or spec.lora_dora:  # both compute with the weights themselves
+        params = quant.whole(params)
     try:
-        hub.save_peft(
-            out / "peft", tree["delta"], spec, tuned.cfg, params=tree["backbone"], base=base
-        )
+        hub.save_peft(out / "peft", tree["delta"], spec, tuned.cfg, params=params, base=base)
     except hub.PeftError as error:
         print(f"no OUT/peft: {error}", flush=True)
     if cfg.merge:
-        from jaxrec import quant
-
-        whole = quant.whole(tree["backbone"]) if cfg.quantise else tree["backbone"]
-        merged = deltas.merge_params(whole, tree["delta"], Decoder.path_of)
+        merged = deltas.merge_params(params, tree["delta"], Decoder.path_of)
         save_model(out / "model", tuned.cfg, merged, base)
 
 

@@ -26,6 +26,7 @@ from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
 from jaxrec.delta import DeltaConfig
+from jaxrec.hub.peft import load_peft
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load, save
 from jaxrec.models.tuned_lm import TunedLM
@@ -110,7 +111,7 @@ def load_tuned(
     tree: dict[str, PyTree] = {"backbone": params}
     spec = DeltaConfig()
     if adapter and _is_peft(adapter):
-        tree["delta"], spec = _from_peft(adapter, cfg, params)
+        tree["delta"], spec = load_peft(adapter, cfg, params)
     elif adapter:
         spec = config.from_dict(DeltaConfig, facts["delta"])
         tree |= _own_parts(adapter, spec, dataclasses.replace(cfg, cuts=own_cuts), cfg)
@@ -278,9 +279,3 @@ def _own_parts(
             delta = deltas.restack(delta, *sizes)
         parts["delta"] = delta
     return parts
-
-
-def _from_peft(adapter: str | Path, cfg: DecoderConfig, params: PyTree) -> tuple[Delta, Any]:
-    from jaxrec.hub.peft import load_peft
-
-    return load_peft(adapter, cfg, params)
