@@ -3,7 +3,7 @@
 Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
 """
 
-from eval.race import jax_beam, ratings, shape
+from eval.race import jax_beam, mix, ratings, shape
 from eval.race.harness import Entry, Race
 from eval.race.tenants import POPULATIONS
 
@@ -141,6 +141,42 @@ RACES = (
         },
         unit="tokens/s",
         units=8 * 256,
+    ),
+    Race(
+        name="dpo",
+        about="a DPO step (LoRA as above) on 8 pairs of 256 tokens, 192 of them the answer; the LoRA off is the reference",
+        base="trl",
+        entries={
+            "trl": Entry(f"{TORCH}dpo", environment="peers"),
+            "trl, reference given": Entry(
+                f"{TORCH}dpo", options={"reference": "batch"}, environment="peers"
+            ),
+            "jaxrec": Entry(f"{JAX}dpo"),
+            "jaxrec, reference given": Entry(f"{JAX}dpo", options={"reference": "batch"}),
+        },
+        unit="pairs/s",
+        units=8,
+    ),
+    Race(
+        name="sft-mix",
+        about=f"LoRA fine-tuning (rank 16, seven sites, AdamW, fp32) on {mix.EXAMPLES} dialogues of sgd of all lengths;"
+        " tokens are real ones, padding is not counted",
+        base="torch + peft, grouped by length",
+        entries={
+            "torch + peft, grouped by length": Entry(f"{TORCH}mix", environment="peers"),
+            "torch + peft, padded": Entry(
+                f"{TORCH}mix", options={"layout": "padded"}, environment="peers"
+            ),
+            "torch + peft, packed": Entry(
+                f"{TORCH}mix", options={"layout": "packed"}, environment="peers"
+            ),
+            "jaxrec, padded": Entry(f"{JAX}mix", options={"layout": "padded"}),
+            "jaxrec, buckets": Entry(f"{JAX}mix", options={"layout": "buckets"}),
+            "jaxrec, packed": Entry(f"{JAX}mix"),
+        },
+        unit="tokens/s",
+        units=mix.TOKENS,
+        rounds=3,
     ),
     Race(
         name="encode",

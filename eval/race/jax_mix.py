@@ -1,0 +1,70 @@
+"""Our LoRA fine-tuning on dialogues of all lengths: packed rows, length buckets, or a padded row each."""
+
+from typing import Any
+
+from eval.race import mix, shape
+from eval.race.jax_decode import lora_delta, versions
+from eval.race.worker import Work
+
+
+def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[str, Work]:
+    """An epoch over the dialogues. The answer: nats a learned token over all of them, before any step."""
+    import jax
+    import numpy as np
+
+    from jaxrec import mesh as meshes
+    from jaxrec import objectives
+    from jaxrec.data.text import Example, bucket, pack, pad
+    from jaxrec.hub import weights
+    from jaxrec.models.tuned_lm import TunedLM
+    from jaxrec.nn.decoder import Decoder
+    from jaxrec.structs import Tokens
+    from jaxrec.training import optimizer
+    from jaxrec.training.step import init_state, make_step
+
+    cfg, params = weights.load(shape.model_folder(size))
+    found = [Example(*one) for one in mix.examples(size)]
+
+    def padded(length: int, some: list[Example]) -> list[Tokens]:
+        return whole(Tokens(**pad(some, length)), mix.ROWS)
+
+    def whole(tokens: Tokens, rows: int) -> list[Tokens]:
+        short = -len(tokens.ids_BL) % rows
+        filled = jax.tree.map(lambda x: np.pad(x, ((0, short), (0, 0))), tokens)
+        cut = lambda i: jax.tree.map(lambda x: x[i : i + rows], filled)
+        return [cut(i) for i in range(0, len(filled.ids_BL), rows)]
+
+    rows = mix.PACKED_ROWS if layout == "packed" else mix.ROWS
+    if layout == "packed":
+        made = whole(Tokens(**pack(found, mix.LONGEST)), rows)
+    elif layout == "padded":
+        made = padded(mix.LONGEST, found)
+    else:
+        sizes = bucket([len(e.ids) for e in found], (168, 208, 264, mix.LONGEST))
+        made = [b for n, which in sizes.items() for b in padded(n, [found[i] for i in which])]
+
+    mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+    plain = optimizer.OptConfig(lr=1e-4, schedule="constant", b2=0.999, clip=0.0)
+    adam = optimizer.make(plain, steps=1_000_000)
+    frozen = meshes.place(mesh, {"backbone": params})
+    start = {"delta": lora_delta(size, cfg, 1, rank)}
+    state = init_state(mesh, start, adam)
+    loss, weigh = objectives.sft(TunedLM(Decoder(cfg)))
+    step = make_step(loss, weigh, adam, state)
+    placed = [meshes.place_batch(mesh, batch, rows) for batch in made]
+    key = jax.random.key(0)
+
+    def epoch() -> None:
+        nonlocal state
+        for batch in placed:
+            state, metrics = step(state, frozen, batch, key)
+        metrics.fetch()
+
+    def first_loss() -> Any:
+        one = jax.jit(lambda delta, base, b: loss(delta, base, None, b, {"tokens": 1.0}, None)[0])
+        learned = sum(float(weigh(batch)["tokens"]) for batch in made)
+        return np.array([sum(float(one(start, frozen, batch)) for batch in placed) / learned])
+
+    places = sum(batch.ids_BL.size for batch in made)
+    info = {"fill": round(mix.TOKENS / places, 3), "steps": len(made)}
+    return {"work": Work(epoch, first_loss, versions(), info)}
