@@ -1,0 +1,297 @@
+"""Floor 3: a model as a GGUF file, which llama.cpp runs.
+
+    python -m jaxrec.hub.gguf MODEL OUT.gguf --type q8_0
+
+MODEL is a folder (or hub id) of the Llama, Qwen2 or Phi-2 family; tokenizer and chat template come along. An adapter
+(`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF adapter.
+Types: f32, f16, and q8_0 (8 bits, blocks of 32; a matrix whose rows 32 does not divide stays f16). Vectors are f32.
+"""
+
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import PyTree
+
+from jaxrec import delta as deltas
+from jaxrec import quant
+from jaxrec.config import RunError
+from jaxrec.hub.config import family_of
+from jaxrec.hub.gguf_names import ARCHITECTURES, PERMUTED
+from jaxrec.hub.gguf_tokenizer import write_tokenizer
+from jaxrec.hub.peft import load_peft
+from jaxrec.hub.weights import find, load
+from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.nn.rope import frequencies
+from jaxrec.nn.stack import stack_sizes
+from jaxrec.structs import Delta
+
+TYPES = ("f32", "f16", "q8_0")
+_BLOCK = 32  # of q8_0
+
+
+class GgufError(RunError, ValueError):
+    """A model, a Delta or a type that a GGUF file does not hold here."""
+
+
+class Tensor(NamedTuple):
+    """One tensor to be written: its shape there, and how it is made when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+def export(
+    out: str | Path, cfg: DecoderConfig, params: PyTree, tokenizer: str | Path, kind: str = "q8_0"
+) -> None:
+    """Writes a model with the tokenizer of the folder `tokenizer`; one tensor at a time is in memory as floats.
+
+    Quantised weights are written as what they stand for. Raises GgufError on an unknown kind or a model
+    of another family, ModelError on a tokenizer that llama.cpp has no equal of.
+    """
+    family = check_model(cfg)
+    _check_type(kind)
+    import gguf
+
+    writer = _writer(out, ARCHITECTURES[family][0])
+    file_type = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}[kind]
+    writer.add_type("model")
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    _write_config(writer, cfg, family)
+    write_tokenizer(writer, tokenizer, cfg.vocab)
+    _write(writer, list(_tensors(cfg, params, family)), kind)
+
+
+def export_adapter(out: str | Path, cfg: DecoderConfig, delta: Delta, kind: str = "f32") -> None:
+    """Writes the LoRA of a Delta (one row) as a GGUF adapter to a model of this config.
+
+    Raises GgufError when the Delta holds anything else than LoRA, or more than one row.
+    """
+    family = check_model(cfg)
+    _check_type(kind)
+    architecture, names = ARCHITECTURES[family]
+    tensors, ranks = [], set()
+    for path, lora, at, layer in _loras(cfg, delta):
+        if lora.magnitude_NBF is not None:
+            raise GgufError("a GGUF adapter holds no DoRA; merge it into the weights instead")
+        rows = {np.shape(leaf)[-3] for leaf in (lora.a_NBDR, lora.b_NBRF)}
+        if rows != {1}:
+            raise GgufError(f"a GGUF adapter holds one row of a Delta, not {max(rows)}: take one")
+        if path not in names:
+            raise GgufError(f"a {family} GGUF file has no matrix {path} that a LoRA could change")
+        name = names[path].format(n=layer)
+        parts = (lora.a_NBDR, lora.b_NBRF, lora.scale_NB)
+        a, b, scale = (np.asarray(x, np.float32)[(*at, 0)] for x in parts)
+        down, up = a.T, _reordered((b * scale).T, path, cfg, family)
+        tensors += [
+            Tensor(f"{name}.lora_{x}", y.shape, lambda y=y: y) for x, y in (("a", down), ("b", up))
+        ]
+        ranks.add(a.shape[1])
+    if not tensors:
+        raise GgufError("the Delta holds no LoRA, and a GGUF adapter holds nothing else")
+    if len(ranks) > 1:
+        raise GgufError(f"LoRAs of several ranks {sorted(ranks)} have no common alpha in GGUF")
+    writer = _writer(out, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(ranks.pop()))  # our scale is in b: theirs is 1
+    _write(writer, tensors, kind)
+
+
+def check_model(cfg: Any) -> str:
+    """The family of a model that can be exported. Raises GgufError for others."""
+    family = family_of(cfg)
+    if family not in ARCHITECTURES:
+        raise GgufError(
+            f"a {family} model has no GGUF export; supported are {', '.join(ARCHITECTURES)}"
+        )
+    if cfg.rope_scaling is not None and cfg.rope_scaling.kind not in (
+        "default",
+        "linear",
+        "llama3",
+    ):
+        raise GgufError(
+            f"rope scaling {cfg.rope_scaling.kind!r} has no GGUF export; linear and llama3 have"
+        )
+    return family
+
+
+def _check_type(kind: str) -> None:
+    if kind not in TYPES:
+        raise GgufError(f"type {kind!r} is not known: choose one of {', '.join(TYPES)}")
+
+
+def _writer(out: str | Path, architecture: str) -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise GgufError("the package gguf is not installed: pip install 'jaxrec[gguf]'") from error
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    return gguf.GGUFWriter(str(out), architecture)
+
+
+def _write_config(writer: Any, cfg: DecoderConfig, family: str) -> None:
+    writer.add_block_count(cfg.layers)
+    writer.add_context_length(cfg.max_positions)
+    writer.add_embedding_length(cfg.d_model)
+    writer.add_feed_forward_length(cfg.d_ff)
+    writer.add_head_count(cfg.heads)
+    writer.add_head_count_kv(cfg.groups)
+    writer.add_key_length(cfg.head_dim)
+    writer.add_value_length(cfg.head_dim)
+    writer.add_vocab_size(cfg.vocab)
+    writer.add_rope_dimension_count(cfg.rotary_dim)
+    writer.add_rope_freq_base(cfg.rope_theta)
+    add_eps = writer.add_layer_norm_eps if family == "phi" else writer.add_layer_norm_rms_eps
+    add_eps(cfg.norm_eps)
+    if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "linear":
+        import gguf
+
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(cfg.rope_scaling.factor)
+
+
+def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor]:
+    names = ARCHITECTURES[family][1]
+    if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "llama3":
+        plain, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, None)
+        slower, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, cfg.rope_scaling)
+        yield Tensor("rope_freqs.weight", plain.shape, lambda: plain / slower)
+    starts = _starts(cfg)
+    for path, leaf in flatten_dict(params, sep="/").items():
+        stack = re.match(r"(stack_\d+)/", path)
+        ours = path if stack is None else "layer/" + path[stack.end() :]
+        if ours not in names:
+            raise GgufError(f"a {family} GGUF file has no place for the parameter {path}")
+        layers = [None] if stack is None else range(leaf.shape[0])
+        shape = tuple(leaf.shape if stack is None else leaf.shape[1:])
+        shape = shape[::-1] if ours.endswith("kernel") else shape
+        for i in layers:
+
+            def make(leaf: Any = leaf, i: int | None = i, ours: str = ours) -> np.ndarray:
+                one = leaf if i is None else jax.tree.map(lambda x: x[i], leaf)
+                rows = (
+                    one.rows()
+                    if quant.is_quantised(one)
+                    else one.T
+                    if ours.endswith("kernel")
+                    else one
+                )
+                return _reordered(np.asarray(rows, np.float32), ours, cfg, family)
+
+            n = None if stack is None else starts[stack[1]] + i
+            yield Tensor(names[ours].format(n=n), shape, make)
+
+
+def _starts(cfg: DecoderConfig) -> dict[str, int]:
+    """{stack: the number of its first layer}."""
+    sizes = stack_sizes(cfg.layers, cfg.cuts)
+    return dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+
+
+def _reordered(rows: np.ndarray, ours: str, cfg: DecoderConfig, family: str) -> np.ndarray:
+    """Output rows of q and k in the order that llama.cpp's rotary embedding of this architecture wants."""
+    if ours not in PERMUTED.get(family, ()):
+        return rows
+    heads = cfg.heads if "/q/" in ours else cfg.groups
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _loras(cfg: DecoderConfig, delta: Delta) -> Iterator[tuple[str, Any, tuple, int | None]]:
+    """(our path, the LoRA, its place in it, the layer's number in the model) of every matrix that a Delta changes."""
+    outer = {k: v for k, v in vars(delta.outer).items() if k != "head" and v is not None}
+    if outer:
+        raise GgufError(f"a GGUF adapter holds LoRA alone, not {', '.join(outer)}")
+    for name, stack in delta.stacks.items():
+        other = [k for k, v in vars(stack).items() if k != "lora" and v]
+        if other:
+            raise GgufError(f"a GGUF adapter holds LoRA alone, not {', '.join(other)}")
+        for site, lora in (stack.lora or {}).items():
+            part = "attn" if site in ("q", "k", "v", "o") else "mlp"
+            for i in range(lora.a_NBDR.shape[0]):
+                yield f"layer/{part}/{site}/kernel", lora, (i,), _starts(cfg)[name] + i
+    if delta.outer.head is not None:
+        yield "head/kernel", delta.outer.head, (), None
+
+
+def _write(writer: Any, tensors: list[Tensor], kind: str) -> None:
+    import gguf
+
+    for tensor in tensors:
+        form = _type_of(tensor.shape, kind)
+        if form == "q8_0":
+            of_blocks = gguf.GGMLQuantizationType.Q8_0
+            shape = gguf.quant_shape_to_byte_shape(tensor.shape, of_blocks)
+            writer.add_tensor_info(
+                tensor.name, shape, np.dtype(np.uint8), int(np.prod(shape)), of_blocks
+            )
+        else:
+            dtype = np.dtype(np.float16 if form == "f16" else np.float32)
+            nbytes = int(np.prod(tensor.shape)) * dtype.itemsize
+            writer.add_tensor_info(tensor.name, tensor.shape, dtype, nbytes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        form, x = _type_of(tensor.shape, kind), np.ascontiguousarray(tensor.make(), np.float32)
+        if form == "q8_0":
+            x = gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0)
+        elif form == "f16":
+            x = x.astype(np.float16)
+        writer.write_tensor_data(x)
+    writer.close()
+
+
+def _type_of(shape: tuple[int, ...], kind: str) -> str:
+    if len(shape) < 2:
+        return "f32"
+    return "f16" if kind == "q8_0" and shape[-1] % _BLOCK else kind
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. A mistake of its user is said in one line, with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrec.hub.gguf",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a model's folder or hub id")
+    parser.add_argument("out", help="the file to write, such as model.gguf")
+    parser.add_argument("--type", default="q8_0", help=f"{', '.join(TYPES)} (default: q8_0)")
+    parser.add_argument("--adapter", default="", help="the PEFT folder of an adapter")
+    parser.add_argument("--apart", action="store_true", help="write the adapter alone")
+    flags = parser.parse_args(argv)
+    try:
+        _run(flags)
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _run(flags: argparse.Namespace) -> None:
+    _check_type(flags.type)
+    cfg, params = load(flags.model)
+    delta = load_peft(flags.adapter, cfg, params)[0] if flags.adapter else None
+    if flags.apart:
+        if delta is None:
+            raise GgufError("--apart writes an adapter, and there is none: name it by --adapter")
+        export_adapter(flags.out, cfg, delta, flags.type)
+        return
+    if delta is not None:
+        try:
+            params = deltas.merge_params(params, delta, Decoder.path_of)
+        except ValueError as error:
+            raise GgufError(f"this adapter has no place in a GGUF file: {error}") from error
+    export(flags.out, cfg, params, find(flags.model), flags.type)
+
+
+if __name__ == "__main__":
+    main()
