@@ -20,6 +20,7 @@ CFG = DecoderConfig(
 SITES = Decoder.sites(CFG)
 KINDS = {
     "lora": DeltaConfig(lora_rank=2),
+    "dora": DeltaConfig(lora_rank=2, lora_dora=True, lora_sites="q|down"),
     "adapter": DeltaConfig(adapter_size=3),
     "prefix": DeltaConfig(prefix_length=2),
     "norm": DeltaConfig(norm=True),

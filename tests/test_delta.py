@@ -19,7 +19,7 @@ def _stack(n_layers):
         adapter={"attn": D, "mlp": D},
         prefix={"attn": (2, 1, 4)},
         norm={"attn_norm": D, "mlp_norm": D},
-        scale={"k": 4, "v": 4},
+        scale={"k": 4, "v": 4, "down": D, "hidden": F},
         attn_bias={"attn": 2},
     )
 
@@ -172,6 +172,64 @@ def test_check_accepts_its_own_and_names_what_is_wrong():
     wrong = layer.replace(lora={"q": layer.lora["v"]})
     with pytest.raises(ValueError, match=r"stack_0 lora q: sized \(8, 4\), the model has \(8, 8\)"):
         deltas.check(Delta({"stack_0": wrong}, OuterDelta()), SITES)
+
+
+def test_methods_have_names():
+    for name, spec in deltas.METHODS.items():
+        assert deltas.method(name) is spec
+        assert spec.empty == (name == "full")
+    assert deltas.method("ia3").scale_sites == "k|v|hidden"
+    with pytest.raises(deltas.DeltaError, match="no tuning method 'dorra'; did you mean 'dora'"):
+        deltas.method("dorra")
+    with pytest.raises(deltas.DeltaError, match="there are full, lora"):
+        deltas.method("zzz")
+
+
+def test_rank_stabilised_scales():
+    spec = DeltaConfig(lora_rank=4, lora_alpha=6.0, lora_rs=True, head_rank=9)
+    delta = jax.jit(lambda key: deltas.init(key, SITES, spec))(jax.random.key(0))
+    np.testing.assert_allclose(delta.stacks["stack_1"].lora["q"].scale_NB, 3.0)
+    np.testing.assert_allclose(delta.outer.head.scale_NB, 2.0)
+    assert DeltaConfig(lora_rank=4, lora_alpha=6.0).scaling(4) == 1.5
+
+
+def test_a_prefix_without_a_gate_has_none():
+    spec = DeltaConfig(prefix_length=2, prefix_gate=False)
+    delta = jax.jit(lambda key: deltas.init(key, SITES, spec))(jax.random.key(0))
+    prefix = delta.stacks["stack_0"].prefix["attn"]
+    assert prefix.gate_NBH is None and prefix.k_NBPGK.any()
+    deltas.check(delta, SITES)
+    with pytest.raises(ValueError, match="prefix_gate=True"):
+        deltas.scale(delta, 0.5)
+
+
+def test_merge_scales_what_a_matrix_reads_or_gives():
+    delta = _random(
+        DeltaConfig(lora_rank=2, lora_sites="down", scale=True, scale_sites="down|hidden")
+    )
+    x, w, b = (np.random.default_rng(i).normal(size=s) for i, s in enumerate([(7, F), (F, D), D]))
+    params = {
+        n: {"down": {"kernel": jnp.array([w] * s.n_layers), "bias": jnp.array([b] * s.n_layers)}}
+        for n, s in SITES.stacks.items()
+    }
+    merged = deltas.merge_params(params, delta, lambda site: (site,))
+    for name, stack in delta.stacks.items():
+        lora, reads, gives = stack.lora["down"], stack.scale["hidden"], stack.scale["down"]
+        changed = w + np.asarray(_effective(lora))[-1, 0]
+        expected = ((x * (1 + reads[-1, 0])) @ changed + b) * (1 + gives[-1, 0])
+        own = merged[name]["down"]
+        kernel, bias = np.asarray(own["kernel"][-1]), np.asarray(own["bias"][-1])
+        np.testing.assert_allclose(x @ kernel + bias, expected, rtol=2e-4, atol=1e-4)
+
+
+def test_merge_takes_the_head_unless_it_is_tied():
+    delta = _random(DeltaConfig(head_rank=2))
+    kernel = jnp.ones((D, V))
+    merged = deltas.merge_params({"head": {"kernel": kernel}}, delta, lambda site: (site,))
+    head = jax.tree.map(lambda x: x[None], delta.outer.head)
+    np.testing.assert_allclose(merged["head"]["kernel"], 1 + _effective(head)[0, 0], rtol=1e-5)
+    with pytest.raises(ValueError, match="tied"):
+        deltas.merge_params({}, delta, lambda site: (site,))
 
 
 def test_a_spec_that_asks_for_nothing_makes_no_delta():

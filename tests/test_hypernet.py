@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrec import delta as deltas
+from jaxrec.delta import DeltaConfig
 from jaxrec.models.hypernet import Hypernet
+from jaxrec.nn.decoder import Decoder, DecoderConfig
 from tests.test_delta import EVERY, SITES
 
 
@@ -71,6 +73,38 @@ def test_layers_differ_and_so_do_people(made):
     b_NBRF = delta.stacks["stack_1"].lora["q"].b_NBRF
     assert not np.allclose(b_NBRF[0], b_NBRF[1])
     assert not np.allclose(b_NBRF[:, 0], b_NBRF[:, 1])
+
+
+def test_every_kind_that_it_makes_works_in_a_decoder_and_has_a_gradient():
+    """LoRA, DoRA, IA3, prefix, soft prompt, conditional norm and attention bias from p, through a plain decoder."""
+    cfg = DecoderConfig(
+        vocab=31, d_model=16, layers=1, heads=2, groups=1, head_dim=8, d_ff=24, max_positions=16
+    )
+    spec = DeltaConfig(
+        lora_rank=2, lora_dora=True, lora_sites="q|down", scale=True, prefix_length=2, prompt_length=2,
+        norm=True, attn_bias=True, distance_buckets=8,
+    )  # fmt: skip
+    net, ids = Hypernet(Decoder.sites(cfg), spec, width=8), jnp.arange(10).reshape(2, 5)
+    p_BE = jnp.array(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
+    rng = np.random.default_rng(1)
+    drawn = lambda module, *x: jax.tree.map(
+        lambda x: jnp.array(rng.normal(scale=0.3, size=x.shape), jnp.float32),
+        jax.eval_shape(module.init, jax.random.key(0), *x)["params"],
+    )
+    params, backbone = drawn(net, p_BE), drawn(Decoder(cfg), ids)
+
+    @jax.jit
+    def run(params):
+        def said(params):
+            delta = net.apply({"params": params}, p_BE)
+            logits = Decoder(cfg).apply({"params": backbone}, ids, delta=delta).logits
+            return logits.std(), logits
+
+        return jax.value_and_grad(said, has_aux=True)(params)
+
+    (_, logits), gradient = run(params)
+    assert np.isfinite(logits).all() and np.abs(logits[0] - logits[1]).max() > 0.01
+    assert [name for name, x in gradient.items() if not any(map(np.any, jax.tree.leaves(x)))] == []
 
 
 def test_same_shapes_compile_once(made):
