@@ -143,8 +143,22 @@ RACES = (
         units=8 * 256,
     ),
     Race(
+        name="qlora",
+        about="QLoRA (rank 16, seven sites, AdamW; layers and head quantised, fp32 compute) on 8 x 256 tokens against"
+        " LoRA on the same weights in fp32",
+        base="jaxrec, LoRA in fp32",
+        entries={
+            "jaxrec, LoRA in fp32": Entry(f"{JAX}qlora", options={"stored": "floats"}),
+            "jaxrec, nf4": Entry(f"{JAX}qlora"),
+            "jaxrec, int8": Entry(f"{JAX}qlora", options={"kind": "int8"}),
+        },
+        unit="tokens/s",
+        units=8 * 256,
+        bars={"jaxrec, nf4": 0.67},
+    ),
+    Race(
         name="dpo",
-        about="a DPO step (LoRA as above) on 8 pairs of 256 tokens, 192 of them the answer; the LoRA off is the reference",
+        about="a DPO step (LoRA as above) on 8 pairs of 256 tokens, 192 of them the answer",
         base="trl",
         entries={
             "trl": Entry(f"{TORCH}dpo", environment="peers"),

@@ -103,6 +103,15 @@ def prompts(size: str, batch: int, length: int = PROMPT) -> np.ndarray:
     return np.random.default_rng(1).integers(4, SHAPES[size]["vocab_size"], (batch, length))
 
 
+def answered(size: str, pairs: int, length: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """(chosen, rejected) [pairs, length] and where the answers begin: a quarter is a prompt, and 2 ends each row."""
+    start = length // 4
+    chosen, rejected = np.split(prompts(size, 2 * pairs, length), 2)
+    rejected[:, :start] = chosen[:, :start]
+    chosen[:, -1] = rejected[:, -1] = 2
+    return chosen, rejected, start
+
+
 def loras(size: str, rows: int, rank: int, names: tuple[str, ...] = tuple(SITES)) -> dict:
     """{site: (a [N, rows, in, rank], b [N, rows, rank, out])}, neither of them zero."""
     rng, layers = np.random.default_rng(2), SHAPES[size]["num_hidden_layers"]

@@ -65,7 +65,7 @@ class HeldPreferences:
         found = {}
         for group in dict.fromkeys(self.groups.tolist()):
             which = np.flatnonzero(self.groups == group)
-            found[group] = {"rows": len(which), **self._numbers(known, which)}
+            found[group] = {"rows": float(len(which)), **self._numbers(known, which)}
         return found
 
     def _numbers(self, known: Mapping[str, np.ndarray], which: Any) -> dict[str, float]:

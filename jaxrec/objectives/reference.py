@@ -84,7 +84,8 @@ def _opened(path: Path, size: int) -> np.memmap:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")
-        np.save(fresh.open("wb"), np.full(size, np.nan, np.float32))
+        with fresh.open("wb") as file:
+            np.save(file, np.full(size, np.nan, np.float32))
         fresh.rename(path)
     return np.load(path, mmap_mode="r+")
 
