@@ -1,5 +1,7 @@
 """Our LoRA training step: the one step of `jaxrec.training`, a Delta on a frozen backbone, AdamW, fp32."""
 
+from typing import Any
+
 from eval.race import shape
 from eval.race.jax_decode import lora_delta, versions
 from eval.race.worker import Work
@@ -9,18 +11,26 @@ def prepare(
     size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16
 ) -> dict[str, Work]:
     """One step on `batch` x `length` tokens, all of which count in the loss."""
+    from jaxrec.hub import weights
+
+    cfg, params = weights.load(shape.model_folder(size))
+    return {"work": lora_step(cfg, params, size, batch, length, rank)}
+
+
+def lora_step(
+    cfg: Any, params: Any, size: str, batch: int = 8, length: int = 256, rank: int = 16
+) -> Work:
+    """The step on these weights, quantised or not; its answer: the losses of the first three."""
     import jax
     import numpy as np
 
     from jaxrec import mesh as meshes
-    from jaxrec.hub import weights
     from jaxrec.losses.tokens import next_token
     from jaxrec.nn.decoder import Decoder
     from jaxrec.structs import Aux, Tokens
     from jaxrec.training import optimizer
     from jaxrec.training.step import init_state, make_step
 
-    cfg, params = weights.load(shape.model_folder(size))
     model = Decoder(cfg)
     ids = shape.prompts(size, batch, length).astype(np.int32)
     rows = Tokens(ids, np.ones(ids.shape, bool), np.ones(ids.shape, np.float32))
@@ -56,4 +66,4 @@ def prepare(
         keep = lambda path, x: jax.lax.stop_gradient(x) if "scale_NB" in str(path[-1]) else x
         return jax.tree_util.tree_map_with_path(keep, delta)
 
-    return {"work": Work(one_step, first_losses, versions())}
+    return Work(one_step, first_losses, versions())

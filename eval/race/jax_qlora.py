@@ -1,0 +1,38 @@
+"""QLoRA: the LoRA step of `jax_sft` on quantised weights, and the same step on what these weights stand for in fp32.
+
+So both compute the same losses, and their ratio is the price of the codes alone.
+"""
+
+from typing import Any
+
+from eval.race import shape
+from eval.race.jax_sft import lora_step
+from eval.race.worker import Work
+
+
+def prepare(size: str = "30m", kind: str = "nf4", stored: str = "codes") -> dict[str, Work]:
+    """stored: "codes", or "floats" for the fp32 weights that the codes stand for."""
+    from jaxrec import quant
+    from jaxrec.hub import quantised
+
+    cfg, params = quantised.load(shape.model_folder(size), kind, head=True)
+    if stored == "floats":
+        params = quant.whole(params)
+    work = lora_step(cfg, params, size)
+    work.info = resident(params)
+    if kind != "nf4":
+        work.answer = None  # the race's base has the floats of NF4
+    return {"work": work}
+
+
+def resident(params: Any) -> dict[str, float]:
+    """Megabytes of the weights in memory, and their share of fp32: of all, and of the matrices of layers and head."""
+    from jaxrec import quant
+
+    kernels = {name: part for name, part in params.items() if name != "embed"}
+    share = lambda tree: round(quant.size_bytes(tree) / quant.parameters(tree) / 4, 4)
+    return {
+        "weights_mb": round(quant.size_bytes(params) / 1e6, 1),
+        "of_fp32": share(params),
+        "matrices_of_fp32": share(kernels),
+    }
