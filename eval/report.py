@@ -263,7 +263,27 @@ def explain(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
+def prefer(records: Sequence[tuple[str, Record]]) -> str:
+    """A table for each set of pairs: a row a loss; what its own reward says, and which answer is the likelier one."""
+    measures = ("accuracy", "likelier", "likelier_per_token")
+    names = ("by its reward", "likelier", "likelier per token")
+    parts = []
+    for name, record in records:
+        lines = [
+            [row["row"]]
+            + [_interval({measure: None} | row, measure) for measure in measures]
+            + [_number(row.get("margin")), str(row["n"])]
+            for row in record["rows"]
+        ]
+        said = (
+            f"**{name}**: held-out pairs in which the chosen answer is ahead ({record['protocol']})"
+        )
+        parts += [said, _markdown(["row", *names, "margin", "pairs"], lines), _provenance(record)]
+    return "\n\n".join(parts)
+
+
 TABLES = {
+    "prefer": prefer,
     "personalize": personalize,
     "voices": voices,
     "bench": bench,

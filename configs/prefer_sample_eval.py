@@ -1,0 +1,27 @@
+"""Every preference loss on unseen tenants' p alone, asked with their own, the mean and another's p; and on the head.
+
+    python -m eval.prefer configs/prefer_sample_eval.py
+
+Needs the sample world's universal model (configs/universal_sample.py).
+"""
+
+from eval.prefer import Contender, PreferEvalConfig
+from jaxrec.losses.preference import PreferenceLoss
+
+config = PreferEvalConfig(
+    name="sample_world",
+    personal="runs/sample/universal/model",
+    data=("world:held",),
+    contenders=(
+        Contender("sigmoid", PreferenceLoss("sigmoid", 0.1), lr=3e-2),
+        Contender("robust", PreferenceLoss("robust", 0.1, smoothing=0.1), lr=3e-2),
+        Contender("hinge", PreferenceLoss("hinge", 0.1), lr=3e-2),
+        Contender("ipo", PreferenceLoss("ipo", 0.1), lr=3e-2),
+        Contender("orpo", PreferenceLoss("orpo", 1.0), lr=3e-2),
+        Contender("simpo", PreferenceLoss("simpo", 2.0, gamma=1.0), lr=3e-2),
+        Contender("kto", PreferenceLoss("kto", 0.1), lr=3e-2),
+        Contender("sigmoid, head", PreferenceLoss("sigmoid", 0.1), lr=3e-4, train="head/.*"),
+    ),
+    rows=32,
+    steps=100,
+)

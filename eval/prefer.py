@@ -1,0 +1,262 @@
+"""What each preference loss gives on held-out pairs, beside the untuned model and the rule "the shorter answer".
+
+    python -m eval.prefer configs/prefer_hh_eval.py
+    python -m eval.prefer configs/prefer_sample_eval.py
+    python -m eval.prefer configs/prefer_hh_eval.py --validate     # for choosing settings: no test row is seen
+
+Of a language model a Delta is trained, of a personal model each tenant's p alone, or its head. A fixed number of steps
+for all losses, and nothing is chosen by the test rows. Columns: `accuracy` (the chosen answer has the higher reward of
+its own loss; 0.5 for no difference), `likelier` and `likelier_per_token` (the chosen answer is the likelier one, which
+can be said of the untuned model too), `margin` of rewards. Tenants: the same asked with the mean p, and with another's.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from jaxrec import config, mesh, results
+from jaxrec import delta as deltas
+from jaxrec.data.pairs import Pair, Thumb, hold_out, pair_rows, read_pairs, thumb_rows
+from jaxrec.data.source import ArraySource
+from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thumb_rows
+from jaxrec.delta import DeltaConfig
+from jaxrec.losses.preference import PreferenceLoss
+from jaxrec.mesh import MeshConfig
+from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.tenant_start import starting_p
+from jaxrec.models.tuned_folder import load_tuned
+from jaxrec.models.tuned_lm import LM, TenantLM, TunedLM
+from jaxrec.nn.decoder import Decoder
+from jaxrec.objectives.held_preferences import HeldPreferences
+from jaxrec.objectives.prefer import prefer
+from jaxrec.objectives.reference import with_reference
+from jaxrec.structs import Pairs
+from jaxrec.tables import RowAdam
+from jaxrec.training import gradients, optimizer, partition, step
+from jaxrec.training.optimizer import OptConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A loss, what it trains, and its learning rate."""
+
+    name: str
+    loss: PreferenceLoss
+    lr: float = 1e-3
+    train: str = ""  # rule of paths; the Delta, or the tenants' p, when empty
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferEvalConfig:
+    """Losses side by side on one model and one set of pairs."""
+
+    name: str = "prefer"
+    base: str = "runs/backbone_small/model"
+    personal: str = ""  # a personal model instead: tenants
+    profile: str = ""  # where their p starts; what the encoder infers when empty
+    data: tuple[str, ...] = ("hh_rlhf",)
+    contenders: tuple[Contender, ...] = (Contender("sigmoid", PreferenceLoss()),)
+    test_every: int = 5  # each so-many-th prompt is tested; of tenants `held_last` pairs of each
+    held_last: int = 10
+    validate: bool = False  # test rows are put aside, and as many others are held out instead
+    delta: DeltaConfig = DeltaConfig(lora_rank=16, lora_alpha=32.0)
+    length: int = 256
+    question: int = 40
+    answer: int = 96
+    rows: int = 16
+    steps: int = 100
+    warmup: int = 10
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    work: str = "runs/prefer_eval"  # reference log-probabilities, used again by the next run
+    out: str = "results/prefer"
+
+
+class Case(NamedTuple):
+    """A model at its start, and rows to train and to test on."""
+
+    lm: LM
+    tree: dict[str, Any]
+    reference: dict[str, Any]
+    rule: str
+    pairs: Pairs
+    thumbs: Callable[[], Any]  # of the same training pairs, made when a loss wants them
+    test: Pairs
+    tested: list[Pair]
+    tenants: int  # 0: a language model
+
+
+def main(cfg: PreferEvalConfig) -> list[dict[str, Any]]:
+    """Prints the table, writes OUT/NAME.json and gives its rows."""
+    began, devices = time.monotonic(), mesh.make(cfg.mesh)
+    case = tenants_case(cfg, devices) if cfg.personal else model_case(cfg, devices)
+    told = lambda rows: with_reference(
+        case.lm, case.reference, rows, Path(cfg.work) / cfg.name, devices, cfg.rows
+    )
+    case = case._replace(pairs=told(case.pairs), test=told(case.test))
+    thumbs = told(case.thumbs()) if any(c.loss.kind == "kto" for c in cfg.contenders) else None
+    rows = floors(case)
+    for contender in cfg.contenders:
+        at = time.monotonic()
+        data = thumbs if contender.loss.kind == "kto" else case.pairs
+        tree = trained(cfg, case, contender, data, devices)
+        spent = round(time.monotonic() - at, 1)
+        judged = HeldPreferences(
+            case.lm, case.test, [p.group for p in case.tested], contender.loss, "batch", devices, cfg.rows
+        )  # fmt: skip
+        if contender is cfg.contenders[0]:
+            for name, asked in with_other_p(case, "untuned", case.tree, cfg.seed).items():
+                rows.append(measured(name, judged.known(asked), own=False))
+        for name, asked in with_other_p(case, contender.name, tree, cfg.seed).items():
+            own = name == contender.name
+            rows.append(
+                measured(name, judged.known(asked), own) | ({"train_s": spent} if own else {})
+            )
+    print()
+    results.print_table(rows)
+    results.write_results(
+        cfg.out, "prefer", rows, config=cfg, seed=cfg.seed, wall_s=time.monotonic() - began,
+        filename=f"{cfg.name}.json", tested=len(case.tested), tenants=case.tenants,
+        trained_on=len(jax.tree.leaves(case.pairs)[0]), protocol="validation" if cfg.validate else "test",
+    )  # fmt: skip
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------- cases
+
+
+def model_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
+    """A language model with a fresh Delta; pairs split by prompt."""
+    tuned = load_tuned(cfg.base, devices=devices)
+    pairs = [pair for source in cfg.data for pair in read_pairs(source)[0]]
+    train, test = hold_out(pairs, cfg.test_every)
+    if cfg.validate:
+        train, test = hold_out(train, cfg.test_every)
+    key = jax.random.key(cfg.seed)
+    delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), cfg.delta))(key)
+    tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
+    rows, kept, skipped = pair_rows(tuned.chat, train, cfg.length)
+    test_rows, tested, test_skipped = pair_rows(tuned.chat, test, cfg.length)
+    for line in (*skipped.lines(), *(f"test: {line}" for line in test_skipped.lines())):
+        print(line, flush=True)
+    thumbs = lambda: thumb_rows(tuned.chat, both_thumbs(kept), cfg.length, seed=cfg.seed)[0]
+    return Case(TunedLM(tuned.model), tree, tuned.tree, "delta", rows, thumbs, test_rows, tested, 0)
+
+
+def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
+    """A personal model; of each tenant the last pairs are tested."""
+    model = load_personal(cfg.personal, devices)
+    pairs = [pair for source in cfg.data for pair in read_pairs(source)[0]]
+    names = tuple(dict.fromkeys(pair.group for pair in pairs))
+    train, test = hold_out_last(pairs, cfg.held_last)
+    if cfg.validate:
+        train, test = hold_out_last(train, cfg.held_last)
+    p_UE = starting_p(model, names, cfg.profile)
+    tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
+    tree |= {"profile": {"p": mesh.place(devices, jnp.asarray(p_UE))}}
+    rows, kept, _ = tenant_pair_rows(model.tok, train, names, cfg.question, cfg.answer)
+    test_rows, tested, _ = tenant_pair_rows(model.tok, test, names, cfg.question, cfg.answer)
+    thumbs = lambda: tenant_thumb_rows(
+        model.tok, both_thumbs(kept), names, cfg.question, cfg.answer, cfg.seed
+    )[0]
+    return Case(
+        TenantLM(model.lm), tree, tree, "profile/p", rows, thumbs, test_rows, tested, len(names)
+    )
+
+
+def both_thumbs(pairs: list[Pair]) -> list[Thumb]:
+    """Each pair as a thumb up and a thumb down."""
+    return [
+        Thumb(p.prompt, said, liked, p.group, p.where)
+        for p in pairs
+        for said, liked in ((p.chosen, True), (p.rejected, False))
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- one contender
+
+
+def trained(
+    cfg: PreferEvalConfig, case: Case, contender: Contender, rows: Any, devices: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """The tree after `cfg.steps` steps."""
+    rule = contender.train or case.rule
+    mine, frozen = partition.split(case.tree, rule)
+    side = "said" if contender.loss.kind == "kto" else "chosen"
+    by_row = {"profile/p": RowAdam(ids=lambda batch: getattr(batch, side).tenant_B)}
+    tables = by_row if rule == "profile/p" else None
+    opt = OptConfig(
+        lr=contender.lr, warmup=cfg.warmup, schedule="linear", clip=0.0 if tables else 1.0
+    )
+    optim = optimizer.make(opt, cfg.steps)
+    source = ArraySource(rows, cfg.rows, seed=cfg.seed)
+    state, place = step.init_state(devices, mine, optim, tables=tables), source.init()
+    take = gradients.spanning() if contender.loss.kind == "kto" else gradients.summed()
+    objective = prefer(case.lm, contender.loss, "batch")
+    one = step.make_step(*objective, optim, state, gradients=take, tables=tables)
+    for i in range(cfg.steps):
+        batch, place = source(i, None, place)
+        batch = mesh.place_batch(devices, batch, cfg.rows)
+        state, metrics = one(state, frozen, batch, jax.random.key(cfg.seed))
+        if (i + 1) % max(cfg.steps // 4, 1) == 0:
+            told = metrics.fetch()
+            print(
+                f"{contender.name} {i + 1}: loss {told['loss']:.4f}, margin {told['margin']:.4f},"
+                f" accuracy {told['accuracy']:.3f}",
+                flush=True,
+            )
+    return partition.merge(state.params, frozen)
+
+
+def with_other_p(case: Case, name: str, tree: dict[str, Any], seed: int) -> dict[str, dict]:
+    """{row: tree}: as it is, and for tenants asked with the mean p and with another tenant's."""
+    if not case.tenants:
+        return {name: tree}
+    p_UE = np.asarray(tree["profile"]["p"])
+    order, other = np.random.default_rng(seed).permutation(len(p_UE)), np.empty(len(p_UE), int)
+    other[order] = np.roll(order, 1)
+    put = lambda p: {**tree, "profile": {"p": jnp.asarray(p)}}
+    mean = np.broadcast_to(p_UE.mean(0), p_UE.shape)
+    return {name: tree, f"{name}, mean p": put(mean), f"{name}, another's p": put(p_UE[other])}
+
+
+def measured(name: str, known: Mapping[str, np.ndarray], own: bool) -> dict[str, Any]:
+    """A row of the table. Rewards of another p than the trained one say nothing of the loss: they are left out."""
+    per_token = lambda side: known[f"{side}_logp"] / np.maximum(known[f"{side}_tokens"], 1)
+    likelier = {
+        "likelier": known["chosen_logp"] - known["rejected_logp"],
+        "likelier_per_token": per_token("chosen") - per_token("rejected"),
+    }
+    row: dict[str, Any] = {"row": name, "n": len(known["loss"])}
+    margin = known["chosen_reward"] - known["rejected_reward"]
+    row |= with_interval("accuracy", margin > 0) if own else {}
+    row |= {"margin": float(margin.mean())} if own else {}
+    for what, gap in likelier.items():
+        row |= with_interval(what, gap > 0)
+    return row
+
+
+def with_interval(name: str, hits: Bool[np.ndarray, " B"]) -> dict[str, float]:
+    """A part with its 95% interval (Wilson 1927)."""
+    n, part, z = len(hits), float(np.mean(hits)), 1.96
+    middle = (part + z * z / (2 * n)) / (1 + z * z / n)
+    wide = z * np.sqrt(part * (1 - part) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return {name: part, f"{name}_lo": float(middle - wide), f"{name}_hi": float(middle + wide)}
+
+
+def floors(case: Case) -> list[dict[str, Any]]:
+    """What can be had without any model: the shorter answer is the better one."""
+    said = lambda batch: case.lm.said(batch).loss_BL.sum(1)
+    shorter = said(case.test.chosen) < said(case.test.rejected)
+    return [{"row": "shorter answer", "n": len(shorter), **with_interval("accuracy", shorter)}]
+
+
+if __name__ == "__main__":
+    config.run(main, PreferEvalConfig, __doc__)
