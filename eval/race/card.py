@@ -3,7 +3,7 @@
 Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
 """
 
-from eval.race import jax_beam, mix, ratings, shape
+from eval.race import jax_beam, mix, ratings, rollouts, shape
 from eval.race.harness import Entry, Race
 from eval.race.tenants import POPULATIONS
 
@@ -191,6 +191,19 @@ RACES = (
         unit="tokens/s",
         units=mix.TOKENS,
         rounds=3,
+    ),
+    Race(
+        name="grpo",
+        about="GRPO: 16 texts of 64 tokens to 4 prompts, KL to the reference, and one update of a LoRA (rank 16), fp32",
+        base="trl + peft",
+        entries={
+            "trl + peft": Entry(f"{TORCH}grpo", environment="peers"),
+            "jaxrec": Entry(f"{JAX}grpo"),
+        },
+        unit="samples/s",
+        units=rollouts.ROWS,
+        bars={"jaxrec": 2.0},
+        rounds=5,
     ),
     Race(
         name="encode",

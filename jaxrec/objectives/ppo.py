@@ -214,7 +214,7 @@ def drift(lm: LM, temperature: float) -> Callable[[PyTree, PyTree, Rollout], Flo
 
 def written(lm: LM, said: PyTree) -> Any:
     """[B, L]: the tokens that the policy chose. A row's first token never is: nothing comes before it."""
-    return (lm.said(said).loss_BL > 0).at[:, 0].set(False)
+    return (jnp.asarray(lm.said(said).loss_BL) > 0).at[:, 0].set(False)
 
 
 def _reference(lm: LM, tree: PyTree, said: PyTree, temperature: float) -> Array:
