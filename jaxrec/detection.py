@@ -89,7 +89,9 @@ def log_loss(
     return _ratio(weight_SB @ -np.log(p), weight_SB.sum(1))
 
 
-def group_weights(group_B: np.ndarray, draws: int, seed: int = 0) -> tuple[Weights, Weights]:
+def group_weights(
+    group_B: np.ndarray, draws: int, seed: int = 0
+) -> tuple[Float[np.ndarray, "one B"], Float[np.ndarray, "draws B"]]:
     """([1, B] ones, [draws, B]: how often each row's group is drawn, groups with replacement)."""
     groups, at = np.unique(group_B, return_inverse=True)
     rng = np.random.default_rng(seed)

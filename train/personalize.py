@@ -22,12 +22,14 @@ from jaxrec.data import turns
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.world.businesses import read_businesses
 from jaxrec.data.world.records import Tenant
+from jaxrec.data.world.style import CUSTOMER, ORDER
 from jaxrec.data.world.tenants import generate
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.heads import GenerativeHead
 from jaxrec.models.onboarding import infer_p, read_pieces
 from jaxrec.models.personal_folder import load_personal
+from jaxrec.objectives.restraint import Restraint
 from jaxrec.structs import Tokens, Turns
 from jaxrec.tables import RowAdam
 from jaxrec.training import loop, optimizer, step
@@ -44,6 +46,7 @@ class PersonalizeConfig:
     examples: int = 30  # of each tenant's onboarding dialogues
     own_delta: DeltaConfig = DeltaConfig()  # of the head, instead of p
     prior: float = 1e-3  # pull towards the p that the encoder inferred
+    restraint: Restraint = Restraint()  # penalty: on the terms that a tenant's style rules out
     question: int = 40
     answer: int = 96
     piece: int = 40
@@ -72,7 +75,9 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
         params = {"profile": {"p": jnp.asarray(start_UE)}}
         frozen["start"] = mesh.place(devices, jnp.asarray(start_UE))
         by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B)}
-        objective = objectives.personalize(model.lm, cfg.prior)
+        if cfg.restraint.penalty:
+            frozen["disallowed"] = mesh.place(devices, ruled_out(model.tok, chosen))
+        objective = objectives.personalize(model.lm, cfg.prior, cfg.restraint)
     else:
         sites = GenerativeHead.sites(model.lm.cfg.head)
         key = jax.random.key(cfg.loop.seed)
@@ -113,6 +118,23 @@ def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:
                 f"tenant {tenant.key} has {len(tenant.onboarding)} examples, {examples} are asked for"
             )
     return chosen
+
+
+def ruled_out(tok, chosen: list[Tenant]) -> np.ndarray:
+    """[U, V] bool: tokens that are, as whole words, a term which the tenant's style replaces by another.
+
+    Raises RunError where the tokenizer has none of them as one token: a part of a word may not be ruled out.
+    """
+    barred = np.zeros((len(chosen), tok.size), bool)
+    for u, tenant in enumerate(chosen):
+        own = {tenant.style.customer, tenant.style.order}
+        for word in {*CUSTOMER, *ORDER} - own:
+            for form in (f" {word}", f" {word}s"):
+                if len(ids := tok.encode(form)) == 1:
+                    barred[u, ids[0]] = True
+    if not barred.any():
+        raise RunError("restraint.penalty: no ruled-out term is one token of this tokenizer")
+    return barred
 
 
 def example_source(cfg: PersonalizeConfig, tok, chosen: list[Tenant], share: slice) -> Prefetch:

@@ -119,7 +119,9 @@ def train_one(
 
     def evaluate(params, _: int) -> dict[str, float]:
         logits = model(jax.device_get(params)).logits(texts, valid)
-        sums = binary_cross_entropy(logits, valid.target_BW, positive, np.ones(len(logits)))
+        sums = binary_cross_entropy(
+            *map(jnp.asarray, (logits, valid.target_BW, positive, np.ones(len(logits), np.float32)))
+        )
         return {"valid_nll": float(sums["nll"].sum() / sums["known"].sum())}
 
     out = Path(cfg.out) / name

@@ -1,4 +1,4 @@
-"""Drafts as vectors: a frozen encoder's components beside the surface that it can't see, found on training texts alone."""
+"""Drafts as vectors: a frozen encoder's components, found on training texts, beside the surface it can't see."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from jaxrec.models.text_vectors import Texts, compressed, read_texts
 
 @dataclasses.dataclass(frozen=True)
 class DraftReading:
-    """How drafts become vectors. source None: MiniLM of the PyPI package; components 0: all; surface: see data.surface."""
+    """How drafts become vectors. source None: MiniLM of the PyPI package; components 0: all of them."""
 
     source: str | None = None
     layers: tuple[int, ...] = (-2, -1)

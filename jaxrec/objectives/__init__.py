@@ -5,6 +5,7 @@ Each returns an `Objective`. A stage, its script in train/ and its config bear t
 
 from jaxrec.objectives.bpr import bpr, bpr_tables
 from jaxrec.objectives.deepmf import RatingDecay, deepmf, deepmf_tables
+from jaxrec.objectives.editor import editor
 from jaxrec.objectives.generative_rec import generative_rec, tiger
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import (
@@ -16,7 +17,9 @@ from jaxrec.objectives.personal import (
     retrofit,
     universal,
 )
+from jaxrec.objectives.policy import policy
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, grpo, ppo
+from jaxrec.objectives.restraint import Restraint
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.objectives.sft import sft
@@ -26,6 +29,7 @@ __all__ = [
     "Objective",
     "PpoLoss",
     "RatingDecay",
+    "Restraint",
     "RetrofitParts",
     "RetrofitWeights",
     "SemanticIdWeights",
@@ -34,10 +38,12 @@ __all__ = [
     "bpr_tables",
     "deepmf",
     "deepmf_tables",
+    "editor",
     "generative_rec",
     "grpo",
     "personalize",
     "personalize_delta",
+    "policy",
     "ppo",
     "pretrain",
     "retrofit",

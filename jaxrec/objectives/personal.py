@@ -21,6 +21,7 @@ from jaxrec.models.heads import GenerativeHead, memory_of
 from jaxrec.models.lfe import LFE, extract
 from jaxrec.models.personal_lm import PersonalLM
 from jaxrec.objectives.objective import Objective
+from jaxrec.objectives.restraint import NONE, Restraint, added, restrained
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import Spanning
 from jaxrec.training.partition import merge
@@ -166,6 +167,7 @@ def universal(
     distil_weight: float = 0.0,
     contrast: float = 0.2,
     p_dropout: float = 0.1,
+    restraint: Restraint = NONE,
 ) -> Objective:
     """SFT of the shared head over many tenants: answers from Z(question) and the p that the encoder infers.
 
@@ -174,6 +176,8 @@ def universal(
     trained, Wan 2018): so p tells tenants apart before the head has learned to listen to it. A part `p_dropout` of the
     rows gets p = 0, so that the head is trained for a stranger too. With a teacher, `distil_weight` times
     KL(teacher || head) is added. Trains "head", "hypernet", "encoder"; frozen: "backbone", "lfe" (and "teacher").
+    `restraint` may add a KL to an earlier head and hypernetwork (frozen["reference"]) and a penalty on tokens that the
+    tenant disallows.
     """
 
     def encode(params, frozen, extra, batch: Turns, key_B):
@@ -184,10 +188,19 @@ def universal(
         )
         drop_B = jax.vmap(lambda key: jax.random.bernoulli(key, p_dropout))(key_B)
         p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
-        logits = lm.answer(
-            tree, lm.encode(tree, batch.question), batch.answer, lm.personal(tree, p_BE)
-        ).logits
+        z = lm.encode(tree, batch.question)
+        logits = lm.answer(tree, z, batch.answer, lm.personal(tree, p_BE)).logits
         seen = {"first": first_BE, "second": second_BE}
+        if restraint.needs:
+
+            def reference() -> Array:
+                # where it began: the earlier head's answer to the same p, which is nobody's to move here
+                before, p = {**tree, **tree["reference"]}, jax.lax.stop_gradient(p_BE)
+                return lm.answer(before, z, batch.answer, lm.personal(before, p)).logits
+
+            seen["restraint"] = restrained(
+                restraint, tree, logits, reference, batch.answer, batch.tenant_B
+            )
         seen["said"] = _by_row(next_token, logits, batch.answer.ids_BL, batch.answer.loss_BL)
         if teacher is not None:
             told = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
@@ -206,6 +219,10 @@ def universal(
         if teacher is not None:
             terms["distil"] = seen["distil"].sum() / totals["tokens"]
             loss = loss + distil_weight * terms["distil"]
+        if restraint.needs:
+            held = {name: x.sum() / totals["tokens"] for name, x in seen["restraint"].items()}
+            terms |= held
+            loss = loss + added(restraint, held)
         terms["accuracy"] = seen["said"]["correct"].sum() / totals["tokens"]
         terms["tenants_told_apart"] = nce["hits"] / totals["rows"]
         return loss, Aux(terms)
@@ -230,11 +247,12 @@ def _by_row(loss: Callable, *arrays: Array) -> Any:
 # ------------------------------------------------------------------------------------------- personalize
 
 
-def personalize(lm: PersonalLM, prior: float = 1e-3) -> Objective:
+def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE) -> Objective:
     """SFT of many tenants' own vectors at once, everything else frozen.
 
     Trains "profile/p", each tenant's line by that tenant's answers alone; `prior` times the squared distance to
-    frozen["start"] (the encoder's p, or zeros) keeps a p of few examples near where it began.
+    frozen["start"] (the encoder's p, or zeros) keeps a p of few examples near where it began. `restraint` may add the
+    KL to the head at that p, and a penalty on tokens that the tenant disallows.
     """
 
     def loss(params, frozen, extra, batch: Turns, totals, key_B):
@@ -242,8 +260,20 @@ def personalize(lm: PersonalLM, prior: float = 1e-3) -> Objective:
         tree = merge(params, frozen)
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         away = jnp.square(p_BE - tree["start"][batch.tenant_B]).sum() / totals["rows"]
-        _, terms = _answered(lm, tree, batch, lm.personal(tree, p_BE), totals)
-        return terms["nll"] + prior * away, Aux({**terms, "away": away})
+        z = lm.encode(tree, batch.question)
+        logits, terms = _answered(lm, tree, z, batch, lm.personal(tree, p_BE), totals)
+        value = terms["nll"] + prior * away
+        if restraint.needs:
+
+            def reference() -> Array:
+                start = lm.personal(tree, tree["start"][batch.tenant_B])
+                return jax.lax.stop_gradient(lm.answer(tree, z, batch.answer, start).logits)
+
+            rows = restrained(restraint, tree, logits, reference, batch.answer, batch.tenant_B)
+            held = {name: x.sum() / totals["tokens"] for name, x in rows.items()}
+            terms |= held
+            value = value + added(restraint, held)
+        return value, Aux({**terms, "away": away})
 
     return Objective(loss, _weigh_turns)
 
@@ -254,17 +284,18 @@ def personalize_delta(lm: PersonalLM) -> Objective:
     def loss(params, frozen, extra, batch: Turns, totals, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        _, terms = _answered(lm, tree, batch, take(tree["delta"], batch.tenant_B), totals)
+        z = lm.encode(tree, batch.question)
+        _, terms = _answered(lm, tree, z, batch, take(tree["delta"], batch.tenant_B), totals)
         return terms["nll"], Aux(terms)
 
     return Objective(loss, _weigh_turns)
 
 
 def _answered(
-    lm: PersonalLM, tree: Any, batch: Turns, delta: Delta, totals: Any
+    lm: PersonalLM, tree: Any, z: LFEOutput, batch: Turns, delta: Delta, totals: Any
 ) -> tuple[Array, dict[str, Array]]:
     """Logits of the answers, and `nll` (nats) and `accuracy` a token."""
-    logits = lm.answer(tree, lm.encode(tree, batch.question), batch.answer, delta).logits
+    logits = lm.answer(tree, z, batch.answer, delta).logits
     sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
     per_token = {"nll": sums["nll"], "accuracy": sums["correct"]}
     return logits, {name: value / totals["tokens"] for name, value in per_token.items()}
