@@ -18,6 +18,7 @@ import optax
 from eval.peft_tasks import Task
 from jaxrec import delta as deltas
 from jaxrec import mesh, objectives, quant
+from jaxrec.data.instruction_batches import packing_order
 from jaxrec.data.instructions import Instruction, encode_instructions
 from jaxrec.data.source import ArraySource
 from jaxrec.data.text import pack, pad
@@ -84,7 +85,7 @@ class Method:
         self.lm = TunedLM(base.model)
         self.batch = max(sizes.tokens // task.length, 1)
         self.examples = self._encode(task.train)
-        self.rows = Tokens(**pack(self.examples, task.length, base.chat.pad_id))
+        self.rows = Tokens(**pack(packing_order(self.examples), task.length, base.chat.pad_id))
         self._score = jax.jit(self._score_rows)
         self._writer = writer or backbone_generator(base.cfg, eos=base.chat.eos_ids)
         if name != UNTUNED:

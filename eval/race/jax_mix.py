@@ -14,6 +14,7 @@ def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[s
 
     from jaxrec import mesh as meshes
     from jaxrec import objectives
+    from jaxrec.data.instruction_batches import packing_order
     from jaxrec.data.text import Example, bucket, pack, pad
     from jaxrec.hub import weights
     from jaxrec.models.tuned_lm import TunedLM
@@ -36,7 +37,7 @@ def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[s
 
     rows = mix.PACKED_ROWS if layout == "packed" else mix.ROWS
     if layout == "packed":
-        made = whole(Tokens(**pack(found, mix.LONGEST)), rows)
+        made = whole(Tokens(**pack(packing_order(found), mix.LONGEST)), rows)
     elif layout == "padded":
         made = padded(mix.LONGEST, found)
     else:

@@ -72,11 +72,22 @@ def batches(
         source = BucketSource(examples, sizes, rows, seed=seed, share=share, pad_id=pad_id)
         places = sum(len(leaf.ids_BL) * leaf.ids_BL.shape[1] for leaf in source.buckets)
         return _made(source, len(source.buckets), float(source.total), places, lengths)
-    made = pack(examples, length, pad_id) if how == "packed" else pad(examples, length, pad_id)
-    tokens = Tokens(**made)
+    if how == "packed":
+        tokens = Tokens(**pack(packing_order(examples, seed), length, pad_id))
+    else:
+        tokens = Tokens(**pad(examples, length, pad_id))
     source = ArraySource(tokens, rows, seed=seed, share=share)
     per_epoch = len(tokens.ids_BL) / rows
     return _made(source, 1, per_epoch, tokens.ids_BL.size, [len(e.ids) for e in examples])
+
+
+def packing_order(examples: Sequence[Example], seed: int = 0) -> list[Example]:
+    """By falling length: the short ones then fill what the long ones leave (best fit decreasing).
+
+    Those of one length are shuffled: neighbours in a file are often alike, and should not share a row.
+    """
+    shuffled = [examples[i] for i in Permutation(len(examples), seed)(np.arange(len(examples)))]
+    return sorted(shuffled, key=lambda e: -len(e.ids))
 
 
 def quartiles(lengths: Sequence[int], length: int, step: int = 8) -> tuple[int, ...]:
