@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+from eval.peft_table import peft
+from eval.table_cells import Record
+from eval.table_cells import interval as _interval
+from eval.table_cells import machine as _machine
+from eval.table_cells import markdown as _markdown
+from eval.table_cells import number as _number
+from eval.table_cells import provenance as _provenance
+
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -282,60 +289,6 @@ def prefer(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
-def peft(records: Sequence[tuple[str, Record]]) -> str:
-    """One table a task: a row a method; then what the same methods train of a 7B model, and what was claimed of it."""
-    parts = []
-    for name, record in records:
-        if record["name"] == "peft_counted":
-            parts.append(_counted(record))
-            continue
-        measure = record["task"]["measure"]
-        head = ["method", measure, "nats a token", "trained", "of the model", "rate"]
-        head += ["on disk", "peak memory", "a step"]
-        decoded = any(row.get("decode_live") for row in record["rows"])
-        head += ["decoding, adapter live", "merged"] if decoded else []
-        lines = []
-        for row in record["rows"]:
-            spread = lambda key, row=row: (
-                _number(row[key])
-                + (f" ± {row[f'{key}_sd']:.4f}" if row.get(f"{key}_sd") is not None else "")
-            )
-            cell = lambda key, form, unit=1.0, row=row: (
-                "-" if row.get(key) is None else form.format(row[key] / unit)
-            )
-            lines.append([row["method"], spread(measure), spread("nll"), f"{row['parameters']:,}"])
-            lines[-1] += [cell("percent", "{:.2f} %"), cell("rate", "{:g}")]
-            lines[-1] += [cell("bytes", "{:,.0f} KB", 1e3), cell("peak_mb", "{:,.0f} MB")]
-            lines[-1] += [cell("step_ms", "{:.0f} ms")]
-            lines[-1] += [cell(f"decode_{k}", "{:.2f}x") for k in ("live", "merged")] * decoded
-        facts = record["task"]
-        rows = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
-        parts += [f"**{name}** ({rows}, {facts['templates']:,} templates)", _markdown(head, lines)]
-        parts.append(_provenance(record))
-    return "\n\n".join(parts)
-
-
-def _counted(record: Record) -> str:
-    """Of a Llama-2-7B, from its shapes."""
-    sizes = [
-        [row["method"], f"{row['parameters']:,}", f"{row['percent']:.4g} %", f"{row['mb']:,.1f} MB"]
-        for row in record["rows"]
-    ]
-    said = [
-        [row["claim"], row["specification"], f"{row['parameters']:,}", f"{row['percent']:.3g} %"]
-        + ["yes" if row["holds"] else "no"]
-        for row in record["claims"]
-    ]
-    head = ["claim", "specification", "counted", "of the model", "so"]
-    return "\n\n".join(
-        [
-            "**Llama-2-7B**, counted from its shapes",
-            _markdown(["method", "trained", "of the model", "in f32"], sizes),
-            _markdown(head, said),
-        ]
-    )
-
-
 TABLES = {
     "peft": peft,
     "prefer": prefer,
@@ -346,40 +299,6 @@ TABLES = {
     "search": search,
     "explain": explain,
 }
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
-    )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(row: Record | None, metric: str) -> str:
-    if row is None or row[metric] is None:
-        return "-"
-    lo, hi = row.get(f"{metric}_lo"), row.get(f"{metric}_hi")
-    spread = "" if lo is None or hi is None else f" ({lo:.3f} - {hi:.3f})"
-    return f"{row[metric]:.3f}{spread}"
-
-
-def _provenance(record: Record) -> str:
-    """One line in small print: command, machine, versions, commit, time."""
-    said = [_machine(record), f"commit {(record['commit'] or 'unknown')[:10]}"]
-    said.append(f"{record['wall_s'] / 60:.1f} min")
-    command = f"`{record['command']}` on " if record.get("command") else ""
-    return f"<sub>{command}{'; '.join(said)}.</sub>"
-
-
-def _machine(record: Record) -> str:
-    machine, versions = record["hardware"], record["versions"]
-    devices = ", ".join(machine["accelerators"]) or f"{machine['cores']} cores of {machine['cpu']}"
-    packages = [name for name in ("jax", "torch") if name in versions]
-    said = [f"{devices}, {machine['memory_gb']} GB", f"Python {versions['python']}"]
-    return "; ".join([*said, *(f"{name} {versions[name]}" for name in packages)])
 
 
 def main() -> int:
