@@ -78,11 +78,11 @@ def test_accumulated_and_sharded_updates_are_the_plain_one(variant):
     plain, told = updated(variant, trained, frozen, batch, 1, None)
     assert told["clipped"] == 0 and told["moved"] == pytest.approx(0, abs=1e-6)  # the ratio is 1
     assert told["reward"] == pytest.approx(float(batch.told["reward"].mean()))
-    for accum, devices in ((2, None), (1, make_mesh(mesh.MeshConfig(data=4, fsdp=2)))):
-        other, also = updated(variant, trained, frozen, batch, accum, devices)
-        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
-        assert also["loss"] == pytest.approx(told["loss"], rel=1e-4, abs=1e-6)
+    eight = make_mesh(mesh.MeshConfig(data=4, fsdp=2))
+    other, also = updated(variant, trained, frozen, batch, 2, eight)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    assert also["loss"] == pytest.approx(told["loss"], rel=1e-4, abs=1e-6)
 
 
 def test_what_a_rollout_is_worth_is_plain_arithmetic():
@@ -188,10 +188,24 @@ def test_from_a_folder_to_an_adapter_and_on(tmp_path, folder, capsys):
     metrics = lines(tmp_path / "whole" / "metrics.jsonl")
     assert {"clipped", "moved", "value", "entropy", "reward/length"} <= metrics[0].keys()
 
-    # stopped in the middle of a rollout (3 of its updates), and gone on with
-    class Stop(RuntimeError):
-        pass
+    # an adapter is where a further stage starts, and its reference
+    further = ppo.parts(cfg, load_tuned(tmp_path / "whole" / "adapter"))
+    assert set(further[0]) == {"delta", "value"} and set(further[1]) == {"backbone", "start"}
+    lm = TunedLM(Decoder(CFG))
+    both = lm.reference({**further[0], **further[1]})
+    assert both["delta"] is further[1]["start"]["delta"] and "start" not in both
 
+
+class Stop(RuntimeError):
+    """What a kill is to a run."""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_mid_rollout_goes_on(tmp_path, folder):
+    cfg = config_of(folder, tmp_path / "whole")
+    told = ppo.main(cfg)
+    rollouts = lines(tmp_path / "whole" / "rollouts.jsonl")
+    samples = lines(tmp_path / "whole" / "samples.jsonl")
     add = ppo.RolloutRecord.add
 
     def stop(self, number, numbers):
@@ -213,13 +227,6 @@ def test_from_a_folder_to_an_adapter_and_on(tmp_path, folder, capsys):
         for a, b in zip(jax.tree.leaves(whole[name]), jax.tree.leaves(parts[name]), strict=True):
             np.testing.assert_array_equal(a, b)
 
-    # an adapter is where a further stage starts, and its reference
-    further = ppo.parts(cfg, load_tuned(tmp_path / "whole" / "adapter"))
-    assert set(further[0]) == {"delta", "value"} and set(further[1]) == {"backbone", "start"}
-    lm = TunedLM(Decoder(CFG))
-    both = lm.reference({**further[0], **further[1]})
-    assert both["delta"] is further[1]["start"]["delta"] and "start" not in both
-
 
 def nan_reward(samples):
     """Not a number from the second text on."""
@@ -233,7 +240,6 @@ def test_what_is_wrong_is_said(tmp_path, folder):
     empty.write_text("")
     only_long = tmp_path / "long.jsonl"
     only_long.write_text(json.dumps({"prompt": "so " * 90}))
-    four = RolloutConfig(rows=8, group=4, epochs=1)
     for wrong, said in (
         (changed(prompts=str(empty)), "no usable prompt; it is empty"),
         (changed(prompts=str(only_long)), "no usable prompt; 1 too long: more than 40 tokens"),
@@ -248,6 +254,12 @@ def test_what_is_wrong_is_said(tmp_path, folder):
             ppo.main(wrong)
     with pytest.raises(RunError, match="group 3 does not divide the 8 rows"):
         RolloutConfig(rows=8, group=3)
-    bad = changed(reward="test_ppo_stage:nan_reward", variant="grpo", rollout=four)
+
+
+@pytest.mark.slow
+def test_a_reward_that_is_no_number_stops_the_run(tmp_path, folder):
+    four = RolloutConfig(rows=8, group=4, epochs=1)
+    cfg = config_of(folder, tmp_path, variant="grpo", rollout=four)
     with pytest.raises(RewardError, match="total is nan for sample 1"):
-        ppo.main(bad)
+        ppo.main(dataclasses.replace(cfg, reward="test_ppo_stage:nan_reward"))
+    assert ppo.main(cfg)["rollouts"] == 3

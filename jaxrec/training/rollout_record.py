@@ -87,6 +87,7 @@ def draw_rollouts(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
         price = axes[[said.startswith("KL") for said, _ in panels].index(True), 0].twinx()
         price.plot([r["rollout"] for r in rows], [r["coef"] for r in rows], color="gray", ls=":")
         price.set_ylabel("price of a nat (dotted)", fontsize=7)
+    axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set_xlabel("rollout")
     figure.suptitle(title)
     figure.tight_layout()
