@@ -6,7 +6,7 @@
 
 Of a language model a Delta is trained, of a personal model each tenant's p alone, or its head. A fixed number of steps
 for all losses, and nothing is chosen by the test rows. Columns: `accuracy` (the chosen answer has the higher reward of
-its own loss; 0.5 for no difference), `likelier` and `likelier_per_token` (the chosen answer is the likelier one, which
+its own loss), `likelier` and `likelier_per_token` (the chosen answer is the likelier one, which
 can be said of the untuned model too), `margin` of rewards. Tenants: the same asked with the mean p, and with another's.
 """
 

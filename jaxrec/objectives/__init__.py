@@ -19,6 +19,7 @@ from jaxrec.objectives.personal import (
 )
 from jaxrec.objectives.policy import policy
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, grpo, ppo
+from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.restraint import Restraint
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.objectives.sequential import SequentialLoss, sequential
@@ -45,6 +46,7 @@ __all__ = [
     "personalize_delta",
     "policy",
     "ppo",
+    "prefer",
     "pretrain",
     "retrofit",
     "semantic_id",
