@@ -124,8 +124,10 @@ def _instruction(question: str, answer: str, path: Path, i: int) -> Instruction:
 def _stem(word: str) -> str:
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+            word = word[: -len(ending)]
+            break
+    doubled = len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou"
+    return word[:-1] if doubled else word  # cancell(ing), shipp(ing)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -47,7 +47,7 @@ from jaxrec.training.optimizer import OptConfig
 class SftConfig:
     """A run of supervised fine-tuning. `delta` goes before `method` where it is not empty."""
 
-    base: str = "runs/sample/backbone/model"  # a Hugging Face folder or hub id
+    base: str = "runs/sample/pretrain/model"  # a Hugging Face folder or hub id
     adapter: str = ""  # an earlier adapter to go on from
     data: tuple[str, ...] = ("world",)  # see jaxrec.data.instructions
     held: tuple[
