@@ -3,7 +3,8 @@
     JAXREC_DATA=... python -m train.pretrain configs/backbone_shop.py
 
 The language model under GenRec's explanations. It reads XRec's training people only, and none of the explanations;
-their profiles, the smallest source, are read twice. About twelve minutes and 2 GB on two cores.
+their profiles, the smallest source, are read twice. Eight minutes and 1.8 GB on two free cores (sixteen on busy ones);
+1.44 bits a byte on the held-out fiftieth of the documents, reviews most of all.
 """
 
 from jaxrec.nn.decoder import DecoderConfig

@@ -1,7 +1,8 @@
 """GenRec end to end on Amazon's gift cards, and its explanations by every stage of tuning.
 
     JAXREC_DATA=... python -m train.pretrain configs/backbone_shop.py
-    python -m jaxrec.dialogue.instruction_pairs --sets ml-100k amazon18-gift-cards --limit 2500 --out runs/genrec/few
+    python -m jaxrec.dialogue.instruction_pairs --sets ml-100k amazon18-gift-cards --limit 2000 \\
+        --templates rating/2 query/1 --out runs/genrec/few
     python -m train.sft configs/genrec_sft.py
     python -m train.sft configs/genrec_qlora.py
     python -m train.ppo configs/genrec_ppo.py

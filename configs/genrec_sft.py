@@ -1,6 +1,7 @@
 """GenRec's explanations, first stage: LoRA (rank 16, alpha 32, dropout 0.1, on q k v o) on instruction pairs.
 
-    python -m jaxrec.dialogue.instruction_pairs --sets ml-100k amazon18-gift-cards --limit 2500 --out runs/genrec/few
+    python -m jaxrec.dialogue.instruction_pairs --sets ml-100k amazon18-gift-cards --limit 2000 \\
+        --templates rating/2 query/1 --out runs/genrec/few
     python -m train.sft configs/genrec_sft.py
     python -m train.sft configs/genrec_sft.py --delta.lora-sites '.*' --out runs/genrec/sft_ff    # feed-forward too
 

@@ -1,4 +1,4 @@
-"""The table of GenRec's explanations: every model on XRec's held-out readers and on held-out people who rated."""
+"""The table of GenRec's explanations: every model on XRec's held-out readers and on held-out people of the shops."""
 
 import dataclasses
 from collections import Counter
@@ -17,7 +17,11 @@ from jaxrec.dialogue.reward import Reward, Sample, Score, scored
 from jaxrec.text_metrics import Catalogue, EmbedTokens, distinct_n, rouge_l, soft_matches
 
 Row = dict[str, Any]
-SETS = ("XRec", "rated")
+SETS = (
+    "XRec",
+    "rated",
+    "asked",
+)  # written explanations; rating-aware prompts; queries of people who rated
 COMMON = 0.1  # a word in more than this share of the profiles says nothing of its reader
 
 
@@ -50,7 +54,7 @@ def read_held(folder: str | Path, count: int, seed: int = 0) -> dict[str, Held]:
     common = {word for word, n in people.items() if n > COMMON * len(profiles)}
     found = {}
     for name in SETS:
-        mine = [r for r in rows.get("test", ()) if (r["source"] == XREC) == (name == "XRec")]
+        mine = [row for row in rows.get("test", ()) if set_of(row) == name]
         if not mine:
             raise ConfigError(f"{folder} has no test rows for {name}: make it by instruction_pairs")
         chosen = np.random.default_rng(seed).permutation(len(mine))[:count]
@@ -63,6 +67,13 @@ def read_held(folder: str | Path, count: int, seed: int = 0) -> dict[str, Held]:
         catalogues = {source: _catalogue(everything, source) for source in _sources(told)}
         found[name] = Held(tuple(told), catalogues)
     return found
+
+
+def set_of(row: Row) -> str:
+    """Which of the SETS a row belongs to."""
+    if row["source"] == XREC:
+        return "XRec"
+    return "asked" if row["template"] == "query/1" else "rated"
 
 
 def _sources(rows: Sequence[Row]) -> list[str]:

@@ -71,12 +71,12 @@ class ToyEncoder:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
-def pair(user: str, rated: bool) -> dict:
+def pair(user: str, rated: bool, asked: bool = False) -> dict:
     """A row as instruction_pairs writes it."""
     title, persona = f"Book of {user}", "interested in tea, cats"
     prompt = (
         rating_prompt(persona, title, "Film", 5.0, ("Drama",))
-        if rated
+        if rated and not asked
         else query_prompt(persona, title, "For tea lovers.")
     )
     return {
@@ -84,7 +84,7 @@ def pair(user: str, rated: bool) -> dict:
         "rating": 5.0 if rated else None,
         "persona": persona, "keywords": ["tea", "cats"], "title": title, "category": "Film" if rated else "Books",
         "features": ["Drama"] if rated else ["tea"], "user": user, "item": title,
-        "source": "films" if rated else "xrec-amazon",
+        "source": "films" if rated else "xrec-amazon", "template": "rating/2" if rated and not asked else "query/1",
     }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def models(tmp_path_factory):
     ids = jnp.zeros((1, 2), jnp.int32)
     params = jax.jit(lambda key: Decoder(CFG).init(key, ids)["params"])(jax.random.key(0))
     hub.save(at / "base", CFG, jax.device_get(params))
-    told = [pair(f"{n}", bool(n % 2)) for n in range(12)]
+    told = [pair(f"{n}", bool(n % 3), n % 3 == 2) for n in range(18)]
     train_tokenizer((row["prompt"] + row["completion"] for row in told), CFG.vocab).save(
         at / "base" / "tokenizer.json"
     )
@@ -105,7 +105,7 @@ def models(tmp_path_factory):
     save_tuned(at / "lora", {"delta": delta}, cfg=CFG, base=str(at / "base"), spec=LORA)
     with Shards(at / "pairs") as shards:
         for n, row in enumerate(told):
-            shards.write("train" if n < 6 else "test", row)
+            shards.write("train" if n < 9 else "test", row)
     return at
 
 
@@ -186,7 +186,7 @@ def test_ten_items_with_reasons_and_every_stage_is_timed(ran):
     assert record["answers"][0]["persona"] and record["answers"][1]["persona"] is None
     stages = [row["stage"] for row in record["latency"]]
     assert stages[-3:] == ["explain", "judge", "total"] and "search" in stages
-    assert len(record["samples"]) == 4 * 2 * 3
+    assert len(record["samples"]) == 4 * 3 * 3
 
 
 def test_what_cannot_run_is_said_in_a_line(models, tmp_path):

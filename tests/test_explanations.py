@@ -139,6 +139,16 @@ def test_pairs_speak_of_their_person_and_their_item(shop):
     assert "Metadata" not in plain and "Metadata: Music" in first["prompt"]
 
 
+def test_a_query_is_answered_with_what_was_liked(shop):
+    rows = list(rated_rows(shop, CONFIG, "query/1"))
+    assert {row["rating"] for row in rows} == {4.0, 5.0} and rows[0]["template"] == "query/1"
+    assert "Metadata: Jazz, Music, rated 5.0\n" in rows[0]["prompt"]
+    asked = rows[0]["prompt"].splitlines()[1].removeprefix("User: ")
+    assert rows[0]["completion"].startswith(
+        f" You might enjoy Blue Train because it matches your interest in {asked}: a choice of Jazz"
+    )
+
+
 def test_a_limit_draws_the_same_events_again(shop):
     few = PairsConfig(limit=10, personas=CONFIG.personas, width=4)
     rows = list(rated_rows(shop, few))

@@ -13,6 +13,7 @@ from typing import Literal
 from jaxrec.dialogue.prompts import (
     PromptError,
     Template,
+    metadata,
     query_prompt,
     rating_prompt,
     template_reason,
@@ -91,10 +92,9 @@ class Explainer:
                 subject.features,
                 self.template,
             )
-        told = [subject.category, *subject.features]
-        told += [] if subject.rating is None else [f"rated {subject.rating:.1f}"]
+        told = metadata(subject.category, subject.features, subject.rating)
         asked = reader.query or reader.persona or "something that many people like"
-        return query_prompt(asked, subject.title, ", ".join(part for part in told if part))
+        return query_prompt(asked, subject.title, told)
 
     def _checked(self, subject: Subject, reader: Reader, prompt: str, written: str) -> Reason:
         said = self.check(written, subject, reader)

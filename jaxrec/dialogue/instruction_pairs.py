@@ -23,11 +23,14 @@ from jaxrec.data import explanations
 from jaxrec.data.explanations import Distinct, Shards, part_of
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
 from jaxrec.dialogue.prompts import (
+    FITTING,
     Template,
     listed,
+    metadata,
     query_prompt,
     rating_prompt,
     rating_response,
+    template_reason,
 )
 from jaxrec.people.personas import PersonasConfig, fit_personas
 from jaxrec.people.words import words
@@ -147,11 +150,12 @@ def rated_rows(
         rating = None if events.rating_T is None else float(events.rating_T[t])
         met = [word for word in person.keywords if word in words_of[events.item_T[t]]]
         named = [*met, *(word for word in person.keywords if word not in met)][:NAMED]
+        if template == "query/1" and rating is not None and rating < FITTING:
+            continue  # what somebody did not like is no answer to what they look for
+        prompt, completion = _asked_and_said(item, person, rating, named, template)
         yield {
-            "prompt": rating_prompt(
-                person.persona, item.title, item.category, rating, item.features, template
-            ),
-            "completion": rating_response(rating, named, item.category, item.features[:NAMED]),
+            "prompt": prompt,
+            "completion": completion,
             "rating": rating,
             "persona": person.persona,
             "keywords": list(person.keywords),
@@ -160,8 +164,23 @@ def rated_rows(
             "features": list(item.features),
             "user": events.users[events.user_T[t]],
             "item": events.items[events.item_T[t]],
+            "template": template,
             "source": data.name,
         }
+
+
+def _asked_and_said(
+    item: ItemFacts, person: Interest, rating: float | None, named: list[str], template: Template
+) -> tuple[str, str]:
+    """Prompt and answer of one event. query/1: somebody asks for what they like, and is told of the item."""
+    if template == "query/1":
+        told = metadata(item.category, item.features, rating)
+        said = template_reason(item.title, named, item.category, item.features)
+        return query_prompt(listed(named) or item.category, item.title, told), f" {said}"
+    prompt = rating_prompt(
+        person.persona, item.title, item.category, rating, item.features, template
+    )
+    return prompt, rating_response(rating, named, item.category, item.features[:NAMED])
 
 
 def item_facts(items: Items, item: int) -> ItemFacts:
@@ -270,6 +289,7 @@ def explained_rows(part: str = "") -> Iterator[Row]:
             "features": list(dict.fromkeys(words(row.item_summary))),
             "user": row.user.removeprefix(f"{explanations.XREC}:"),
             "item": row.item,
+            "template": "query/1",
             "source": explanations.XREC,
         }
 

@@ -57,6 +57,12 @@ def query_prompt(query: str, title: str, metadata: str) -> str:
     return "\n".join([*lines, f"Task: {TASK}", "", "Response:"])
 
 
+def metadata(category: str, features: Sequence[str], rating: float | None) -> str:
+    """query/1's line about the item: its kind, its attributes and its mean rating, as far as they are known."""
+    rated = [] if rating is None else [f"rated {_checked(rating):.1f}"]
+    return ", ".join(part for part in [category, *features, *rated] if part)
+
+
 def rating_prompt(
     persona: str,
     title: str,
