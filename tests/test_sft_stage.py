@@ -16,8 +16,9 @@ from jaxrec.data import text
 from jaxrec.data.instruction_batches import batches
 from jaxrec.data.text import Example, train_tokenizer
 from jaxrec.delta import DeltaConfig
+from jaxrec.models.personal_folder import BackboneMismatch
 from jaxrec.models.sampled import SampleConfig
-from jaxrec.models.tuned_folder import BaseMismatch, base_hash, load_tuned
+from jaxrec.models.tuned_folder import base_hash, load_tuned
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
@@ -271,7 +272,7 @@ def test_an_adapter_on_another_base_is_refused(run, folder, tmp_path, params):
     (tmp_path / "other" / "tokenizer.json").write_bytes(
         (folder / "model" / "tokenizer.json").read_bytes()
     )
-    with pytest.raises(BaseMismatch, match="trained on the base"):
+    with pytest.raises(BackboneMismatch, match="trained on the base"):
         load_tuned(tmp_path / "other", out / "adapter")
 
 

@@ -14,8 +14,8 @@ from jaxrec.config import RunError
 from jaxrec.data.chat import OwnChat, PlainChat, TemplateChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
+from jaxrec.models.personal_folder import BackboneMismatch
 from jaxrec.models.tuned_folder import (
-    BaseMismatch,
     base_hash,
     base_of,
     chat_of,
@@ -99,7 +99,7 @@ def test_another_base_is_refused(folder):
     params["norm"]["scale"] = params["norm"]["scale"] + 1e-3  # one small tensor of all
     save_model(other, CFG, params, runs / "base")
     assert base_hash(other) != base_hash(runs / "base")
-    with pytest.raises(BaseMismatch, match=r"has [0-9a-f]{16}: name the base"):
+    with pytest.raises(BackboneMismatch, match=r"has [0-9a-f]{16}: name the base"):
         load_tuned(other, adapter)
     assert (other / "tokenizer.json").read_bytes() == (
         runs / "base" / "tokenizer.json"
@@ -120,7 +120,7 @@ def test_an_adapter_for_another_shape_is_refused(folder):
     told = json.loads(facts.read_text())
     told["delta"]["lora_rank"] = 3
     facts.write_text(json.dumps(told))
-    with pytest.raises(BaseMismatch, match="made for a model of another shape"):
+    with pytest.raises(BackboneMismatch, match="made for a model of another shape"):
         load_tuned(runs / "out" / "adapter")
     checkpoint.save_params(runs / "odd", {"x": np.ones(2)}, {"stage": "other"})
     with pytest.raises(RunError, match="is no adapter's folder"):

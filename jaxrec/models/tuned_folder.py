@@ -29,6 +29,7 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.hub.peft import load_peft
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load, save
+from jaxrec.models.personal_folder import BackboneMismatch
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import stack_sizes
@@ -38,10 +39,6 @@ from jaxrec.training.partition import paths
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
 _TOKENIZER_FILES += ("chat_template*", "generation_config.json")
 _SAMPLES, _CHUNK = 16, 256  # bytes of each tensor that its hash reads
-
-
-class BaseMismatch(RunError, ValueError):
-    """An adapter that belongs to another base than the one at hand: other weights, or another shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +85,7 @@ def load_tuned(
     backbone. cuts: of the layers into stacks; as the adapter's, or none, when None. changes: fields of the
     DecoderConfig (`dtype="bfloat16"`, `remat="full"`). plain: no chat template, as `PlainChat`; as the adapter was
     trained when None. With `devices` everything is placed on that mesh.
-    Raises BaseMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
+    Raises BackboneMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
     """
     source = str(source)
     if not adapter and is_adapter(source):
@@ -99,7 +96,7 @@ def load_tuned(
         raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_hash'")
     found = base_hash(folder)
     if facts and facts["base_hash"] != found:
-        raise BaseMismatch(
+        raise BackboneMismatch(
             f"{adapter} was trained on the base {facts['base_given']} with hash {facts['base_hash']}, but {source} has"
             f" {found}: name the base that it belongs to, or train it again"
         )
@@ -226,7 +223,7 @@ def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str
 def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
     """A Delta that was saved and came back as nested dicts, a Delta again.
 
-    Raises BaseMismatch where it is not of the layout that `spec` asks of a model of `cfg`.
+    Raises BackboneMismatch where it is not of the layout that `spec` asks of a model of `cfg`.
     """
     like = deltas.shapes(Decoder.sites(cfg), spec)
     leaves = dict(paths(saved))
@@ -236,7 +233,7 @@ def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
         found = leaves.get(path)
         if found is None or tuple(found.shape) != tuple(leaf.shape):
             is_there = "nothing" if found is None else f"shape {tuple(found.shape)}"
-            raise BaseMismatch(
+            raise BackboneMismatch(
                 f"the adapter has {is_there} at {path}, this base needs {tuple(leaf.shape)}: it was made for a model"
                 " of another shape"
             )
