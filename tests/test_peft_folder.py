@@ -75,6 +75,17 @@ def test_a_sum_of_loras_keeps_its_ranks_and_scales(tmp_path):
         np.testing.assert_allclose(matrix(mine), matrix(theirs), atol=1e-5)
 
 
+def test_adapters_of_a_bare_backbone_load_too(tmp_path):
+    spec = DeltaConfig(lora_rank=2, lora_sites="q|down", stacks="stack_1")
+    hub.save_peft(tmp_path, made(spec), spec, CFG)
+    weights = tmp_path / "adapter_model.safetensors"
+    bare = {name.replace("model.model.", "model."): x for name, x in load_file(weights).items()}
+    save_file(bare, weights)
+    delta, again = hub.load_peft(tmp_path, CFG)
+    assert again == spec
+    jax.tree.map(np.testing.assert_array_equal, delta, made(spec))
+
+
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
@@ -92,6 +103,14 @@ def test_what_peft_cannot_hold_is_refused(tmp_path, spec, match):
     with pytest.raises(PeftError, match=match):
         hub.save_peft(tmp_path, made(spec), spec, CFG)
     assert not (tmp_path / "adapter_config.json").exists()
+
+
+def test_a_magnitude_on_some_modules_only_is_refused(tmp_path):
+    spec = DeltaConfig(lora_rank=2, lora_dora=True, lora_sites="q", head_rank=2)
+    shapes = jax.eval_shape(Decoder(CFG).init, jax.random.key(0), np.ones((1, 1), int))["params"]
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    with pytest.raises(PeftError, match="on all modules of an adapter or on none"):
+        hub.save_peft(tmp_path, made(spec), spec, CFG, params=params)
 
 
 def test_several_tenants_or_another_model_are_refused(tmp_path):

@@ -175,7 +175,8 @@ def with_dropout(delta: Delta, key_B: Key[Array, " B"], rate: float) -> Delta:
     """The Delta whose LoRAs drop entries of their input with probability `rate`, for one training step.
 
     `key_B`: one key for each row of the batch (the Delta may have one row for all). Every layer and site drops on its
-    own, and what a row drops depends on nothing but its key. A Delta without LoRA comes back as it is. Raises
+    own, and what a row drops depends on nothing but its key. (peft drops for DoRA what its frozen matrix reads as well,
+    a second product with it; here the frozen matrix reads all.) A Delta without LoRA comes back as it is. Raises
     DeltaError for a rate outside [0, 1), and for a lazy stack: materialise it first.
     """
     if not 0 <= rate < 1:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -70,7 +71,7 @@ def save_peft(
         raise PeftError(f"this Delta is not for this model: {error}") from error
     if rows != 1:
         raise PeftError(f"a PEFT folder holds one tenant, this Delta {rows}: take one row of it")
-    kind = _kind(delta)
+    delta, kind = jax.tree.map(np.asarray, delta), _kind(delta)
     if kind == "LORA":
         tensors, options = lora_tensors(delta, spec, cfg, params)
     else:

@@ -37,7 +37,8 @@ def lora_tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, options of the config) of a Delta of LoRAs with one row.
 
-    Raises PeftError for a settled DoRA, and for a DoRA without the base's `params`.
+    Raises PeftError for a settled DoRA, for a DoRA without the base's `params`, and for one beside plain LoRAs (on the
+    output head too): PEFT would give those a magnitude as well.
     """
     tensors, ranks, alphas, chosen = {}, {}, {}, []
 
@@ -47,7 +48,7 @@ def lora_tensors(
         ranks[name] = rank = a.shape[-1]
         alphas[name] = _alpha(float(scale) * (rank**0.5 if spec.lora_rs else rank), spec)
 
-    dora = False
+    magnitudes = 0
     for module in modules_of(cfg).values():
         stack = delta.stacks.get(module.stack)
         lora = stack and (stack.lora or {}).get(module.site)
@@ -59,15 +60,15 @@ def lora_tensors(
         if lora.gain_NBF is not None:
             raise PeftError("a settled DoRA has lost its magnitude; save the Delta before settle()")
         if lora.magnitude_NBF is not None:
-            dora = True
+            magnitudes += 1
             absolute_F = _norms(module, params) * (1 + np.asarray(lora.magnitude_NBF[i, 0]))
             tensors[f"{PREFIX}{module.name}.lora_magnitude_vector"] = absolute_F
     options = target_options(chosen, cfg, by_layer=True)
     if (head := delta.outer.head) is not None:
         put(HEAD, head.a_NBDR[0], head.b_NBRF[0], head.scale_NB[0])
         options["target_modules"] = [*options["target_modules"], HEAD]
-    if dora and len(chosen) * 3 + 2 * (head is not None) != len(tensors):
-        raise PeftError("PEFT has DoRA on all of an adapter's modules or on none of them")
+    if magnitudes and magnitudes != len(ranks):
+        raise PeftError("PEFT has DoRA on all modules of an adapter or on none; this Delta mixes")
     rank, alpha = (Counter(x.values()).most_common(1)[0][0] for x in (ranks, alphas))
     return tensors, options | {
         "r": rank,
@@ -75,7 +76,7 @@ def lora_tensors(
         "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
         "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
         "use_rslora": spec.lora_rs,
-        "use_dora": dora,
+        "use_dora": magnitudes > 0,
     }
 
 
