@@ -11,7 +11,7 @@ from jaxrec.training.optimizer import OptConfig
 from train.editor import EditorTrainConfig
 
 config = EditorTrainConfig(
-    data=CandidateSetConfig(kind="world", tenants=240, questions=8),
+    data=CandidateSetConfig(kind="world", tenants=150, questions=8),
     reading=DraftReading(components=96, limit=64),
     pieces=16,
     opt=OptConfig(lr=1e-3, weight_decay=0.1, warmup=20),

@@ -224,11 +224,15 @@ def _choice(judged: Judged, w: int) -> float | None:
 
 
 def decisions(data: PolicySet, judged: Judged) -> list[dict]:
-    """What is done with fine answers and with those that break each label: shares by action."""
+    """What is done with fine answers and with those that break each label: shares by action.
+
+    A label that no remedy is known for is a person's business.
+    """
+    remedies = {label: REMEDY.get(label, "escalate") for label in data.labels}
     actions = []
     for score, threshold in zip(judged.score_BW, judged.threshold_BW, strict=True):
         by = lambda row: dict(zip(data.labels, map(float, row), strict=True))
-        actions.append(decide(by(score), by(threshold), REMEDY).action)
+        actions.append(decide(by(score), by(threshold), remedies).action)
     taken, wrong = np.array(actions), judged.target_BW > 0.5
     groups = {"nothing": ~wrong.any(1)}
     groups |= {label: wrong[:, w] for w, label in enumerate(data.labels)}

@@ -8,6 +8,7 @@ choose each, which is what DPO needs. Rewriting what is not kept is `models.rewr
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -85,6 +86,31 @@ def chosen(
         raise ValueError("a draft's score is not finite")
     best = int(np.argmax(score_J))
     return best, bool(keep_J[best] > threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """What goes out: the text, the number of the draft it comes from, and whether that draft was kept as it was."""
+
+    text: str
+    draft: int
+    kept: bool
+
+
+def edit(
+    drafts: Sequence[str],
+    score: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    rewrite: Callable[[str], str],
+    threshold: float = 0.0,
+) -> Edited:
+    """The best of several drafts, rewritten where it may not be kept.
+
+    score: drafts -> (scores, keep-logits), for one question and person. rewrite: a draft -> the same in the person's
+    voice. An empty rewrite is no answer: the draft then stays. Raises ValueError as `chosen` does.
+    """
+    best, kept = chosen(*score(drafts), threshold)
+    again = "" if kept else rewrite(drafts[best]).strip()
+    return Edited(again or drafts[best], best, kept or not again)
 
 
 def evidence_of(texts: Texts, context_BS: Array, text_BS: Array) -> Evidence:

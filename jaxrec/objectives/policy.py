@@ -1,6 +1,7 @@
 """Floor 4: the policy stage: binary cross-entropy of every known label, p from a table, from evidence, or absent."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrec.losses.multi_label import binary_cross_entropy
@@ -13,7 +14,7 @@ from jaxrec.training.partition import merge
 
 def policy(
     head: PolicyHead,
-    positive_W: Float[Array, " W"],
+    positive_W: Float[np.ndarray, " W"],
     encoder: ProfileEncoder | None = None,
     prior: float = 1e-3,
 ) -> Objective:

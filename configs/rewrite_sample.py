@@ -1,0 +1,17 @@
+"""Rewriting drafts in the voice of the sample world's tenants, from the universal model on.
+
+python -m train.rewrite configs/rewrite_sample.py
+python -m eval.rewrite --model runs/rewrite_sample/model
+"""
+
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+from train.rewrite import RewriteConfig
+
+config = RewriteConfig(
+    model="runs/sample/universal/model",
+    each=30,
+    opt=OptConfig(lr=1e-3, warmup=20),
+    loop=LoopConfig(steps=300),
+    out="runs/rewrite_sample",
+)

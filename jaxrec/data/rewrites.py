@@ -1,0 +1,70 @@
+"""Drafts of the sample world and what the tenant would have written: what a rewriter is trained and tested on.
+
+question   ... <user> the question <assistant> the draft <user> REWRITE        what the rewriter reads
+answer     the same facts in the tenant's own style
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from jaxrec.data.text import Tokenizer, pad
+from jaxrec.data.turns import TurnRows, answer_of, question_of
+from jaxrec.data.world import grammar
+from jaxrec.data.world.conversations import RIVAL, Talk
+from jaxrec.data.world.judged_answers import rival
+from jaxrec.data.world.records import Tenant
+from jaxrec.data.world.style import Style
+
+REWRITE = "Please say it in our own voice."
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A draft for one tenant (by number), what it should become, the facts both state, and the voice wanted."""
+
+    tenant: int
+    question: str
+    draft: str
+    own: str
+    facts: tuple[str, ...]
+    style: Style
+
+
+def rewrites(tenants: Sequence[Tenant], each: int, seed: int = 0) -> list[Rewrite]:
+    """`each` drafts of every tenant, with two to five attributes of another style; questions are not onboarding's."""
+    made = []
+    for u, tenant in enumerate(tenants):
+        if not tenant.facts:
+            raise ValueError(
+                f"{tenant.key} has no planted facts: a draft can't be made of its pages"
+            )
+        rng = Random(f"{seed}/rewrite/{tenant.key}")
+        talk = Talk(rng, tenant, {d.question for d in tenant.onboarding})
+        for _ in range(each):
+            topic = rng.choice(sorted(grammar.topics()))
+            question, item, service = talk.question("ask", topic)
+            said = grammar.stated(tenant.facts, topic, item)
+            changed = tuple(rng.sample(sorted(RIVAL), rng.choice((2, 3, 4, 5))))
+            foreign = talk.answer(topic, item, service, rival(rng, tenant.style, changed), said)
+            own = talk.answer(topic, item, service, tenant.style, said)
+            made.append(Rewrite(u, question, foreign, own, tuple(said.values()), tenant.style))
+    return made
+
+
+def asked(question: str, draft: str) -> list[tuple[str, str]]:
+    """The turns that ask for a rewrite of a draft."""
+    return [("user", question), ("assistant", draft), ("user", REWRITE)]
+
+
+def rewrite_rows(
+    tok: Tokenizer, made: Sequence[Rewrite], question_length: int, answer_length: int
+) -> TurnRows:
+    """Rewrites as rows of turns: no answer of the onboarding is among them, so all of it may be evidence."""
+    read = [question_of(tok, asked(r.question, r.draft), question_length) for r in made]
+    said = [answer_of(tok, r.own, answer_length) for r in made]
+    nobody = np.full(len(made), -1, np.int32)
+    tenant_N = np.array([r.tenant for r in made], np.int32)
+    return TurnRows(pad(read, question_length), pad(said, answer_length), tenant_N, nobody)

@@ -1,0 +1,90 @@
+"""Train a rewriter: the head that reads a draft beside the question, and says it again in the tenant's own voice.
+
+    python -m train.rewrite configs/rewrite_sample.py
+    python -m eval.rewrite --model runs/rewrite_sample/model
+
+Starts from a universal model and goes on by its objective: a draft is one more turn of the conversation that Z is made
+of, and the answer to be learned is the tenant's own. Writes OUT/model (a personal model's folder).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from jaxrec import config, mesh, objectives
+from jaxrec.config import RunError
+from jaxrec.data import turns
+from jaxrec.data.rewrites import rewrite_rows, rewrites
+from jaxrec.data.world.tenants import generate
+from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.onboarding import infer_p, read_pieces, turn_source
+from jaxrec.models.personal_folder import load_personal, save_personal
+from jaxrec.training import gradients, loop, optimizer, step
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+TRAINED = ("head", "hypernet", "encoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteConfig:
+    """A rewriter's start, data and training."""
+
+    model: str = "runs/sample/universal/model"
+    tenants: int = 240
+    each: int = 30  # drafts of each training tenant
+    contrast: float = 0.2
+    p_dropout: float = 0.05
+    question: int = 128  # tokens of question and draft
+    answer: int = 80
+    piece: int = 40
+    pieces: int = 6
+    rows: int = 32
+    opt: OptConfig = OptConfig(lr=1e-3, warmup=20)
+    loop: LoopConfig = LoopConfig(steps=300)
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    out: str = "runs/rewrite"
+
+
+def main(cfg: RewriteConfig) -> dict[str, float]:
+    """Trains and saves OUT/model; gives the steps made."""
+    mesh.start(cfg.hosts)
+    devices = mesh.make(cfg.mesh)
+    model = load_personal(cfg.model, devices)
+    tenants = [t for t in generate(n=cfg.tenants) if not t.held_out]
+    if not tenants:
+        raise RunError(f"of {cfg.tenants} tenants none is to be trained on")
+    pieces = turns.evidence_pieces(model.tok, tenants, cfg.piece)
+    known = read_pieces(model.lm, model.params, pieces)
+    rows = rewrite_rows(
+        model.tok, rewrites(tenants, cfg.each, cfg.loop.seed), cfg.question, cfg.answer
+    )
+    source = turn_source(
+        rows, pieces, known, cfg.rows,
+        pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),
+    )  # fmt: skip
+    params = {name: model.params[name] for name in TRAINED}
+    frozen = {name: x for name, x in model.params.items() if name not in (*TRAINED, "profile")}
+    objective = objectives.universal(
+        model.lm, model.encoder, contrast=cfg.contrast, p_dropout=cfg.p_dropout
+    )
+    optim = optimizer.make(cfg.opt, cfg.loop.steps)
+    state = step.init_state(devices, params, optim, source=source.init())
+    one = step.make_step(*objective, optim, state, gradients=gradients.spanning())
+    fitted = loop.fit(
+        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
+        frozen=frozen, resolved=cfg, title="rewrite",
+    )  # fmt: skip
+    own = jax.device_get(fitted.state.params)
+    table = infer_p(model.encoder, own["encoder"], known, 30)
+    kept = {name: part for name, part in frozen.items() if name != "backbone"}
+    whole = {**kept, **own, "profile": {"p": table}}
+    keys = [t.key for t in tenants]
+    save_personal(Path(cfg.out) / "model", model.lm, model.encoder, whole, keys, model.facts)
+    return {"step": int(fitted.state.step)}
+
+
+if __name__ == "__main__":
+    config.run(main, RewriteConfig, __doc__)
