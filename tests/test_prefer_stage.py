@@ -230,6 +230,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(meshes, "make", lambda config: was(config, jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_the_stage_learns_and_resumes(base, tmp_path, one_device):
     told = stage.main(config(base, tmp_path / "a"))
     assert told["held_accuracy"] == 1.0 and told["held_margin"] > 0.02
