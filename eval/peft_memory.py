@@ -50,10 +50,8 @@ def main() -> int:
     devices = mesh.make(devices=jax.devices()[:1])
     asked = task(flags.task)
     idle = peak_mb()
-    method = Method(
-        flags.method, load_tuned(flags.model), asked, Sizes(**flags.sizes | {"steps": 4}), devices
-    )
-    method.train(1e-4, 0)
+    method = Method(flags.method, load_tuned(flags.model), asked, Sizes(**flags.sizes), devices)
+    method.train(1e-4, 0, steps=4)
     print(json.dumps({"peak_mb": peak_mb(), "idle_mb": idle}))
     return 0
 

@@ -139,8 +139,8 @@ class Method:
 
     # ------------------------------------------------------------------------------------------ training
 
-    def train(self, rate: float, seed: int) -> Outcome:
-        """All steps from the start, by this learning rate and seed."""
+    def train(self, rate: float, seed: int, steps: int | None = None) -> Outcome:
+        """All steps (or the first few) from the start, by this learning rate and seed."""
         copied = jax.tree.map(jnp.copy, self._start.replace(source=None))
         params = jax.tree.map(
             lambda new, like: jax.device_put(jnp.copy(new), like.sharding),
@@ -149,7 +149,7 @@ class Method:
         state = copied.replace(params=params, opt=with_rate(copied.opt, rate))
         source, key = self._source(seed), jax.random.key(seed)
         place, losses, clock = source.init(), [], []
-        for at in range(self.sizes.steps):
+        for at in range(steps or self.sizes.steps):
             batch, place = source(at, None, place)
             batch = mesh.place_batch(self.devices, batch, self.batch)
             began = time.perf_counter()

@@ -86,7 +86,7 @@ class SftError(RunError, ValueError):
 
 
 def main(cfg: SftConfig) -> dict[str, float]:
-    """Trains and saves; gives the best held-out `held_nll` (nats a learned token) and its step."""
+    """Trains and saves; gives the best monitored value (`held_nll`: nats a learned token) and its step."""
     check(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
@@ -123,11 +123,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     )  # fmt: skip
     best = best_of(cfg, fitted.state.params, tuned)
     save(cfg, tuned, best, frozen, fitted)
-    return {
-        "held_nll": fitted.value,
-        "best_step": fitted.best,
-        "perplexity": math.exp(fitted.value),
-    }
+    return {cfg.loop.monitor: fitted.value, "best_step": fitted.best}
 
 
 def check(cfg: SftConfig) -> None:
