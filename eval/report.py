@@ -289,7 +289,43 @@ def prefer(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
+QUANT = {  # part of the evaluation -> {column: how the README calls it}
+    "sizes": {
+        "row": "weights", "bytes/parameter": "bytes a parameter", "on disk": "on disk", "of_fp32": "of fp32",
+        "weights_mb": "weights, MB", "step_mb": "a step beside them, MB", "step_ms": "step, ms",
+        "time_of_fp32": "of fp32's time",
+    },
+    "losses": {"row": "weights", "before": "before", "nll": "nats a token", "sd": "deviation", "seeds": "seeds"},
+    "load": {
+        "size": "model", "kind": "weights", "file_gb": "files, GB", "weights_gb": "weights, GB",
+        "bytes/parameter": "bytes a parameter", "peak_gb": "peak of loading, GB", "seconds": "s",
+    },
+}  # fmt: skip
+
+
+def quant(records: Sequence[tuple[str, Record]]) -> str:
+    """What weights take in memory and on disk, the losses with their gaps to fp32 and bf16, the peak of loading."""
+    parts = []
+    for _, record in sorted(records, key=lambda r: list(QUANT).index(r[1]["part"])):
+        columns = QUANT[record["part"]]
+        cell = lambda x: x if isinstance(x, str) else "-" if x is None else f"{x:.4g}"
+        lines = [[cell(row.get(column)) for column in columns] for row in record["rows"]]
+        parts.append(_markdown(list(columns.values()), lines))
+        gaps = [
+            f"{p['a']} - {p['b']}: {p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
+            for p in record["paired"]
+        ]
+        parts += (
+            ["Nats a token, mean [least, most] over seeds: " + "; ".join(gaps) + "."]
+            if gaps
+            else []
+        )
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
 TABLES = {
+    "quant": quant,
     "peft": peft,
     "prefer": prefer,
     "personalize": personalize,

@@ -160,3 +160,18 @@ def test_explain(tmp_path):
     assert "| texts by | perplexity | ROUGE-L |\n| --- | --- | --- |\n| base | 41 | 0.25 |" in told
     assert "| template | - | 0.25 | 1.5 |" in told and "true attributes" in told
     assert "explain 120.0 (150.0)" in told
+
+
+def test_quant(tmp_path):
+    losses = [
+        {"row": row, "before": 3.0, "nll": nll, "sd": None, "seeds": 1}
+        for row, nll in (("fp32", 2.0), ("nf4", 2.01))
+    ]
+    gap = {"a": "nf4", "b": "fp32", "metric": "nll", "diff": 0.01, "lo": 0.008, "hi": 0.012}
+    write_results(tmp_path / "quant", "quant", losses, [gap], filename="losses.json", part="losses")
+    load = {"size": "7b", "kind": "nf4", "file_gb": 13.5, "peak_gb": 4.9}
+    write_results(tmp_path / "quant", "quant", [load], filename="load.json", part="load")
+    text = report.render(MARKED.format("quant"), tmp_path)
+    assert "| nf4 | 3 | 2.01 | - | 1 |" in text
+    assert "nf4 - fp32: +0.0100 [+0.0080, +0.0120]." in text
+    assert text.index("nats a token") < text.index("peak of loading")
