@@ -156,7 +156,8 @@ def check(cfg: PreferConfig) -> None:
     full = deltas.method(cfg.method).empty and cfg.delta.empty and not cfg.adapter
     whole = not cfg.personal and (full or "backbone" in cfg.train)
     head = bool(cfg.personal and cfg.train and cfg.train != "profile/p")
-    if cfg.reference == "switched" and cfg.loss.needs_reference and (whole or head):
+    compares = cfg.loss.needs_reference or cfg.loss.kl
+    if cfg.reference == "switched" and compares and (whole or head):
         raise PreferError(
             "reference='switched' needs a change that can be switched off, a Delta or a tenant's p; where weights of"
             " the model itself train, precompute the reference (--reference precomputed)"
