@@ -185,18 +185,16 @@ def test_methods_have_names():
         deltas.method("zzz")
 
 
-def test_rank_stabilised_scales():
-    spec = DeltaConfig(lora_rank=4, lora_alpha=6.0, lora_rs=True, head_rank=9)
+def test_rank_stabilised_scales_and_a_prefix_without_a_gate():
+    spec = DeltaConfig(
+        lora_rank=4, lora_alpha=6.0, lora_rs=True, lora_sites="q", head_rank=9, prefix_length=2,
+        prefix_gate=False, stacks="stack_1",
+    )  # fmt: skip
     delta = jax.jit(lambda key: deltas.init(key, SITES, spec))(jax.random.key(0))
     np.testing.assert_allclose(delta.stacks["stack_1"].lora["q"].scale_NB, 3.0)
     np.testing.assert_allclose(delta.outer.head.scale_NB, 2.0)
     assert DeltaConfig(lora_rank=4, lora_alpha=6.0).scaling(4) == 1.5
-
-
-def test_a_prefix_without_a_gate_has_none():
-    spec = DeltaConfig(prefix_length=2, prefix_gate=False)
-    delta = jax.jit(lambda key: deltas.init(key, SITES, spec))(jax.random.key(0))
-    prefix = delta.stacks["stack_0"].prefix["attn"]
+    prefix = delta.stacks["stack_1"].prefix["attn"]
     assert prefix.gate_NBH is None and prefix.k_NBPGK.any()
     deltas.check(delta, SITES)
     with pytest.raises(ValueError, match="prefix_gate=True"):
