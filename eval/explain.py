@@ -67,7 +67,7 @@ class Told:
     latency_ms: dict[str, float]
 
 
-class Explained:
+class ExplainedFlow:
     """The flow with a model that explains: one request in, ten items with reasons out."""
 
     def __init__(self, flow: Flow, world: World, writer: Writer, reward: rewards.Reward):
@@ -115,7 +115,7 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     print(world.data.summary())
     parts = flow_parts(cfg.parts, world)
     writer = Writer(speaker, batch=cfg.flow.k, seed=cfg.seed)
-    explained = Explained(Flow(parts, cfg.flow), world, writer, reward)
+    explained = ExplainedFlow(Flow(parts, cfg.flow), world, writer, reward)
     answers = []
     for request, items in zip(cfg.requests, given, strict=True):
         told = explained(request, items)
@@ -200,7 +200,7 @@ def record(told: Told) -> dict[str, Any]:
     return {**asked, "persona": told.answer.persona, "path": told.answer.path, "items": items}
 
 
-def latency(explained: Explained, world: World, cfg: ExplainConfig) -> list[dict[str, Any]]:
+def latency(explained: ExplainedFlow, world: World, cfg: ExplainConfig) -> list[dict[str, Any]]:
     """p50 and p95 in milliseconds by stage, over held-out people who ask one at a time; the first one warms up."""
     test = world.split.test
     spent: dict[str, list[float]] = defaultdict(list)

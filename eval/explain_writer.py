@@ -86,14 +86,7 @@ class Writer:
         openings += [openings[0]] * (self.batch - len(openings))  # one shape, one program
         made = self._complete(self.tuned.tree, openings, seed)
         texts = made.texts or [chat.decode(ids) for ids in made.ids]
-        return [self._ended(t, why) for t, why in zip(texts, made.reason, strict=True)][
-            : len(prompts)
-        ]
-
-    def _ended(self, written: str, why: str | None) -> str:
-        """A stop string is left out by the decoder; a sentence that it ended gets its full stop back."""
-        dots = why == "stop" and "." in self.how.stop
-        return written.strip() + ("." if dots and written.strip() else "")
+        return [written.strip() for written in texts[: len(prompts)]]
 
 
 def perplexity(nats: float) -> float:

@@ -193,7 +193,10 @@ def test_the_command_writes_each_pair_once_and_nobody_twice(shop, tmp_path, monk
 def test_counting_writes_nothing_and_says_when_there_are_too_few(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(instruction_pairs, "read", lambda config: shop)
     small = dict(xrec=False, out=str(tmp_path / "none"), personas=CONFIG.personas, width=4)
-    told = instruction_pairs.main(PairsConfig(sets=("shop",), count=20, **small))
+    told = instruction_pairs.main(
+        PairsConfig(sets=("shop",), count=20, results=str(tmp_path / "results"), **small)
+    )
+    assert json.loads((tmp_path / "results" / "results.json").read_text())["rows"] == [told]
     assert told["pairs"] == 20 and not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="the sets give"):
         instruction_pairs.main(PairsConfig(sets=("shop",), count=2000, **small))

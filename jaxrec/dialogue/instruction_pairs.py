@@ -3,7 +3,7 @@
     python -m jaxrec.dialogue.instruction_pairs --out runs/genrec/pairs       ML-100K, gift cards, XRec
     python -m jaxrec.dialogue.instruction_pairs --limit 4000 --out OUT        of each set so many
     python -m jaxrec.dialogue.instruction_pairs --count 1100000 --templates rating/2 rating/1
-                                                                              counts and times, writes nothing
+                                                                              counts and times, writes no pair
 
 Streamed: a pair is made, compared by 8 bytes of its hash with those before it, and written to OUT/PART-00000.jsonl.gz.
 People are split by the hash of their names into train, valid and test, so nobody is in two of them.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec import config
+from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import Distinct, Shards, part_of
@@ -63,6 +63,7 @@ class PairsConfig:
         0  # at least so many pairs are counted and timed, over more sets, and none is written
     )
     out: str = "runs/genrec/pairs"
+    results: str = ""  # folder for a file of record with the counts, the time and the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,10 @@ def main(cfg: PairsConfig) -> dict[str, Any]:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     print("  ".join(f"{name} {value:,}" for name, value in told.items()))
+    if cfg.results:
+        results.write_results(
+            cfg.results, "instruction_pairs", [told], config=cfg, seed=cfg.seed, wall_s=wall_s
+        )
     return told
 
 
