@@ -8,10 +8,9 @@ import numpy as np
 
 from jaxrec import delta as deltas
 from jaxrec import mesh as meshes
-from jaxrec.data import text
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.models.completion import Completion, written_ids
+from jaxrec.models.completion import Completion, prompt_rows, written_ids
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.models.value import init_value
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -28,8 +27,8 @@ CFG = DecoderConfig(
 )  # fmt: skip
 PROMPTS = [[1, 5, 6], [1, 9], [1, 11, 12, 13], [1, 3, 4], [1, 8, 20]]
 LOSSES = {
-    "ppo": PpoLoss(),
-    "grpo": GrpoLoss(group=4, max_new=NEW),
+    "ppo": PpoLoss(since=PROMPT - 1),
+    "grpo": GrpoLoss(group=4, max_new=NEW, since=PROMPT - 1),
 }
 GROUPS = {"ppo": 1, "grpo": 4}
 
@@ -61,7 +60,7 @@ def programs(variant: str):
     """(assess, drift), compiled once for all tests of a process."""
     lm = TunedLM(Decoder(CFG))
     assess = {"ppo": assess_ppo, "grpo": assess_grpo}[variant]
-    return jax.jit(assess(lm, LOSSES[variant])), jax.jit(drift(lm, 1.0))
+    return jax.jit(assess(lm, LOSSES[variant])), jax.jit(drift(lm, LOSSES[variant]))
 
 
 def play(frozen, params, index_R, seed) -> Played:
@@ -77,12 +76,7 @@ def lengths(said) -> np.ndarray:
 
 
 def rows_of(prompts, said) -> Tokens:
-    both = [
-        text.Example([*p, *s], [0.0] * len(p) + [1.0] * len(s))
-        for p, s in zip(prompts, said, strict=True)
-    ]
-    rows = text.pad(both, PROMPT + NEW)
-    return Tokens(**{name: rows[name] for name in ("ids_BL", "mask_BL", "loss_BL")})
+    return prompt_rows(prompts, said, PROMPT, PROMPT + NEW)
 
 
 def source(variant: str, frozen, rows: int = 16, **changes) -> RolloutSource:

@@ -1,8 +1,8 @@
 """Reinforcement learning of a language model from a reward: PPO with a value head, or GRPO without one.
 
-    python -m train.ppo configs/ppo_genrec.py
-    python -m train.ppo configs/ppo_genrec.py --variant grpo --rollout.group 4 --out runs/genrec/grpo
-    python -m train.ppo configs/ppo_genrec.py --reward my_package.rewards:brevity
+    python -m train.ppo configs/genrec_ppo.py
+    python -m train.ppo configs/ppo_grpo.py
+    python -m train.ppo configs/genrec_ppo.py --reward my_package.rewards:brevity
 
 Starts from a model and, where given, an adapter, which then is the reference that straying from has a price. Writes
 OUT/adapter (or OUT/model, where the backbone itself was trained), OUT/rollouts.jsonl (a line a rollout: the reward and
@@ -20,13 +20,12 @@ import numpy as np
 from jaxrec import config, mesh, objectives
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
-from jaxrec.data import text
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
 from jaxrec.dialogue.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
 from jaxrec.dialogue.rewarded_prompts import Prompt, read_prompts
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.completion import Completion, written_ids
+from jaxrec.models.completion import Completion, prompt_rows, written_ids
 from jaxrec.models.tuned_folder import Tuned, load_tuned, save_model, save_tuned
 from jaxrec.models.value import init_value
 from jaxrec.nn.decoder import Decoder
@@ -66,6 +65,7 @@ class PpoConfig:
     grpo: GrpoLoss = (
         GrpoLoss()
     )  # group, max_new and what can be spared follow from the other settings
+    merged: bool = False  # write with the Delta folded into a copy of the weights: faster (LoRA and IA3, not quantised)
     accum: int = 1
     opt: OptConfig = OptConfig(lr=3e-4, schedule="constant")
     loop: LoopConfig = LoopConfig(  # `steps` follows from the episodes
@@ -101,7 +101,10 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     state = step.init_state(devices, trained, optim, source=source.init())
     objective = objectives.ppo if cfg.variant == "ppo" else objectives.grpo
     one = step.make_step(
-        *objective(tuned.lm, loss_of(cfg)), optim, state, gradients=gradients.summed(cfg.accum)
+        *objective(tuned.lm, loss_of(cfg, players.longest)),
+        optim,
+        state,
+        gradients=gradients.summed(cfg.accum),
     )
 
     def evaluate(params: Any, at: int) -> dict[str, float]:
@@ -143,17 +146,18 @@ def check(cfg: PpoConfig) -> None:
         raise PpoError("say which `prompts` (a .jsonl file), and how many `episodes`")
 
 
-def loss_of(cfg: PpoConfig) -> PpoLoss | GrpoLoss:
+def loss_of(cfg: PpoConfig, longest: int) -> PpoLoss | GrpoLoss:
     """The loss's settings, with those that follow from the rollout's."""
     warm = cfg.generation.temperature
     if cfg.variant == "ppo":
-        return dataclasses.replace(cfg.ppo, temperature=warm)
+        return dataclasses.replace(cfg.ppo, temperature=warm, since=longest - 1)
     return dataclasses.replace(
         cfg.grpo,
         temperature=warm,
         group=cfg.rollout.group,
         max_new=cfg.generation.max_new,
-        on_policy=cfg.rollout.updates == 1,
+        since=longest - 1,
+        on_policy=cfg.rollout.updates == 1 and not cfg.rollout.kl.adaptive,
         reference=cfg.rollout.kl.coef > 0,
     )
 
@@ -211,7 +215,7 @@ class Players:
         self.width = self.longest + cfg.generation.max_new
         self.completion = Completion(
             tuned.cfg, cfg.generation, eos=tuned.chat.eos_ids, text_of=tuned.chat.decode,
-            longest=self.longest,
+            longest=self.longest, merged=cfg.merged,
         )  # fmt: skip
         # tried once before anything is trained: its mistakes show, and the names of its parts are known
         tried = prompts[0].sample("")
@@ -249,12 +253,7 @@ class Players:
 
     def rows(self, prompts: list[list[int]], said: list[list[int]]) -> Tokens:
         """Prompt and text as token rows of one width; the text is what counts."""
-        both = [
-            text.Example([*p, *s], [0.0] * len(p) + [1.0] * len(s))
-            for p, s in zip(prompts, said, strict=True)
-        ]
-        rows = text.pad(both, self.width, self.pad_id)
-        return Tokens(**{name: rows[name] for name in ("ids_BL", "mask_BL", "loss_BL")})
+        return prompt_rows(prompts, said, self.longest, self.width, self.pad_id)
 
     def like(self, count: int) -> Played:
         """A Played of the right shapes."""
@@ -273,9 +272,9 @@ def source_of(
     record: RolloutRecord,
 ) -> RolloutSource:
     """The rollouts, their programs compiled once."""
-    loss, c = loss_of(cfg), cfg.rollout
+    loss, c = loss_of(cfg, players.longest), cfg.rollout
     assess = jax.jit((assess_ppo if cfg.variant == "ppo" else assess_grpo)(tuned.lm, loss))
-    moved = jax.jit(drift(tuned.lm, loss.temperature))
+    moved = jax.jit(drift(tuned.lm, loss))
     placed = lambda batch, rows: mesh.place_batch(devices, batch, rows)
     return RolloutSource(
         c,
@@ -288,6 +287,7 @@ def source_of(
         players.width,
         drift=lambda params, batch: moved(params, frozen, placed(batch, c.batch)),
         report=record.add,
+        tells_kl=cfg.variant == "ppo" or (loss.reference and not loss.on_policy),
     )
 
 

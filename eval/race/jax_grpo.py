@@ -14,9 +14,9 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
 
     from jaxrec import hub, objectives
     from jaxrec import mesh as meshes
-    from jaxrec.data.text import Example, pad
     from jaxrec.dialogue.prompts import Generation
-    from jaxrec.models.completion import Completion, written_ids
+    from jaxrec.losses.policy_gradient import token_log_probs
+    from jaxrec.models.completion import Completion, prompt_rows, written_ids
     from jaxrec.models.tuned_lm import TunedLM
     from jaxrec.nn.decoder import Decoder
     from jaxrec.objectives.ppo import GrpoLoss, assess_grpo
@@ -32,24 +32,21 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     trained = jax.tree.map(np.asarray, {"delta": lora_delta(size, cfg, 1, rollouts.RANK)})
     prompts = rollouts.prompts(size)
     free = Generation(max_new=new, temperature=1.0, top_p=1.0, repetition=1.0, stop=())
-    completion = Completion(cfg, free, eos=(), text_of=rollouts.text_of, longest=shape.PROMPT)
-    loss = GrpoLoss(group=rollouts.GROUP, max_new=new, on_policy=True)
+    completion = Completion(
+        cfg, free, eos=(), text_of=rollouts.text_of, longest=shape.PROMPT, merged=True
+    )
+    loss = GrpoLoss(group=rollouts.GROUP, max_new=new, on_policy=True, since=shape.PROMPT - 1)
     lm = TunedLM(Decoder(cfg))
     assess = jax.jit(assess_grpo(lm, loss))
 
-    def rows_of(said: Any) -> Tokens:
-        both = [
-            Example([*p, *s], [0.0] * len(p) + [1.0] * len(s))
-            for p, s in zip(prompts, said, strict=True)
-        ]
-        rows = pad(both, shape.PROMPT + new)
-        return Tokens(rows["ids_BL"], rows["mask_BL"], rows["loss_BL"])
+    def rows_of(prompts: Any, said: Any) -> Tokens:
+        return prompt_rows(prompts, said, shape.PROMPT, shape.PROMPT + new)
 
     def play(params: Any, index_R: Any, seed: int) -> Played:
         picked = [prompts[rollouts.GROUP * i] for i in index_R]
         out = completion(partition.merge(params, frozen), picked, seed)
         reward = np.array(rollouts.reward(out.texts), np.float32)
-        return Played(rows_of(written_ids(out)), reward, {})
+        return Played(rows_of(picked, written_ids(out)), reward, {})
 
     fixed, earned = rollouts.fixed(size, new)
     config = RolloutConfig(
@@ -60,8 +57,9 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
         rollouts.PROMPTS,
         play,
         lambda params, said, reward, coef: assess(params, frozen, said, reward, coef),
-        Played(rows_of(fixed), earned, {}),
+        Played(rows_of(prompts, fixed), earned, {}),
         shape.PROMPT + new,
+        tells_kl=False,
     )
     plain = optimizer.OptConfig(lr=rollouts.LR, schedule="constant", b2=0.999, clip=1.0)
     adam = optimizer.make(plain, steps=1_000_000)
@@ -70,13 +68,14 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     step, key, place = make_step(*objective, adam, state), jax.random.key(0), source.init()
 
     def first() -> np.ndarray:
-        said = rows_of(fixed)
+        said = rows_of(prompts, fixed)
         found = assess(trained, frozen, said, earned, rollouts.KL)
         batch = found.rollout.replace(said=said)
         totals = objective.weigh(batch)
         value, _ = jax.jit(objective.loss)(trained, frozen, None, batch, totals, None)
-        inside = np.asarray(found.rollout.old_BL)[:, shape.PROMPT :]
-        return np.concatenate([[float(value)], inside.ravel()])
+        logits = jax.jit(lm.outputs)(partition.merge(trained, frozen), said).logits
+        inside = token_log_probs(logits, said.ids_BL)[:, shape.PROMPT :]
+        return np.concatenate([[float(value)], np.ravel(inside)])
 
     answer = first()
 

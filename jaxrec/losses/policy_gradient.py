@@ -26,8 +26,9 @@ def token_entropy(
     logits_BLV: Float[Array, "B L V"], temperature: float | int = 1.0
 ) -> Float[Array, "B L"]:
     """Entropy of the distribution that token t was drawn from, nats. 0 at the first token of a row."""
-    log_p = jax.nn.log_softmax(logits_BLV[:, :-1].astype(jnp.float32) / temperature)
-    return _after_first(-jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+    logits = logits_BLV[:, :-1].astype(jnp.float32) / temperature
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return _after_first(log_z - jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1))
 
 
 def _after_first(x: Array) -> Array:

@@ -8,22 +8,24 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.nn.decoder import DecoderConfig
+from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.generate import Generated, backbone_generator
 from jaxrec.nn.sampling import sampling
 from jaxrec.nn.stack import every_layer, recut, stack_sizes
-from jaxrec.structs import Delta
+from jaxrec.structs import Delta, Tokens
 
 
 class Completion:
     """Continues prompts with a decoder's tree {"backbone", "delta"?}; its compiled programs are kept.
 
     eos: ids that end a text. text_of: ids -> text, for the stop strings. longest: prompt tokens to make room for, so
-    that all calls with as many prompts share their programs.
+    that all calls with as many prompts share their programs. merged: the Delta (LoRA, IA3) is folded into a copy of the
+    weights for each call: every token costs less, and memory holds the backbone once more.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Completion:
         eos: Sequence[int],
         text_of: Callable[[Sequence[int]], str],
         longest: int = 1,
+        merged: bool = False,
     ):
         self.how, self.text_of, self.longest = how, text_of, longest
         on_cpu = jax.default_backend() == "cpu"
@@ -44,12 +47,19 @@ class Completion:
         sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (cfg, self._serving)]
         self._recut = jax.jit(lambda params: recut(params, cfg, self._serving))
         self._restack = jax.jit(lambda delta: deltas.restack(delta, *sizes))
+        self.merged = merged
+        self._merge = jax.jit(
+            lambda params, delta: deltas.merge_params(params, delta, Decoder.path_of)
+        )
 
     def __call__(self, tree: PyTree, prompts: Sequence[Sequence[int]], seed: int) -> Generated:
         """A continuation of each prompt; row i draws by seed + i. `ids` are without the end token, `texts` are cut
         before a stop string. Raises ValueError for a prompt that is empty or too long for the model."""
+        weights = self._backbone(tree["backbone"]), self._delta(tree.get("delta"))
+        if self.merged and weights[1] is not None:
+            weights = self._merge(*weights), None
         return self._generator(
-            (self._backbone(tree["backbone"]), self._delta(tree.get("delta"))),
+            weights,
             prompts,
             self._sampling(len(prompts), seed),
             stop=self.how.stop,
@@ -85,6 +95,27 @@ def written_ids(out: Generated) -> list[list[int]]:
     """What each row chose, its end token included: what a policy is trained on."""
     ends = out.end or [None] * len(out.ids)
     return [ids if end is None else [*ids, end] for ids, end in zip(out.ids, ends, strict=True)]
+
+
+def prompt_rows(
+    prompts: Sequence[Sequence[int]],
+    said: Sequence[Sequence[int]],
+    longest: int,
+    width: int,
+    pad_id: int = 0,
+) -> Tokens:
+    """Prompts that end, and texts that begin, at place `longest` of rows of `width` tokens; the texts are what counts.
+
+    So no token before that place is ever predicted by a policy, and no logits are needed there.
+    """
+    shape = len(prompts), width
+    ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
+    loss = np.zeros(shape, np.float32)
+    for i, (prompt, own) in enumerate(zip(prompts, said, strict=True)):
+        start, end = longest - len(prompt), longest + len(own)
+        ids[i, start:end], mask[i, start:end] = [*prompt, *own], True
+        loss[i, longest:end] = 1.0
+    return Tokens(ids, mask, loss)
 
 
 def _same(a: PyTree, b: PyTree) -> bool:

@@ -29,9 +29,17 @@ class LM(Protocol):
         """The token rows of a batch that are scored."""
 
     def outputs(
-        self, tree: PyTree, batch: PyTree, key_B: Array | None = None, hidden: Sequence[int] = ()
+        self,
+        tree: PyTree,
+        batch: PyTree,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
     ) -> HeadOutput:
-        """Teacher-forced logits [B, L, V] of `said(batch)`. `key_B`, one a row, is there while training (dropout)."""
+        """Teacher-forced logits [B, L - since, V] of `said(batch)`, from place `since` on.
+
+        `key_B`, one a row, is there while training (dropout).
+        """
 
     def reference(self, tree: PyTree) -> PyTree:
         """The same model untuned, as far as the tree still knows it: the Delta switched off, no second copy."""
@@ -52,7 +60,12 @@ class TunedLM:
         return batch
 
     def outputs(
-        self, tree: PyTree, batch: Tokens, key_B: Array | None = None, hidden: Sequence[int] = ()
+        self,
+        tree: PyTree,
+        batch: Tokens,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
     ) -> HeadOutput:
         """As `LM.outputs`; packed rows keep their segments apart."""
         delta = tree.get("delta")
@@ -66,6 +79,7 @@ class TunedLM:
             positions_BL=batch.positions_BL,
             delta=delta,
             hidden=hidden,
+            since=since,
         )
 
     def reference(self, tree: PyTree) -> PyTree:
@@ -85,7 +99,12 @@ class TenantLM:
         return batch.answer
 
     def outputs(
-        self, tree: PyTree, batch: Turns, key_B: Array | None = None, hidden: Sequence[int] = ()
+        self,
+        tree: PyTree,
+        batch: Turns,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
     ) -> HeadOutput:
         """As `LM.outputs`. Raises ValueError for a hidden state other than the last (-1): a head gives no others."""
         del key_B
@@ -95,7 +114,7 @@ class TenantLM:
         out = self.lm.answer(
             tree, self.lm.encode(tree, batch.question), batch.answer, self.lm.personal(tree, p_BE)
         )
-        return out.replace(hidden=(out.hidden,) if hidden else None)
+        return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
 
     def reference(self, tree: PyTree) -> PyTree:
         """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""

@@ -131,12 +131,13 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         hidden: Sequence[int] = (),
         logits: str = "all",
+        since: int = 0,
     ) -> HeadOutput:
         """What was asked for of each real token: the rows of a soft prompt are left out of what is returned.
 
         mask_BL: True at real tokens, which may be padded at either side. segments_BL, positions_BL: of packed
         examples. inputs_BLD: embeddings in place of those of ids_BL. hidden: HF `hidden_states` indices (0: the
-        embeddings, layers or -1: after the final norm). logits: "all" -> [B, L, V], "last" -> [B, 1, V] at
+        embeddings, layers or -1: after the final norm). logits: "all" -> [B, L - since, V], "last" -> [B, 1, V] at
         each row's last real token, or "none". cache: keys and values so far; the ids then are the next chunk.
         """
         c = self.cfg
@@ -171,8 +172,7 @@ class Decoder(nn.Module):
         out = HeadOutput(hidden=tuple(states[i] for i in hidden) or None, cache=cache)
         if logits == "none" and not self.is_initializing():
             return out
-        if logits == "last":
-            normed = last_real(normed, mask_BL)
+        normed = last_real(normed, mask_BL) if logits == "last" else normed[:, since:]
         return out.replace(logits=self._logits(normed, embed, outer))
 
     def _logits(self, x_BLD: Array, embed: Embed, outer: OuterDelta) -> Array:

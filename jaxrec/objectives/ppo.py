@@ -32,7 +32,8 @@ Assess = Callable[[PyTree, PyTree, PyTree, Array, Array], Assessed]
 
 @dataclasses.dataclass(frozen=True)
 class PpoLoss:
-    """Numbers of PPO. `temperature` is that of the rollout."""
+    """Numbers of PPO. `temperature` is that of the rollout. No token up to place `since` is written by the policy:
+    logits before it are not computed."""
 
     clip: float = 0.2  # of the ratio
     value_clip: float = 0.2  # 0: none
@@ -43,6 +44,7 @@ class PpoLoss:
     whiten_rewards: bool = False  # each token's, about their own mean
     whiten_advantages: bool = True
     temperature: float = 1.0
+    since: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,8 @@ class GrpoLoss:
 
     scale: advantages over the deviation of their group; without it, and with "constant", it is Dr. GRPO (Liu 2025).
     on_policy: each rollout is learned from once and whole, so the old log-probabilities are the new ones, and no pass
-    is spent on them. reference: whether the KL has a price at all; without one no pass is spent on it either.
+    is spent on them (nor does `assess` know the KL then: the loss tells it). reference: whether the KL has a price at
+    all; without one no pass is spent on it either. since: as for PPO.
     """
 
     group: int = 4
@@ -65,6 +68,7 @@ class GrpoLoss:
     temperature: float = 1.0
     on_policy: bool = False
     reference: bool = True
+    since: int = 0
 
 
 # ------------------------------------------------------------------------------------------------- ppo
@@ -80,9 +84,8 @@ def ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Objective:
     def loss(params, frozen, extra, batch: Rollout, totals, key_B):
         del extra, key_B
         tree, mask_BL = merge(params, frozen), written(lm, batch.said)
-        out = lm.outputs(tree, batch.said, hidden=(-1,))
-        ids_BL = lm.said(batch.said).ids_BL
-        log_p_BL = pg.token_log_probs(out.logits, ids_BL, cfg.temperature)
+        out = lm.outputs(tree, batch.said, hidden=(-1,), since=cfg.since)
+        log_p_BL = _log_probs(lm, batch.said, out.logits, cfg)
         value_BL = values_before(tree["value"], out.hidden[-1])
         each, held = pg.clipped_policy(
             log_p_BL, batch.old_BL, batch.advantage_BL, cfg.clip, cfg.clip
@@ -109,11 +112,10 @@ def assess_ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Assess:
 
     def assess(params, frozen, said, reward_B, coef) -> Assessed:
         tree, mask_BL = merge(params, frozen), written(lm, said)
-        ids_BL = lm.said(said).ids_BL
-        out = lm.outputs(tree, said, hidden=(-1,))
-        old_BL = pg.token_log_probs(out.logits, ids_BL, cfg.temperature)
+        out = lm.outputs(tree, said, hidden=(-1,), since=cfg.since)
+        old_BL = _log_probs(lm, said, out.logits, cfg)
         value_BL = jnp.where(mask_BL, values_before(tree["value"], out.hidden[-1]), 0.0)
-        ref_BL = _reference(lm, tree, said, cfg.temperature)
+        ref_BL = _reference(lm, tree, said, cfg)
         kl_BL = jnp.where(mask_BL, pg.kl(old_BL, ref_BL, "k1"), 0.0)
         last_BL = mask_BL & (jnp.cumsum(mask_BL[:, ::-1], axis=1)[:, ::-1] == 1)
         priced_BL = jnp.where(last_BL, reward_B[:, None], 0.0) - coef * kl_BL
@@ -142,8 +144,8 @@ def grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Objective:
     def loss(params, frozen, extra, batch: Rollout, totals, key_B):
         del extra, key_B
         tree, mask_BL = merge(params, frozen), written(lm, batch.said)
-        logits = lm.outputs(tree, batch.said).logits
-        log_p_BL = pg.token_log_probs(logits, lm.said(batch.said).ids_BL, cfg.temperature)
+        logits = lm.outputs(tree, batch.said, since=cfg.since).logits
+        log_p_BL = _log_probs(lm, batch.said, logits, cfg)
         old_BL = jax.lax.stop_gradient(log_p_BL) if cfg.on_policy else batch.old_BL
         each, held = pg.clipped_policy(
             log_p_BL, old_BL, batch.advantage_BL, cfg.clip_low, cfg.clip_high
@@ -180,19 +182,20 @@ def assess_grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Assess:
         tree, mask_BL = merge(params, frozen), written(lm, said)
         zeros_BL = jnp.zeros(mask_BL.shape, jnp.float32)
         old_BL = ref_BL = zeros_BL
-        if cfg.reference or not cfg.on_policy:
-            logits = lm.outputs(tree, said).logits
-            old_BL = pg.token_log_probs(logits, lm.said(said).ids_BL, cfg.temperature)
+        kl_B = None
+        if not cfg.on_policy:
+            old_BL = _log_probs(lm, said, lm.outputs(tree, said, since=cfg.since).logits, cfg)
         if cfg.reference:
-            ref_BL = _reference(lm, tree, said, cfg.temperature)
-        kl_BL = jnp.where(mask_BL, pg.kl(old_BL, ref_BL, "k1"), 0.0) if cfg.reference else zeros_BL
+            ref_BL = _reference(lm, tree, said, cfg)
+        if cfg.reference and not cfg.on_policy:
+            kl_B = jnp.where(mask_BL, pg.kl(old_BL, ref_BL, "k1"), 0.0).sum(1)
         advantage_B = pg.group_advantages(reward_B, cfg.group, cfg.scale)
         advantage_BL = jnp.where(mask_BL, advantage_B[:, None], 0.0)
         same_BG = reward_B.reshape(-1, cfg.group)
         told = {"groups_agreed": (same_BG.max(1) == same_BG.min(1)).mean()}
         coef_B = jnp.full_like(reward_B, coef)
         rollout = Rollout(None, old_BL, ref_BL, advantage_BL, zeros_BL, zeros_BL, coef_B, {})
-        return Assessed(rollout, kl_BL.sum(1), told)
+        return Assessed(rollout, kl_B, told)
 
     return assess
 
@@ -200,13 +203,14 @@ def assess_grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Assess:
 # ------------------------------------------------------------------------------------------------ both
 
 
-def drift(lm: LM, temperature: float) -> Callable[[PyTree, PyTree, Rollout], Float[Array, ""]]:
+def drift(lm: LM, cfg: PpoLoss | GrpoLoss) -> Callable[[PyTree, PyTree, Rollout], Float[Array, ""]]:
     """(params, frozen, minibatch) -> KL from the policy that wrote to the present one, nats a token."""
 
     def moved(params, frozen, batch: Rollout):
         tree = merge(params, frozen)
-        logits = lm.outputs(tree, batch.said).logits
-        log_p_BL = pg.token_log_probs(logits, lm.said(batch.said).ids_BL, temperature)
+        log_p_BL = _log_probs(
+            lm, batch.said, lm.outputs(tree, batch.said, since=cfg.since).logits, cfg
+        )
         return pg.masked_mean(pg.kl(batch.old_BL, log_p_BL, "k3"), written(lm, batch.said))
 
     return moved
@@ -217,16 +221,26 @@ def written(lm: LM, said: PyTree) -> Any:
     return (jnp.asarray(lm.said(said).loss_BL) > 0).at[:, 0].set(False)
 
 
-def _reference(lm: LM, tree: PyTree, said: PyTree, temperature: float) -> Array:
-    logits = lm.outputs(lm.reference(tree), said).logits
-    return pg.token_log_probs(logits, lm.said(said).ids_BL, temperature)
+def _reference(lm: LM, tree: PyTree, said: PyTree, cfg: PpoLoss | GrpoLoss) -> Array:
+    out = lm.outputs(lm.reference(tree), said, since=cfg.since)
+    return _log_probs(lm, said, out.logits, cfg)
+
+
+def _log_probs(lm: LM, said: PyTree, logits_BSV: Array, cfg: PpoLoss | GrpoLoss) -> Array:
+    """[B, L] from logits of the places from `since` on; 0 up to there."""
+    ids_BS = jnp.asarray(lm.said(said).ids_BL)[:, cfg.since :]
+    return _padded(pg.token_log_probs(logits_BSV, ids_BS, cfg.temperature), cfg.since)
+
+
+def _padded(x_BS: Array, since: int) -> Array:
+    return jnp.pad(x_BS, ((0, 0), (since, 0)))
 
 
 def _entropy(logits_BLV: Array, cfg: PpoLoss | GrpoLoss) -> Array:
-    """Where it has no weight it is only looked at, and costs no backward pass."""
+    """[B, L]. Where it has no weight it is only looked at, and costs no backward pass."""
     if not cfg.entropy_weight:
         logits_BLV = jax.lax.stop_gradient(logits_BLV)
-    return pg.token_entropy(logits_BLV, cfg.temperature)
+    return _padded(pg.token_entropy(logits_BLV, cfg.temperature), cfg.since)
 
 
 def _told(batch: Rollout, totals: Any) -> dict[str, Array]:

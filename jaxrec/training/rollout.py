@@ -117,7 +117,7 @@ class Assessed(NamedTuple):
     the log."""
 
     rollout: Rollout
-    kl_R: Any
+    kl_R: Any  # None where nobody computed it
     told: Mapping[str, Any]
 
 
@@ -132,9 +132,9 @@ class RolloutSource:
 
     n_prompts: prompts are taken in an order that is shuffled anew each time that all had their turn.
     like: a Played of the right shapes (its values are not looked at), from which the buffer is made; width: L of the
-    rows that are scored.
+    rows that are scored. tells_kl: whether `assess` gives the KL to the reference.
     report: told of each rollout once, as a dict of means: the rewards, `kl`, `coef`, `skipped` (minibatches left out
-    of the rollout before it) and whatever `play` and `assess` tell.
+    so far) and whatever `play` and `assess` tell.
     """
 
     def __init__(
@@ -148,6 +148,7 @@ class RolloutSource:
         *,
         drift: Drift | None = None,
         report: Report | None = None,
+        tells_kl: bool = True,
     ):
         if n_prompts < 1:
             raise RolloutError("rollout: there is no prompt to write to")
@@ -155,7 +156,9 @@ class RolloutSource:
             raise RolloutError(
                 "rollout.target_kl needs `drift`, which measures how far the policy has moved"
             )
-        self.config, self.n_prompts = config, n_prompts
+        if config.kl.adaptive and not tells_kl:
+            raise RolloutError("rollout.kl.adaptive follows the KL, which `assess` does not tell")
+        self.config, self.n_prompts, self.tells_kl = config, n_prompts, tells_kl
         self.play, self.assess, self.drift, self.report = play, assess, drift, report
         self._like, self._width = like, width
 
@@ -165,7 +168,7 @@ class RolloutSource:
         said = jax.tree.map(zeros, self._like.said)
         tokens = np.zeros((self.config.rows, self._width), np.float32)
         row = np.zeros(self.config.rows, np.float32)
-        names = (*self._like.told, "kl", "reward")
+        names = (*self._like.told, *(["kl"] if self.tells_kl else []), "reward")
         buffer = Rollout(
             said, *[tokens.copy() for _ in range(5)], row, {n: row.copy() for n in names}
         )
@@ -226,14 +229,14 @@ class RolloutSource:
         coef = float(state["coef"])
         learned = reward_R / _deviation(rewards) if c.running_scale else reward_R
         found = jax.device_get(self.assess(params, played.said, np.float32(learned), coef))
-        told = {**played.told, "kl": found.kl_R, "reward": reward_R}
+        kl = {"kl": found.kl_R} if self.tells_kl else {}
+        told = {**played.told, **kl, "reward": reward_R}
         buffer = found.rollout.replace(
             said=played.said, told={n: np.asarray(x, np.float32) for n, x in told.items()}
         )
         buffer = jax.tree.map(np.asarray, buffer)
         if (got := _layout(buffer)) != (wanted := _layout(state["buffer"])):
             raise RolloutError(f"rollout {made} has the layout {got}, the buffer {wanted}")
-        kl = float(np.mean(found.kl_R))
         numbers = {name: float(np.mean(x)) for name, x in told.items()}
         numbers |= {name: float(x) for name, x in found.told.items()}
         numbers |= {"coef": coef, "reward_deviation": float(np.std(reward_R))}
@@ -243,7 +246,7 @@ class RolloutSource:
         return {
             **state,
             "rollouts": np.asarray(made + 1),
-            "coef": np.asarray(controlled(c.kl, coef, kl, c.rows)),
+            "coef": np.asarray(controlled(c.kl, coef, numbers.get("kl", 0.0), c.rows)),
             "rewards": rewards,
             "buffer": buffer,
         }

@@ -83,7 +83,7 @@ def draw_rollouts(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
         axis.grid(alpha=0.3)
         if len(own) > 1:
             axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    if "coef" in names:
+    if {"coef", "kl"} <= set(names):
         price = axes[[said.startswith("KL") for said, _ in panels].index(True), 0].twinx()
         price.plot([r["rollout"] for r in rows], [r["coef"] for r in rows], color="gray", ls=":")
         price.set_ylabel("price of a nat (dotted)", fontsize=7)
