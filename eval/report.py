@@ -324,7 +324,83 @@ def quant(records: Sequence[tuple[str, Record]]) -> str:
     return "\n\n".join(parts)
 
 
+def policy(records: Sequence[tuple[str, Record]]) -> str:
+    """One table a set: a line a label and row, the gaps of the headline, and what is done with which answers."""
+    parts = []
+    for name, record in records:
+        head = ["label", "row", "base rate", "AUPRC", "F1", "false-positive rate", "recall", "ECE"]
+        lines = [
+            [
+                row["label"],
+                _bold(row["row"], record),
+                _number(row["base"]),
+                *(_interval(row, key) for key in ("auprc", "f1")),
+                *(_number(row[key]) for key in ("fpr", "recall", "ece")),
+            ]
+            for row in record["rows"]
+        ]
+        said = f"**{name}**: {record['tested']:,} answers, 95% intervals over {record['groups']} groups"
+        parts += [said, _markdown(head, lines), _gaps(record["paired"], ("auprc",), "label")]
+        acts = record["decisions"]
+        lines = [
+            [row["wrong"], str(row["answers"]), *map(_number, list(row.values())[2:])]
+            for row in acts
+        ]
+        parts += [_markdown(list(acts[0]), lines), _provenance(record)]
+    return "\n\n".join(parts)
+
+
+def editor(records: Sequence[tuple[str, Record]]) -> str:
+    """One table a set at the fewest and the most pieces, and the gaps of the headline at the most."""
+    parts = []
+    for name, record in records:
+        ks = sorted({row["k"] for row in record["rows"]})
+        measures = ("mrr", "top1", "pairs", "against_other", "against_original", "keep")
+        lines = [
+            [_bold(row["row"], record), str(row["k"]), *(_number(row[m]) for m in measures)]
+            for row in record["rows"]
+            if row["k"] in (ks[0], ks[-1])
+        ]
+        said = f"**{name}**: {record['tested']:,} choices of {record['people']} unseen people"
+        parts += [said, _markdown(["row", "k", *measures], lines)]
+        last = [p for p in record["paired"] if p["k"] == ks[-1]]
+        parts += [_gaps(last, ("top1", "against_other", "keep")), _provenance(record)]
+    return "\n\n".join(parts)
+
+
+def rewrite(records: Sequence[tuple[str, Record]]) -> str:
+    """Voice and facts of rewritten drafts, with intervals over tenants."""
+    parts = []
+    for name, record in records:
+        measures = ("style", "facts", "both")
+        lines = [
+            [_bold(row["row"], record), *(_interval(row, m) for m in measures)]
+            for row in record["rows"]
+        ]
+        said = f"**{name}**: {record['tested']:,} drafts for {record['people']} unseen tenants"
+        parts += [said, _markdown(["row", *measures], lines), _gaps(record["paired"], measures)]
+        parts.append(_provenance(record))
+    return "\n\n".join(parts)
+
+
+def _bold(row: str, record: Record) -> str:
+    return f"**{row}**" if row == record["headline"] else row
+
+
+def _gaps(paired: Sequence[Record], metrics: Sequence[str], of: str | None = None) -> str:
+    said = [
+        f"{p['a']} - {p['b']}, {p['metric']}{f' of {p[of]}' if of else ''}: "
+        f"{p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
+        for p in paired
+        if p["metric"] in metrics and p["diff"] is not None
+    ]
+    return f"Paired: {'; '.join(said)}."
+
+
 TABLES = {
+    "policy": policy,
+    "editor": editor,
+    "rewrite": rewrite,
     "quant": quant,
     "peft": peft,
     "prefer": prefer,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data import candidate_sets
 from jaxrec.data.candidate_sets import OUT, TEST, TRAIN, VALID, CandidateSet, CandidateSetConfig
@@ -212,6 +213,7 @@ def planted() -> CandidateSet:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
     import eval.editor as ask
     import train.editor as stage
@@ -219,10 +221,12 @@ def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig
 
+    one = meshes.make(meshes.MeshConfig(), jax.devices()[:1])  # eight fake devices only take longer
+    monkeypatch.setattr(stage.mesh, "make", lambda cfg: one)
     for module in (stage, ask):
         monkeypatch.setattr(module, "read_candidate_set", lambda cfg: planted())
         monkeypatch.setattr(module, "read_drafts", lambda data, fold, how: Texts(VECTORS))
-    loop = LoopConfig(steps=150, eval_every=75, monitor="valid_loss", progress=False)
+    loop = LoopConfig(steps=120, eval_every=60, monitor="valid_loss", progress=False)
     cfg = stage.EditorTrainConfig(
         editor=EditorConfig(d_p=4, width=16), rows=64, opt=OptConfig(lr=1e-2), loop=loop,
         encoder=ProfileEncoderConfig(kinds=2, width=16, queries=2, heads=2, prior=1),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data import policy_sets
 from jaxrec.data.policy_sets import TEST, TRAIN, VALID, PolicySet, PolicySetConfig
@@ -198,16 +199,19 @@ def planted() -> PolicySet:
 VECTORS = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_training_and_judging_from_end_to_end(tmp_path, monkeypatch, capsys):
     import eval.policy as judge
     import train.policy as stage
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig
 
+    one = meshes.make(meshes.MeshConfig(), jax.devices()[:1])  # eight fake devices only take longer
+    monkeypatch.setattr(stage.mesh, "make", lambda cfg: one)
     for module in (stage, judge):
         monkeypatch.setattr(module, "read_policy_set", lambda cfg: planted())
         monkeypatch.setattr(module, "read_texts", lambda texts, **how: Texts(VECTORS))
-    loop = LoopConfig(steps=150, eval_every=50, save_every=75, monitor="valid_nll", progress=False)
+    loop = LoopConfig(steps=150, eval_every=50, monitor="valid_nll", progress=False)
     cfg = stage.PolicyConfig(
         head=PolicyHeadConfig(reads=("answer",), d_p=4, width=16), profile="table", rows=32,
         opt=OptConfig(lr=2e-2), loop=loop, out=str(tmp_path / "run"), fewest=10,
