@@ -1,6 +1,5 @@
 """Weights in 4 and 8 bits: the published numbers bit for bit, gradients to x alone, no float kernel kept or sent."""
 
-import math
 import re
 
 import jax
@@ -202,14 +201,14 @@ def test_sharded_over_a_mesh_only_codes_are_gathered():
     cfg = DecoderConfig(
         vocab=64, d_model=256, layers=6, heads=4, groups=4, head_dim=64, d_ff=512, remat="full"
     )
-    mesh = meshes.make(meshes.MeshConfig(data=1, fsdp=4, tensor=2))
+    mesh = meshes.make(meshes.MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
     rows = NamedSharding(mesh, meshes.ROWS)
     ids = jnp.tile(jnp.arange(32)[None], (8, 1))
     init = jax.jit(Decoder(cfg).init)(jax.random.key(1), ids)["params"]
     small = quant.quantise_params(init)
     placed = quant.place(mesh, small)
     code = placed["stack_0"]["mlp"]["up"]["kernel"].code_NFC
-    assert code.sharding.shard_shape(code.shape) == (6, 256, 32)  # F over tensor, D/2 over fsdp
+    assert code.sharding.shard_shape(code.shape) == (6, 256, 64)  # F over tensor, D/2 over fsdp
 
     def loss(embed, rest, constrain):
         out = Decoder(cfg, constrain).apply({"params": {**rest, "embed": embed}}, ids)
@@ -224,7 +223,7 @@ def test_sharded_over_a_mesh_only_codes_are_gathered():
     found = re.findall(r"(\w+)\[([\d,]+)\]\S* all-gather\(", compiled.as_text())
     gathered = {(kind, tuple(map(int, size.split(",")))) for kind, size in found}
     assert ("u8", (1, 128, 128)) in gathered  # q, k, v: F / tensor, D / 2
-    floats = [size for kind, size in gathered if kind.startswith(("f", "bf"))]
-    assert max(map(math.prod, floats)) < 128 * 256, floats  # the smallest kernel's
+    floats = [size[-2:] for kind, size in gathered if kind.startswith(("f", "bf"))]
+    assert not [s for s in floats if min(s) >= 128], floats  # of no kernel, nor of a shard of one
     one_layer = quant.parameters(small["stack_0"]) // 6 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * one_layer
