@@ -108,6 +108,8 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     """Prints answers, table and latency; gives the rows. Raises ConfigError without models, or for another speaker."""
     began = time.perf_counter()
     speaker = speaker_of(cfg)
+    if not cfg.requests:
+        raise ConfigError("explain: nobody asks for anything (requests)")
     held = explain_table.read_held(cfg.pairs, cfg.rows, cfg.seed)
     reward = rewards.by_name(cfg.reward)
     world = read_world(cfg.parts)
@@ -116,6 +118,7 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     parts = flow_parts(cfg.parts, world)
     writer = Writer(speaker, batch=cfg.flow.k, seed=cfg.seed)
     explained = ExplainedFlow(Flow(parts, cfg.flow), world, writer, reward)
+    explained(cfg.requests[0], given[0])  # programs are compiled here
     answers = []
     for request, items in zip(cfg.requests, given, strict=True):
         told = explained(request, items)

@@ -238,6 +238,15 @@ def test_a_models_text_stands_where_it_speaks_of_its_item():
     assert empty.said.named and not empty.said.false and "jazz and soul" in empty.text
 
 
+def test_a_claim_that_only_another_item_may_make_is_not_passed_on():
+    told = Explainer(lambda prompts: ["Blue Train, the best of Tea"], CATALOGUE)
+    (reason,) = told.explain(SUBJECTS[:1], READER)
+    assert reason.by == "template" and reason.why == "the model claimed what is not true of it: tea"
+    assert (
+        told.explain(SUBJECTS[:1], Reader(query="tea"))[0].by == "model"
+    )  # they spoke of tea first
+
+
 def test_somebody_unknown_is_asked_for_by_their_query():
     explainer = Explainer(lambda prompts: list(prompts), CATALOGUE)
     asked = explainer.prompt(SUBJECTS[0], Reader(query="music for the evening"))

@@ -3,7 +3,8 @@
     reasons = Explainer(complete, catalogue).explain(subjects, Reader("interested in tea, mugs", ("tea", "mugs")))
 
 The model is a callable: prompts in, texts out, all items at once. What it writes is not believed: a text that is empty,
-or that names another item of the catalogue, is replaced by a template, and `Reason.by` and `.why` say so.
+that names another item of the catalogue, or claims an attribute that other items have and this one has not, is replaced
+by a template, and `Reason.by` and `.why` say so.
 """
 
 import dataclasses
@@ -103,6 +104,8 @@ class Explainer:
             why = "the model wrote nothing"
         elif said.others:
             why = f"the model named another item: {said.others[0]}"
+        elif said.false:
+            why = f"the model claimed what is not true of it: {said.false[0]}"
         if not why:
             return Reason(written, prompt, "model", "", written, said)
         interests = reader.keywords or ((reader.query,) if reader.query else ())
