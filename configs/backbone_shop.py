@@ -3,7 +3,7 @@
     JAXREC_DATA=... python -m train.pretrain configs/backbone_shop.py
 
 The language model under GenRec's explanations. It reads XRec's training people only, and none of the explanations;
-their profiles, the smallest source, are read twice. Eight minutes and 1.8 GB on two free cores (sixteen on busy ones);
+their profiles, the smallest source, are read twice. Sixteen minutes and 1.8 GB on two busy cores;
 1.44 bits a byte on the held-out fiftieth of the documents, reviews most of all.
 """
 

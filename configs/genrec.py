@@ -38,4 +38,5 @@ config = ExplainConfig(
         ModelRow("QLoRA", "runs/genrec/qlora/adapter", quantise="nf4", dtype="bfloat16"),
         ModelRow("PPO", "runs/genrec/ppo/adapter"),
     ),
+    batch=32,
 )

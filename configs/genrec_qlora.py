@@ -2,7 +2,8 @@
 
     python -m train.sft configs/genrec_qlora.py
 
-Trains half as long as genrec_sft: two CPU cores, about four minutes. Its adapter is one of the unquantised base too.
+Trains half as long as genrec_sft: five minutes on two busy cores; held-out perplexity 15.1 (genrec_sft has 15.2 after
+100 of its 300 steps). Its adapter is one of the unquantised base too.
 """
 
 import dataclasses

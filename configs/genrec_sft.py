@@ -5,8 +5,9 @@
     python -m train.sft configs/genrec_sft.py
     python -m train.sft configs/genrec_sft.py --delta.lora-sites '.*' --out runs/genrec/sft_ff    # feed-forward too
 
-XRec's training readers and rated films and gift cards, about an epoch. Two CPU cores: about six minutes after
-`train.pretrain configs/backbone_shop.py`. All 100,000 pairs (instruction_pairs without --limit) take a GPU.
+XRec's training readers and rated films and gift cards, about an epoch. Eight minutes on two busy cores, after
+`train.pretrain configs/backbone_shop.py`; held-out perplexity 12.95. All 109,077 pairs (instruction_pairs without
+--limit) take a GPU.
 """
 
 from jaxrec.delta import DeltaConfig
