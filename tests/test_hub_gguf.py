@@ -14,6 +14,7 @@ from jaxrec import delta as deltas
 from jaxrec import hub, quant
 from jaxrec.data import text
 from jaxrec.hub import gguf
+from jaxrec.hub.peft import save_peft
 from jaxrec.nn import layers
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.rope import RopeScaling
@@ -314,6 +315,25 @@ def test_the_command(own, tmp_path, capsys):
     (folder / "tokenizer.json").write_bytes((own / "tokenizer.json").read_bytes())
     gguf.main([str(folder), str(tmp_path / "m.gguf"), "--type", "f16"])
     assert (tmp_path / "m.gguf").stat().st_size > 100_000
+    spec = deltas.DeltaConfig(lora_rank=2)
+    plain = dataclasses.replace(cfg, cuts=())
+    delta = jax.tree.map(lambda x: x + 0.1, deltas.zeros(Decoder.sites(plain), spec))
+    save_peft(tmp_path / "peft", delta, spec, plain)
+    tuned = [
+        str(folder),
+        str(tmp_path / "t.gguf"),
+        "--type",
+        "f16",
+        "--adapter",
+        str(tmp_path / "peft"),
+    ]
+    gguf.main(tuned)
+    assert (tmp_path / "t.gguf").stat().st_size == (tmp_path / "m.gguf").stat().st_size
+    assert (tmp_path / "t.gguf").read_bytes() != (tmp_path / "m.gguf").read_bytes()
+    gguf.main([*tuned, "--apart"])
+    from gguf import GGUFReader
+
+    assert len(GGUFReader(tmp_path / "t.gguf").tensors) == 2 * 7 * cfg.layers
     for wrong, said in (
         ([str(tmp_path / "none"), "x.gguf"], "is no folder here"),
         ([str(folder), "x.gguf", "--type", "q5"], "type 'q5' is not known"),
