@@ -208,6 +208,8 @@ def test_xrec_and_movielens_give_whole_rows(data_dir):
     for row in rows:
         assert row["prompt"].endswith("Response:") and row["completion"].startswith(" ")
         assert row["rating"] is None and row["title"] in row["prompt"]
+        # the part by which pairs are written is the one by which the backbone's texts were chosen
+        assert part_of(f"{row['source']}:{row['user']}") == "test"
 
 
 # ------------------------------------------------------------------------------------------ the composer

@@ -59,9 +59,7 @@ class PairsConfig:
     limit: int = 0
     seed: int = 0
     shard: int = 250_000  # rows
-    count: int = (
-        0  # at least so many pairs are counted and timed, over more sets, and none is written
-    )
+    count: int = 0  # so many pairs are made of more sets, counted and timed; none is written
     out: str = "runs/genrec/pairs"
     results: str = ""  # folder for a file of record with the counts, the time and the memory
 
