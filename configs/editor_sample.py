@@ -2,6 +2,9 @@
 
 python -m train.editor configs/editor_sample.py
 python -m eval.editor --model runs/editor_sample
+
+Two minutes on two cores, and two more to read the texts. At chance: the own answer comes first in .20 (a quarter by
+guessing) after 16 pieces; 767 choices and pooled vectors are too little to learn what a voice is.
 """
 
 from jaxrec.data.candidate_sets import CandidateSetConfig

@@ -2,6 +2,9 @@
 
 python -m train.policy configs/policy_sample.py
 python -m eval.policy --model runs/policy_sample
+
+About four minutes on two cores. Unseen tenants, AUPRC: grounding .83 (.30 without the retrieved text), compliance .78
+(.40 with the mean p, .37 without p), style .33 (.28 without p; base rate .275): pooled vectors hardly see a voice.
 """
 
 from jaxrec.data.policy_sets import PolicySetConfig

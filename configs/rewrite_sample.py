@@ -2,6 +2,8 @@
 
 python -m train.rewrite configs/rewrite_sample.py
 python -m eval.rewrite --model runs/rewrite_sample/model
+
+Needs `configs/universal_sample.py` first. Not measured yet.
 """
 
 from jaxrec.training.loop import LoopConfig
