@@ -17,14 +17,16 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
 from jaxrec.dialogue.reward import RewardError, Score
 from jaxrec.losses import policy_gradient as pg
+from jaxrec.models.completion import Completion
 from jaxrec.models.tuned_folder import load_tuned
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.objectives.ppo import assess_grpo, grpo
 from jaxrec.training import optimizer
 from jaxrec.training import step as steps
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.training.rollout import RolloutConfig
+from jaxrec.training.rollout import KlConfig, RolloutConfig
 from train import ppo
 
 make_mesh = mesh.make
@@ -113,8 +115,10 @@ def test_what_a_rollout_is_worth_is_plain_arithmetic():
 @pytest.mark.parametrize("variant", ["ppo", "grpo"])
 def test_a_planted_reward_is_learned_and_the_kl_stays_bounded(tmp_path, variant):
     seen: list[dict] = []
-    rollout = {"rows": 32, "report": lambda n, numbers: seen.append(dict(numbers))}
-    tiny.train(variant, tmp_path, steps_=160, lr=2e-2, rollout=rollout)
+    cheap = KlConfig(coef=0.005, target=2.0, horizon=500.0)  # all of the reward costs 24 nats
+    rollout = {"rows": 32, "kl": cheap, "report": lambda n, numbers: seen.append(dict(numbers))}
+    one = make_mesh(mesh.MeshConfig(), jax.devices()[:1])
+    tiny.train(variant, tmp_path, steps_=160, mesh=one, lr=2e-2, rollout=rollout)
     reward = [numbers["reward"] for numbers in seen]
     assert len(reward) == 40
     assert np.mean(reward[:2]) < 0.1 and np.mean(reward[-5:]) > 0.75
@@ -263,3 +267,37 @@ def test_a_reward_that_is_no_number_stops_the_run(tmp_path, folder):
     with pytest.raises(RewardError, match="total is nan for sample 1"):
         ppo.main(dataclasses.replace(cfg, reward="test_ppo_stage:nan_reward"))
     assert ppo.main(cfg)["rollouts"] == 3
+
+
+@pytest.mark.slow
+def test_what_is_spared_changes_nothing():
+    """Logits before the texts, the Delta beside the weights, the old pass of a policy that has not moved."""
+    trained, frozen, batch = first_batch("grpo")
+    frozen, batch = jax.tree.map(jnp.asarray, (frozen, batch))
+    lm, said = TunedLM(Decoder(tiny.CFG)), batch.said
+    reward = jnp.asarray(batch.told["reward"])
+    with_all = dataclasses.replace(tiny.LOSSES["grpo"], since=0)
+    found = jax.jit(assess_grpo(lm, with_all))(trained, frozen, said, reward, 0.1)
+    inside = np.asarray(said.loss_BL) > 0
+    for name in ("old_BL", "ref_BL"):
+        own, other = getattr(batch, name), np.asarray(getattr(found.rollout, name))
+        np.testing.assert_allclose(own[inside], other[inside], atol=1e-5)
+    once = dataclasses.replace(tiny.LOSSES["grpo"], on_policy=True)
+    values = []
+    for cfg in (tiny.LOSSES["grpo"], once):
+        objective = grpo(lm, cfg)
+        totals = objective.weigh(batch)
+        slope = jax.jit(
+            jax.grad(lambda p, o=objective, t=totals: o.loss(p, frozen, None, batch, t, None)[0])
+        )
+        values.append(jax.tree.leaves(slope(trained)))
+    for a, b in zip(*values, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    greedy = Generation(max_new=tiny.NEW, temperature=0.0, stop=())
+    made = [
+        Completion(
+            tiny.CFG, greedy, eos=[tiny.EOS], text_of=str, longest=tiny.PROMPT, merged=merged
+        )({**frozen, **trained}, tiny.PROMPTS, 0)
+        for merged in (False, True)
+    ]
+    assert made[0].ids == made[1].ids
