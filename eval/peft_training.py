@@ -41,11 +41,11 @@ QUANTISED = "lora_nf4"  # LoRA through NF4 weights
 class Sizes:
     """What every method gets of a task."""
 
-    steps: int = 200
+    steps: int = 120
     warmup: int = 10
     tokens: int = 512  # a batch, in packed rows of the task's length
-    valid: int = 300  # examples that choose the learning rate
-    test: int = 600
+    valid: int = 200  # examples that choose the learning rate
+    test: int = 400
     written: int = 100  # answers that are written out, for ROUGE-L
     new: int = 60  # tokens of each
 
