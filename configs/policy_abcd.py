@@ -3,7 +3,7 @@
 JAXREC_DATA=... python -m train.policy configs/policy_abcd.py
 JAXREC_DATA=... python -m eval.policy --model runs/policy_abcd
 
-Two minutes on two cores for five folds. AUPRC of what is not allowed .949 (base rate .886), .938 without the guidelines;
+Two minutes on two cores for five folds. AUPRC of what is not allowed .949 (base rate .886), .938 without guidelines;
 the one allowed action is the least suspicious of its step in .31 of the steps: a weak reader of procedures.
 """
 

@@ -3,7 +3,7 @@
 JAXREC_DATA=... python -m train.policy configs/policy_convabuse.py
 JAXREC_DATA=... python -m eval.policy --model runs/policy_convabuse
 
-One minute on two cores, and one more to read the texts the first time. Test split, eight judges: AUPRC of abuse .845 with
+One minute on two cores, one more to read the texts the first time. Test split, eight judges: AUPRC of abuse .845 with
 the judge's own p, .813 with the mean p, .739 with another judge's, .806 without p; false positives .056 (.05 wanted).
 """
 
