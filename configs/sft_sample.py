@@ -1,8 +1,10 @@
 """LoRA on the sample world's dialogues and instructions, on the backbone of configs/backbone_sample.py.
 
-python -m train.pretrain configs/backbone_sample.py
-python -m train.sft configs/sft_sample.py
-python -m train.sft configs/sft_sample.py --method full --opt.lr 1e-3 --out runs/sample/sft_full
+    python -m train.pretrain configs/backbone_sample.py
+    python -m train.sft configs/sft_sample.py
+    python -m train.sft configs/sft_sample.py --method full --opt.lr 1e-3 --out runs/sample/sft_full
+
+200 steps of 2,048 tokens, a minute or two on two cores (not measured yet).
 """
 
 from jaxrec.models.sampled import SampleConfig
