@@ -224,7 +224,7 @@ class Pairs:
 
 @struct.dataclass
 class Thumbs:
-    """Single answers that somebody liked or not. `mismatched`: the same prompts, each with the answer of another row."""
+    """Single answers that somebody liked or not. `mismatched`: the same prompts, each with another row's answer."""
 
     said: "Tokens | Turns"
     mismatched: "Tokens | Turns"

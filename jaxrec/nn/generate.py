@@ -32,7 +32,7 @@ _SHORTEST = 16  # likewise the shortest chunk of a prompt
 @dataclasses.dataclass(frozen=True)
 class Generated:
     """New tokens of each row (its end token left out), and why it ended: "eos", "stop", "length", or None while it
-    goes on. `texts` (cut before a stop string) only where a text was needed. `end`: which token ended a row by "eos"."""
+    goes on. `texts` (cut before a stop string) only where a text was needed. `end`: the token that ended a row."""
 
     ids: list[list[int]]
     reason: list[str | None]
