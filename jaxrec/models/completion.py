@@ -47,6 +47,7 @@ class Completion:
         sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (cfg, self._serving)]
         self._recut = jax.jit(lambda params: recut(params, cfg, self._serving))
         self._restack = jax.jit(lambda delta: deltas.restack(delta, *sizes))
+        self._settle = jax.jit(lambda delta, params: deltas.settle(delta, params, Decoder.path_of))
         self.merged = merged
         self._merge = jax.jit(
             lambda params, delta: deltas.merge_params(params, delta, Decoder.path_of)
@@ -55,7 +56,7 @@ class Completion:
     def __call__(self, tree: PyTree, prompts: Sequence[Sequence[int]], seed: int) -> Generated:
         """A continuation of each prompt; row i draws by seed + i. `ids` are without the end token, `texts` are cut
         before a stop string. Raises ValueError for a prompt that is empty or too long for the model."""
-        weights = self._backbone(tree["backbone"]), self._delta(tree.get("delta"))
+        weights = self._backbone(tree["backbone"]), self._delta(tree)
         if self.merged and weights[1] is not None:
             weights = self._merge(*weights), None
         return self._generator(
@@ -85,10 +86,13 @@ class Completion:
             self._cut = params, self._recut(params)
         return self._cut[1]
 
-    def _delta(self, delta: Delta | None) -> Delta | None:
-        if delta is None or self._trained == self._serving:
-            return delta
-        return self._restack(delta)
+    def _delta(self, tree: PyTree) -> Delta | None:
+        delta = tree.get("delta")
+        if delta is None:
+            return None
+        if not self.merged:
+            delta = self._settle(delta, tree["backbone"])
+        return delta if self._trained == self._serving else self._restack(delta)
 
 
 def written_ids(out: Generated) -> list[list[int]]:

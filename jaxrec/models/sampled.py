@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
+from jaxrec import delta as deltas
 from jaxrec.data.chat import ChatFormat, Message
 from jaxrec.nn.decoder import Decoder
 from jaxrec.nn.generate import backbone_generator
@@ -45,6 +46,7 @@ class Sampled:
         ]
         self.said = [talk[-1][1] for talk in talks]
         self.generator = backbone_generator(model.cfg, eos=chat.eos_ids)
+        self._settle = jax.jit(lambda delta, params: deltas.settle(delta, params, Decoder.path_of))
 
     def due(self, step: int, last: int) -> bool:
         """Whether samples are written at this evaluation."""
@@ -58,7 +60,10 @@ class Sampled:
         how = sampling(
             len(self.openings), temperature=cfg.temperature, top_p=cfg.top_p, max_new=cfg.new
         )
-        made = self.generator((tree["backbone"], tree.get("delta")), self.openings, how)
+        delta = tree.get("delta")
+        if delta is not None:
+            delta = self._settle(delta, tree["backbone"])
+        made = self.generator((tree["backbone"], delta), self.openings, how)
         return [self.chat.decode(ids) for ids in made.ids]
 
     def write(self, path: Path, tree: PyTree, step: int) -> None:
