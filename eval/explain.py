@@ -75,8 +75,8 @@ class ExplainedFlow:
         items = world.data.items
         self.facts = [item_facts(items, i) for i in range(len(items.title))]
         self.rating_I = mean_ratings(world)
-        attributes = ([f.category, *f.features] for f in self.facts)
-        self.explainer = Explainer(writer, Catalogue((f.title for f in self.facts), attributes))
+        catalogue = Catalogue((f.title for f in self.facts), (f.attributes for f in self.facts))
+        self.explainer = Explainer(writer, catalogue)
 
     def __call__(self, request: Request, given: Sequence[int] = ()) -> Told:
         """Answers, explains, and judges what was said."""

@@ -60,10 +60,7 @@ def read_held(folder: str | Path, count: int, seed: int = 0) -> dict[str, Held]:
         chosen = np.random.default_rng(seed).permutation(len(mine))[:count]
         told = [mine[i] for i in sorted(chosen.tolist())]
         if name == "XRec":
-            told = [
-                r | {"keywords": [w for w in r["keywords"] if w not in common], "features": []}
-                for r in told
-            ]
+            told = [r | {"keywords": [w for w in r["keywords"] if w not in common]} for r in told]
         catalogues = {source: _catalogue(everything, source) for source in _sources(told)}
         found[name] = Held(tuple(told), catalogues)
     return found
@@ -81,10 +78,9 @@ def _sources(rows: Sequence[Row]) -> list[str]:
 
 
 def _catalogue(rows: Sequence[Row], source: str) -> Catalogue:
-    """Of one source. XRec's features are words of a profile, not attributes, and make no claim that could be false."""
+    """Of one source."""
     own = {row["item"]: row for row in rows if row["source"] == source}.values()
-    facts = () if source == XREC else ([r["category"], *r["features"]] for r in own)
-    return Catalogue((row["title"] for row in own), facts)
+    return Catalogue((row["title"] for row in own), (row["attributes"] for row in own))
 
 
 # ------------------------------------------------------------------------------------------- rows without a model
@@ -189,12 +185,12 @@ def truth(held: Held, texts: Sequence[str]) -> dict[str, float | None]:
         held.catalogues[row["source"]].check(
             text,
             row["title"],
-            [row["category"], *row["features"]] if row["features"] else (),
+            row["attributes"],
             row["keywords"],
         )
         for row, text in zip(held.rows, texts, strict=True)
     ]
-    known = any(row["features"] for row in held.rows)
+    known = any(row["attributes"] for row in held.rows)
     return {
         "named": float(np.mean([s.named for s in said])),
         "another": float(np.mean([bool(s.others) for s in said])),

@@ -134,7 +134,8 @@ class Catalogue:
         An attribute that the item lacks and the persona names is no claim about the item, and not counted as false.
         """
         said, own = words(text), words(main_title(title))
-        at = _places(said, own)
+        plain = words(_before_subtitle(title))  # "Shining, The" may be written as it stands
+        at = _places(said, own) or _places(said, plain)
         covered = {i for start in at for i in range(start, start + len(own))}
         rest = [word if i not in covered else "" for i, word in enumerate(said)]
         mine = {tuple(words(a)): a for a in attributes}
@@ -157,9 +158,13 @@ def main_title(title: str) -> str:
 
     A trailing article comes first: "Fugitive, The". Where nothing would be left, the title as it stands.
     """
-    main = re.split(r"\s*[:(\[|]| - ", title, maxsplit=1)[0].strip()
+    main = _before_subtitle(title)
     main = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", main)
     return main if words(main) else title
+
+
+def _before_subtitle(title: str) -> str:
+    return re.split(r"\s*[:(\[|]| - ", title, maxsplit=1)[0].strip()
 
 
 def _phrases(texts: Iterable[str], least: int) -> set[tuple[str, ...]]:

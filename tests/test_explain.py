@@ -83,7 +83,8 @@ def pair(user: str, rated: bool, asked: bool = False) -> dict:
         "prompt": prompt, "completion": f" You would love {title}: it has tea and drama.",
         "rating": 5.0 if rated else None,
         "persona": persona, "keywords": ["tea", "cats"], "title": title, "category": "Film" if rated else "Books",
-        "features": ["Drama"] if rated else ["tea"], "user": user, "item": title,
+        "features": ["Drama"] if rated else ["tea"], "attributes": ["Film", "Drama"] if rated else [],
+        "user": user, "item": title,
         "source": "films" if rated else "xrec-amazon", "template": "rating/2" if rated and not asked else "query/1",
     }  # fmt: skip
 

@@ -168,6 +168,9 @@ def test_facts_come_from_what_is_known():
         ("the Acme brand",),
     )
     assert item_facts(items, 2).features == ("10",)
+    # words of a title describe, but nobody can be held to them
+    known = [item_facts(items, item).attributes for item in range(3)]
+    assert known == [("Drama", "a release of 1994"), ("the Acme brand",), ()]
 
 
 def test_the_command_writes_each_pair_once_and_nobody_twice(shop, tmp_path, monkeypatch, capsys):

@@ -100,3 +100,10 @@ def test_what_is_no_claim():
     assert said.named and not said.others and not said.false
     assert check("Rock!", persona=()).false == ("rock",)
     assert not check("").named
+
+
+def test_a_trailing_article_may_stand_on_either_side():
+    films = Catalogue(["Shining, The (1980)"])
+    assert films.check("The Shining is for you", "Shining, The (1980)").named
+    assert films.check("You might enjoy Shining, The", "Shining, The (1980)").named
+    assert not films.check("A shining light", "Shining, The (1980)").named

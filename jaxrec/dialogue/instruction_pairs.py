@@ -66,11 +66,16 @@ class PairsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ItemFacts:
-    """What may truly be said of an item: its title, its kind in a word or two, and further attributes, best first."""
+    """What may truly be said of an item: its title, its kind in a word or two, and further features, best first.
+
+    attributes: what the catalogue itself tells (kinds, brand, year). Features that are words of a title or description
+    are none: their absence elsewhere means nothing, so nobody can be held to them.
+    """
 
     title: str
     category: str
     features: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +170,7 @@ def rated_rows(
             "title": item.title,
             "category": item.category,
             "features": list(item.features),
+            "attributes": list(item.attributes),
             "user": events.users[events.user_T[t]],
             "item": events.items[events.item_T[t]],
             "template": template,
@@ -196,10 +202,11 @@ def item_facts(items: Items, item: int) -> ItemFacts:
     category = kinds[-1] if kinds else "item"
     features = [*kinds[:-1], *([f"the {brand} brand"] if brand else [])]
     features += [f"a release of {year}"] if year else []
+    attributes = (*kinds, *features[len(kinds[:-1]) :])
     if not features:
         told = items.description[item] if items.description else ""
         features = list(dict.fromkeys([*words(told)[:40], *words(title)]))[:NAMED] or [title]
-    return ItemFacts(title, category, tuple(features))
+    return ItemFacts(title, category, tuple(features), attributes)
 
 
 def interests(data: InteractionSet, config: PersonasConfig, width: int = 32) -> list[Interest]:
@@ -290,6 +297,7 @@ def explained_rows(part: str = "") -> Iterator[Row]:
             "title": row.title,
             "category": "Books",
             "features": list(dict.fromkeys(words(row.item_summary))),
+            "attributes": [],
             "user": row.user.removeprefix(f"{explanations.XREC}:"),
             "item": row.item,
             "template": "query/1",
