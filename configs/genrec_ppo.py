@@ -4,8 +4,9 @@
     python -m train.ppo configs/genrec_ppo.py --reward genrec-guarded --out runs/genrec/ppo_guarded
 
 Prompts of up to 112 tokens, which is people who rated: the reward asks for a rating. Texts end at a line break only
-(`prompts.RATED_GENERATION` says why). Two CPU cores: about eight minutes. OUT/reward.png has the reward with its
-parts and the KL, OUT/samples.jsonl what was written before and after.
+(`prompts.RATED_GENERATION` says why). Six minutes on two busy cores: the held-out reward goes from 0.35 to 0.83, by
+writing the favourite's answer to every rating, which the reward does not forbid. OUT/reward.png has the reward with
+its parts and the KL, OUT/samples.jsonl what was written before and after.
 """
 
 from jaxrec.dialogue.prompts import RATED_GENERATION
