@@ -6,14 +6,16 @@
 
 Answers the config's requests on the terminal, each item with its reason, who wrote it and what it earns; then the
 table: every model on XRec's held-out readers and on held-out people who rated; then the latency of every stage.
-Results go to results/explain/NAME.json.
+Numbers go to results/explain/NAME.json, texts to OUT.
 """
 
 import dataclasses
+import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,8 @@ class ExplainConfig:
     timed: int = 20  # requests that are timed
     reward: str = "genrec"
     seed: int = 0
-    results: str = "results/explain"
+    results: str = "results/explain"  # numbers alone
+    out: str = "runs/genrec/explain"  # texts: answers.jsonl, samples.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +139,15 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     path = results.write_results(
         cfg.results, "explain", rows, config=cfg, seed=cfg.seed,
         wall_s=time.perf_counter() - began, filename=f"{cfg.name}.json",
-        latency=times, samples=samples, answers=answers, speaker=speaker.name,
+        latency=times, speaker=speaker.name,
     )  # fmt: skip
-    print(f"\n{path}")
+    # what the models wrote quotes the data set, whose texts are nobody's to pass on
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, texts in (("answers", answers), ("samples", samples)):
+        lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in texts]
+        (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    print(f"\n{path}; texts in {out}")
     return rows
 
 

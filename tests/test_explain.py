@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,7 @@ def ran(models):
         requests=(Request("person_003", "something warm"), Request("nobody", "pizza"), Request("nobody")),
         models=(ModelRow("SFT", str(models / "lora"), generation=SHORT),),
         pairs=str(models / "pairs"),
-        rows=3, batch=4, timed=1, results=str(models / "results"),
+        rows=3, batch=4, timed=1, results=str(models / "results"), out=str(models / "explained"),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flow_parts, "SentenceEncoder", ToyEncoder)
@@ -178,16 +179,22 @@ def test_every_model_is_a_row_of_both_sets(ran):
 
 def test_ten_items_with_reasons_and_every_stage_is_timed(ran):
     cfg, _, record = ran
-    assert record["speaker"] == "SFT" and len(record["answers"]) == 3
-    for answer in record["answers"]:
+    texts = {
+        name: [json.loads(x) for x in (Path(cfg.out) / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("answers", "samples")
+    }
+    answers = texts["answers"]
+    assert record["speaker"] == "SFT" and len(answers) == 3
+    assert not texts.keys() & record.keys()  # a file of record holds numbers, and quotes no data
+    for answer in answers:
         assert len(answer["items"]) == cfg.flow.k
         for item in answer["items"]:
             assert item["reason"] and item["by"] in ("model", "template")
             assert bool(item["why"]) == (item["by"] == "template")
-    assert record["answers"][0]["persona"] and record["answers"][1]["persona"] is None
+    assert answers[0]["persona"] and answers[1]["persona"] is None
     stages = [row["stage"] for row in record["latency"]]
     assert stages[-3:] == ["explain", "judge", "total"] and "search" in stages
-    assert len(record["samples"]) == 4 * 3 * 3
+    assert len(texts["samples"]) == 4 * 3 * 3
 
 
 def test_what_cannot_run_is_said_in_a_line(models, tmp_path):
