@@ -2,7 +2,7 @@
 
     python -m eval.recommend configs/ml1m_sasrec.py
 
-Not run to the end yet; projected at 36 epochs of 13 seconds on two idle cores. Should give R@10 .2853 or better.
+33 epochs, 27 minutes beside another training on two cores: R@10 .2927, N@10 .1663 (the public one: .2853).
 """
 
 from eval.recommend_ranking import RankingConfig
