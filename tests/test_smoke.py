@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -245,9 +246,10 @@ def test_training_again_in_a_finished_folder_changes_nothing(ran):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda p: p.stem)
 def test_every_experiment_loads_as_what_its_command_takes(path):
-    """The script that the docstring names defines the class of its `config`."""
-    command = ast.get_docstring(ast.parse(path.read_text())).split("python -m ", 1)[1].split()
-    assert command[1] == f"configs/{path.name}"
+    """The script that the docstring calls with this file defines the class of its `config`."""
+    told = ast.get_docstring(ast.parse(path.read_text()))
+    command = re.findall(rf"python -m (\S+) configs/{re.escape(path.name)}", told)
+    assert command, "the docstring has no command for this file"
     written = import_module(f"configs.{path.stem}").config
     where = type(written).__module__  # eval.recommend picks the script by the class
     assert where == command[0] or (command[0], where[:15]) == ("eval.recommend", "eval.recommend_")
