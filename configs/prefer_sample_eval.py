@@ -2,7 +2,8 @@
 
     python -m eval.prefer configs/prefer_sample_eval.py
 
-Needs the sample world's universal model (configs/universal_sample.py).
+Needs the sample world's universal model (configs/universal_sample.py). Half an hour beside other programs on two cores,
+perhaps ten minutes alone: own p .71 to .74 by every loss, .77 with the head; the mean p and another's .44 to .49.
 """
 
 from eval.prefer import Contender, PreferEvalConfig
