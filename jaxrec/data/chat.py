@@ -109,13 +109,8 @@ class HubTokenizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class TemplateChat:
-    """A tokenizer's own chat template. The template writes the special tokens, none are added.
-
-    What an answer is follows from the template alone: the text between the conversation before it, opened for an
-    answer, and the conversation with it. It is learned up to its first end token; the line break that templates put
-    behind that is not.
-    """
+class _HubChat:
+    """What a Hugging Face tokenizer says of itself, whatever the format of a chat."""
 
     tok: HubTokenizer
 
@@ -130,6 +125,20 @@ class TemplateChat:
     @property
     def size(self) -> int:
         return len(self.tok)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `ChatFormat.decode`."""
+        return self.tok.decode(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateChat(_HubChat):
+    """A tokenizer's own chat template. The template writes the special tokens, none are added.
+
+    What an answer is follows from the template alone: the text between the conversation before it, opened for an
+    answer, and the conversation with it. It is learned up to its first end token; the line break that templates put
+    behind that is not.
+    """
 
     def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
         """As `ChatFormat.example`."""
@@ -153,10 +162,6 @@ class TemplateChat:
         """As `ChatFormat.opening`."""
         return self.tok.encode_spans(self._text(messages, answer_next=True))[0]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """As `ChatFormat.decode`."""
-        return self.tok.decode(ids)
-
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
         named = [{"role": _hf_role(role), "content": said} for role, said in messages]
         try:
@@ -166,26 +171,12 @@ class TemplateChat:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainChat:
+class PlainChat(_HubChat):
     """A base model's way: what was said, message after message, as it stands; <bos> before it and <eos> behind.
 
     A prompt and its completion meet without anything between them, so data for a base model bring their own white
     space. Of a longer conversation the messages stand on lines of their own.
     """
-
-    tok: HubTokenizer
-
-    @property
-    def pad_id(self) -> int:
-        return self.tok.pad_id
-
-    @property
-    def eos_ids(self) -> tuple[int, ...]:
-        return self.tok.eos_ids
-
-    @property
-    def size(self) -> int:
-        return len(self.tok)
 
     def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
         """As `ChatFormat.example`."""
@@ -208,10 +199,6 @@ class PlainChat:
         whole = "".join(_plainly([*messages, ("assistant", "")]))
         first = [] if self.tok.bos_id is None else [self.tok.bos_id]
         return [*first, *self.tok.encode_spans(whole)[0]]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """As `ChatFormat.decode`."""
-        return self.tok.decode(ids)
 
 
 def _check(messages: Sequence[Message], learn: str) -> None:

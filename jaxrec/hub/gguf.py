@@ -271,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     try:
         _run(flags)
+        print(f"{flags.out}: {Path(flags.out).stat().st_size / 1e6:.1f} MB, {flags.type}")
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
