@@ -12,7 +12,7 @@ import numpy as np
 from jaxrec.data import text
 from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
-from jaxrec.losses.tokens import next_token
+from jaxrec.losses.tokens import weighted
 from jaxrec.models.completion import Completion
 from jaxrec.models.tuned_folder import load_tuned
 from jaxrec.structs import Tokens
@@ -74,8 +74,7 @@ class Writer:
         return float(total[0] / total[1]), int(total[1])
 
     def _learned(self, tree: Any, batch: Tokens) -> jax.Array:
-        logits = self.tuned.lm.outputs(tree, batch).logits
-        found = next_token(logits, batch.ids_BL, batch.loss_BL)
+        found = weighted(*self.tuned.lm.log_probs(tree, batch), batch.loss_BL)
         return jnp.stack([found["nll"], found["tokens"]])
 
     def _write(self, prompts: Sequence[str], seed: int) -> list[str]:

@@ -23,6 +23,7 @@ from jaxrec.data.instructions import Instruction, encode_instructions
 from jaxrec.data.source import ArraySource
 from jaxrec.data.text import pack, pad
 from jaxrec.delta import DeltaConfig
+from jaxrec.losses.tokens import following
 from jaxrec.models.tuned_folder import Tuned
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
@@ -162,12 +163,9 @@ class Method:
     # ----------------------------------------------------------------------------------------- measuring
 
     def _score_rows(self, tree: Any, batch: Tokens) -> tuple[Any, Any]:
-        logits = self.lm.outputs(tree, batch).logits[:, :-1].astype(jnp.float32)
-        targets, weight = batch.ids_BL[:, 1:], batch.loss_BL[:, 1:]
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        nll_B = ((jax.nn.logsumexp(logits, axis=-1) - picked) * weight).sum(1)
-        right_B = ((logits.argmax(-1) == targets) | (weight == 0)).all(1)
-        return nll_B, right_B
+        said, weight_BL = self.lm.log_probs(tree, batch), following(batch.loss_BL)
+        nll_B = -(said.log_p_BL * weight_BL).sum(1)
+        return nll_B, (said.best_BL | (weight_BL == 0)).all(1)
 
     def score(self, tree: Any, part: str, rows: int = 50) -> dict[str, float]:
         """`nll` (nats a learned token) and `exact`, the part of answers that greedy decoding gives word for word.

@@ -29,7 +29,7 @@ from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub import quantised
-from jaxrec.losses.tokens import next_token
+from jaxrec.losses.tokens import next_token, weighted
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
@@ -150,8 +150,7 @@ def _tuned(
 
     @jax.jit
     def sums(frozen: Any, delta: Any, batch: Tokens) -> Any:
-        out = lm.outputs({**frozen, "delta": delta}, batch)
-        return next_token(out.logits, batch.ids_BL, batch.loss_BL)
+        return weighted(*lm.log_probs({**frozen, "delta": delta}, batch), batch.loss_BL)
 
     def told(delta: Any) -> float:
         nll = tokens = 0.0

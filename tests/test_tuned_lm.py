@@ -1,5 +1,7 @@
 """The tuning stages' model: LoRA dropout by the row's own key, and what is left when the Delta is switched off."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,25 @@ def test_a_dropout_that_makes_no_sense_is_refused():
 
 def test_the_reference_is_the_tree_without_its_delta(tree):
     assert LM.reference(tree) == {"backbone": tree["backbone"]}
+
+
+@pytest.mark.parametrize("delta", ["head too", "layers", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_log_probabilities_are_those_of_the_logits(tree, delta, tied):
+    lm = TunedLM(Decoder(dataclasses.replace(CFG, tied=tied)))
+    tree = dict(tree)
+    if delta == "none":
+        del tree["delta"]
+    elif delta == "layers":
+        outer = tree["delta"].outer.replace(head=None)
+        tree["delta"] = tree["delta"].replace(outer=outer)
+    loss_BL = jnp.array([[0, 0, 1, 1, 1], [0, 1, 0, 2, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], jnp.float32)  # fmt: skip
+    batch = _batch().replace(loss_BL=loss_BL)
+    told = jax.jit(lm.log_probs)(tree, batch)
+    log_p = jax.nn.log_softmax(jax.jit(lm.outputs)(tree, batch).logits[:, :-1])
+    own = jnp.take_along_axis(log_p, batch.ids_BL[:, 1:, None], -1)[..., 0]
+    counts = loss_BL[:, 1:] != 0
+    np.testing.assert_allclose(told.log_p_BL[:, :-1], jnp.where(counts, own, 0), atol=1e-5)
+    best = (log_p.argmax(-1) == batch.ids_BL[:, 1:]) & counts
+    np.testing.assert_array_equal(told.best_BL[:, :-1], best)
+    assert not told.log_p_BL[:, -1].any()  # nothing comes after a row's last token

@@ -31,7 +31,7 @@ from jaxrec.data.instructions import (
     read_instructions,
 )
 from jaxrec.delta import DeltaConfig
-from jaxrec.losses.tokens import next_token
+from jaxrec.losses.tokens import weighted
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.sampled import SampleConfig, Sampled
 from jaxrec.models.tuned_folder import Tuned, delta_like, load_tuned, save_model, save_tuned
@@ -212,8 +212,7 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
 
     @jax.jit
     def sums(tree: Any, batch: Tokens):
-        logits = tuned.lm.outputs(tree, batch).logits
-        return next_token(logits, batch.ids_BL, batch.loss_BL)
+        return weighted(*tuned.lm.log_probs(tree, batch), batch.loss_BL)
 
     def told(tree: Any) -> dict[str, float]:
         total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}

@@ -1,8 +1,7 @@
 """Softmax over the items of a catalogue: all of them, or a sample of them. Arrays in, weighted sums out.
 
 Score of item i at position t: z_t . v_i. Among 12,000 items the scores of one batch are hundreds of megabytes, so the
-full form never holds more than one chunk of positions: scores, their normaliser and both gradients are made together,
-and thrown away.
+full form goes through them in chunks (`losses.chunked_softmax`).
 """
 
 import math
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-CHUNK = 512  # positions
+from jaxrec.losses.chunked_softmax import CHUNK, through
 
 
 def full(
@@ -28,18 +27,28 @@ def full(
     Positions of weight 0 are moved to the end and chunks of nothing else are skipped: padding costs no scores.
     The gradient is made in the forward pass (it is linear in the one number that comes back).
     """
-    count = weight_T.shape[0]
     order = jnp.argsort(weight_T == 0, stable=True)
-    nll = _chunked(
-        min(chunk, count), z_TD[order], items_ID, jnp.maximum(target_T, 0)[order], weight_T[order]
-    )
+    target_T = jnp.maximum(target_T, 0)[order]
+    nll = _nll(chunk, z_TD[order], items_ID, target_T, weight_T[order])
     return {"nll": nll, "tokens": jnp.sum(weight_T)}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> Array:
-    """Sum of weighted nll over the positions that come before the last one with a weight."""
+def _nll(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> Array:
+    """Sum of weighted nll."""
     return _both(chunk, z_TD, items_ID, target_T, weight_T)[0]
+
+
+def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:
+    """nll and, of one pass, its gradients with respect to z and items: both are wanted, and the weights are known."""
+    told = through(
+        chunk, z_TD[None], items_ID, None, target_T[None], weight_T[None],
+        towards_z=True, towards_classes=True,
+    )  # fmt: skip
+    nll = jnp.sum((told.log_z_BL[0] - told.own_BL[0]) * weight_T)
+    weight_T1 = weight_T[:, None]
+    dz_TD = (told.mean_BLD[0] - items_ID[target_T]) * weight_T1
+    return nll, dz_TD, told.outer_DV.T.at[target_T].add(-z_TD * weight_T1)
 
 
 def _forward(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:
@@ -54,44 +63,7 @@ def _backward(chunk: int, kept: tuple, cotangent: Array) -> tuple:
     return cotangent * dz_TD, cotangent * d_items_ID, none, jnp.zeros_like(weight_T)
 
 
-_chunked.defvjp(_forward, _backward)
-
-
-def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:
-    """nll and its gradients with respect to z and items; only the chunks that weigh something are gone through."""
-    count, width = z_TD.shape
-    spare = -count % chunk
-    long = lambda x: jnp.pad(x, ((0, spare),) + ((0, 0),) * (x.ndim - 1))
-    z, weight = long(z_TD), long(weight_T)
-
-    def one(n: Array, done: tuple) -> tuple:
-        log_z_T, dz_TD, d_items_DI = done
-        at = n * chunk
-        z_CD = jax.lax.dynamic_slice_in_dim(z, at, chunk)
-        weight_C1 = jax.lax.dynamic_slice_in_dim(weight, at, chunk)[:, None]
-        scores_CI = z_CD @ items_ID.T
-        top_C1 = scores_CI.max(1, keepdims=True)
-        e_CI = jnp.exp(scores_CI - top_C1)
-        total_C1 = e_CI.sum(1, keepdims=True)
-        share_C1 = weight_C1 / total_C1
-        put = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, at, 0)
-        return (
-            put(log_z_T, (top_C1 + jnp.log(total_C1))[:, 0]),
-            put(dz_TD, (e_CI @ items_ID) * share_C1),
-            d_items_DI + (z_CD * share_C1).T @ e_CI,
-        )
-
-    start = (
-        jnp.zeros(count + spare, jnp.float32),
-        jnp.zeros((count + spare, width), jnp.float32),
-        jnp.zeros(items_ID.shape[::-1], jnp.float32),  # the matmul is faster this way round
-    )
-    chunks = -(-jnp.sum(weight_T != 0) // chunk)
-    log_z_T, dz_TD, d_items_DI = jax.lax.fori_loop(0, chunks, one, start)
-    own_TD, weight_T1 = items_ID[target_T], weight_T[:, None]
-    nll = jnp.sum((log_z_T[:count] - jnp.sum(z_TD * own_TD, axis=1)) * weight_T)
-    dz_TD = dz_TD[:count] - own_TD * weight_T1
-    return nll, dz_TD, d_items_DI.T.at[target_T].add(-z_TD * weight_T1)
+_nll.defvjp(_forward, _backward)
 
 
 def sampled(

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.losses.tokens import following
+
 PerToken = Float[Array, "B L"]
 Mask = Bool[Array, "B L"]
 
@@ -17,22 +19,23 @@ def token_log_probs(
     logits_BLV: Float[Array, "B L V"], ids_BL: Int[Array, "B L"], temperature: float | int = 1.0
 ) -> PerToken:
     """log p(token t | those before it) of softmax(logits / temperature), nats. 0 at the first token of a row."""
-    logits = logits_BLV[:, :-1].astype(jnp.float32) / temperature
-    picked = jnp.take_along_axis(logits, ids_BL[:, 1:, None], axis=-1)[..., 0]
-    return _after_first(picked - jax.nn.logsumexp(logits, axis=-1))
+    logits = logits_BLV.astype(jnp.float32) / temperature
+    picked = jnp.take_along_axis(logits, following(ids_BL)[..., None], axis=-1)[..., 0]
+    return _at_the_next(picked - jax.nn.logsumexp(logits, axis=-1))
 
 
 def token_entropy(
     logits_BLV: Float[Array, "B L V"], temperature: float | int = 1.0
 ) -> Float[Array, "B L"]:
     """Entropy of the distribution that token t was drawn from, nats. 0 at the first token of a row."""
-    logits = logits_BLV[:, :-1].astype(jnp.float32) / temperature
+    logits = logits_BLV.astype(jnp.float32) / temperature
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    return _after_first(log_z - jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1))
+    return _at_the_next(log_z - jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1))
 
 
-def _after_first(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (1, 0)))
+def _at_the_next(x_BL: Array) -> Array:
+    """What was said at each place, told at the next. (Cutting the logits would copy the largest array of a step.)"""
+    return jnp.pad(x_BL[:, :-1], ((0, 0), (1, 0)))
 
 
 # ------------------------------------------------------------------------------------------- advantages

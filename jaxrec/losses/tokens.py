@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 def next_token(
@@ -12,16 +12,32 @@ def next_token(
 ) -> dict[str, Float[Array, ""]]:
     """Cross-entropy of each token given those before it, summed with the weights `loss_BL`.
 
-    Returns `nll` (nats), `correct` (greedy hits) and `tokens`, each a weighted sum over the batch.
+    Returns `nll` (nats), `correct` (above all others) and `tokens`, each a weighted sum over the batch.
     """
-    logits, targets, weight = logits_BLV.astype(jnp.float32), following(ids_BL), following(loss_BL)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_p_BL, best_BL = next_log_probs(logits_BLV, ids_BL)
+    return weighted(log_p_BL, best_BL, loss_BL)
+
+
+def weighted(
+    log_p_BL: Float[Array, "B L"], best_BL: Bool[Array, "B L"], loss_BL: Float[Array, "B L"]
+) -> dict[str, Float[Array, ""]]:
+    """`next_token` from what is known of each token."""
+    weight = following(loss_BL)
     return {
-        "nll": jnp.sum((log_z - picked) * weight),
-        "correct": jnp.sum((logits.argmax(-1) == targets) * weight),
+        "nll": -jnp.sum(log_p_BL * weight),
+        "correct": jnp.sum(best_BL * weight),
         "tokens": jnp.sum(weight),
     }
+
+
+def next_log_probs(
+    logits_BLV: Float[Array, "B L V"], ids_BL: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Bool[Array, "B L"]]:
+    """(log p, nats; is it likelier than any other?) of each token, told at the place before it."""
+    logits = logits_BLV.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, following(ids_BL)[..., None], axis=-1)[..., 0]
+    rivals = jnp.sum(logits >= picked[..., None], axis=-1)  # itself among them
+    return picked - jax.nn.logsumexp(logits, axis=-1), rivals == 1
 
 
 def following(x_BL: Shaped[Array, "B L"]) -> Shaped[Array, "B L"]:
@@ -36,9 +52,7 @@ def sequence_logprob(
     loss_BL: Float[Array, "B L"],
 ) -> Float[Array, " B"]:
     """Weighted sum of token log-probabilities of each row, nats."""
-    logits, targets = logits_BLV.astype(jnp.float32), following(ids_BL)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum((picked - jax.nn.logsumexp(logits, axis=-1)) * following(loss_BL), axis=-1)
+    return jnp.sum(next_log_probs(logits_BLV, ids_BL)[0] * following(loss_BL), axis=-1)
 
 
 def distil(

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat, OwnChat
-from jaxrec.losses.tokens import sequence_logprob
+from jaxrec.losses.tokens import following
 from jaxrec.models.tuned_lm import TunedLM
 from jaxrec.structs import Tokens
 
@@ -45,7 +46,7 @@ def scorer(
 
     @jax.jit
     def ask(tree: PyTree, batch: Tokens):
-        return sequence_logprob(lm.outputs(tree, batch).logits, batch.ids_BL, batch.loss_BL)
+        return jnp.sum(lm.log_probs(tree, batch).log_p_BL * following(batch.loss_BL), axis=1)
 
     def example(prompt: str, continuation: str) -> tuple[list[int], int]:
         tail = list(encode(continuation))

@@ -1,4 +1,4 @@
-"""Floor 3: a language model as the tuning stages see it: what it says of a batch, and how it goes on.
+"""Floor 3: a language model as the tuning stages see it: what a batch says, how likely that is, how it goes on.
 
 Which parameters train is the script's rule of paths, and what a Delta does is the decoder's business: so `sft`,
 `prefer` and `ppo` are written once, for a model that is tuned whole, by a Delta of any kind, by its head, or by a
@@ -10,15 +10,25 @@ tenant's p alone.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxrec import tables
 from jaxrec.delta import with_dropout
+from jaxrec.losses import chunked_softmax
+from jaxrec.losses.tokens import following, next_log_probs
 from jaxrec.models.personal_lm import PersonalLM
-from jaxrec.nn.decoder import Decoder
+from jaxrec.nn.decoder import Decoder, output_classes
 from jaxrec.structs import HeadOutput, Tokens, Turns
+
+
+class Said(NamedTuple):
+    """Of each token but a row's first, told at the place from which it is predicted; 0 where nobody asked."""
+
+    log_p_BL: Float[Array, "B L"]  # nats
+    best_BL: Bool[Array, "B L"]  # it is likelier than any other
 
 
 @runtime_checkable
@@ -40,6 +50,15 @@ class LM(Protocol):
 
         `key_B`, one a row, is there while training (dropout).
         """
+
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: PyTree,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """How likely each token of `said(batch)` is, where `places_BL` (if not given: a `loss_BL`) is not 0."""
 
     def reference(self, tree: PyTree) -> PyTree:
         """The same model untuned, as far as the tree still knows it: the Delta switched off, no second copy."""
@@ -82,6 +101,26 @@ class TunedLM:
             since=since,
         )
 
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: Tokens,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """As `LM.log_probs`. The logits are never there at once, unless the head is quantised or has a Delta."""
+        delta = tree.get("delta")
+        head = output_classes(self.backbone.cfg, tree["backbone"])
+        if head is None or (delta is not None and delta.outer.head is not None):
+            logits_BLV = self.outputs(tree, batch, key_B).logits
+            return _from_logits(logits_BLV, batch, places_BL)
+        # under jit nobody asks for these logits, and they are not made
+        z_BLD = self.outputs(tree, batch, key_B, hidden=(-1,)).hidden[0]
+        counts_BL = following(batch.loss_BL if places_BL is None else places_BL) != 0
+        return Said(
+            *chunked_softmax.log_probs(z_BLD, head[0], following(batch.ids_BL), counts_BL, head[1])
+        )
+
     def reference(self, tree: PyTree) -> PyTree:
         """The tree without its Delta, or with the parts of `tree["start"]` (an earlier stage's, say) in their place."""
         rest = {name: part for name, part in tree.items() if name not in ("delta", "start")}
@@ -116,6 +155,22 @@ class TenantLM:
         )
         return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
 
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: Turns,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """As `LM.log_probs`."""
+        return _from_logits(self.outputs(tree, batch, key_B).logits, batch.answer, places_BL)
+
     def reference(self, tree: PyTree) -> PyTree:
         """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""
         return {**tree, "profile": {"p": tree["start"]}}
+
+
+def _from_logits(logits_BLV: Array, said: Tokens, places_BL: Array | None) -> Said:
+    counts_BL = following(said.loss_BL if places_BL is None else places_BL) != 0
+    log_p_BL, best_BL = next_log_probs(logits_BLV, said.ids_BL)
+    return Said(jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL)

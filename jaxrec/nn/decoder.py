@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxrec.delta import Sites, StackSites
 from jaxrec.nn.attention import Attention
@@ -217,6 +217,14 @@ class Decoder(nn.Module):
     def path_of(site: str) -> tuple[str, str]:
         """Where the matrix of a LoRA site lies inside a stack's parameters."""
         return ("mlp" if site in ("gate", "up", "down") else "attn", site)
+
+
+def output_classes(cfg: DecoderConfig, params: PyTree) -> tuple[Array, Array | None] | None:
+    """(what logits are made with [V, D], bias [V] or None), or None where the head is quantised."""
+    if cfg.tied:
+        return params["embed"]["table"], None
+    kernel = params["head"]["kernel"]
+    return None if hasattr(kernel, "matmul") else (kernel.T, params["head"].get("bias"))
 
 
 def decoder_cache(cfg: DecoderConfig, batch: int, slots: int) -> KVCache:

@@ -1,8 +1,9 @@
 """Floor 2: a stack of equal layers. Its parameters are stacked along N and it runs as one `lax.scan`.
 
 A backbone is a tuple of stacks, cut at configured layers, so that "the top three layers" is a path like any other.
-A stack of one layer skips the scan: a scan copies each layer's weights out of the stack at every step, which costs
-nothing in training and half the speed in decoding. `recut` changes the cuts of given parameters.
+On a CPU short stacks are unrolled: a loop writes what the backward pass needs into stacks of its own and reads it back,
+a twentieth of a training step. A stack of one layer skips the scan: it copies each layer's weights out of the stack,
+half the speed in decoding. `recut` changes the cuts of given parameters.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from jaxtyping import Array, PyTree
 from jaxrec.nn.cache import LayerCache
 from jaxrec.structs import Delta, KVCache
 
+UNROLLED = 16  # layers at most of a stack that is unrolled on a CPU; compiling takes the longer the more there are
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -124,7 +126,8 @@ class Stack:
             carry, _ = layer(carry, (first(weights), first(changes), 0, rows[0]))
         else:
             xs = (weights, changes, jnp.arange(self.layers), rows)
-            carry, _ = jax.lax.scan(layer, carry, xs)
+            unroll = self.layers <= UNROLLED and jax.default_backend() == "cpu"
+            carry, _ = jax.lax.scan(layer, carry, xs, unroll=unroll)
         x, kv, tapped = carry
         return x, kv, tapped
 

@@ -20,7 +20,7 @@ from jaxrec.losses.preference import (
     pair_losses,
     policy_kl,
 )
-from jaxrec.losses.tokens import sequence_logprob
+from jaxrec.losses.tokens import following, next_log_probs
 from jaxrec.models.tuned_lm import LM
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux, Pairs, Thumbs, Tokens
@@ -31,18 +31,36 @@ Reference = Literal["batch", "switched"]
 
 
 class Answers(NamedTuple):
-    """What a model says of B answers: log-probability (nats, summed), how many tokens that is, and the logits."""
+    """What a model says of B answers: log-probability (nats, summed), how many tokens that is, and of each place."""
 
     log_p_B: Float[Array, " B"]
     tokens_B: Float[Array, " B"]
-    logits_BLV: Float[Array, "B L V"]
+    log_p_BL: Float[Array, "B L"]  # of the next token
+    logits_BLV: Float[Array, "B L V"] | None = None  # where asked for
 
 
-def answers(lm: LM, tree: PyTree, batch: PyTree, key_B: Array | None = None) -> Answers:
-    """The log-probability of what `lm.said(batch)` says, at the places where its `loss_BL` counts."""
+def answers(
+    lm: LM,
+    tree: PyTree,
+    batch: PyTree,
+    key_B: Array | None = None,
+    places_BL: Array | None = None,
+    logits: bool = False,
+) -> Answers:
+    """The log-probability of what `lm.said(batch)` says, at the places where its `loss_BL` counts.
+
+    places_BL: not 0 at further places of which `log_p_BL` must tell. logits: whether they are wanted too.
+    """
     said = lm.said(batch)
-    logits = lm.outputs(tree, batch, key_B).logits
-    return Answers(sequence_logprob(logits, said.ids_BL, said.loss_BL), count(said), logits)
+    logits_BLV = None
+    if logits:
+        logits_BLV = lm.outputs(tree, batch, key_B).logits
+        log_p_BL, _ = next_log_probs(logits_BLV, said.ids_BL)
+    else:
+        places_BL = said.loss_BL if places_BL is None else (said.loss_BL != 0) | (places_BL != 0)
+        log_p_BL, _ = lm.log_probs(tree, batch, key_B, places_BL)
+    log_p_B = jnp.sum(log_p_BL * following(said.loss_BL), axis=1)
+    return Answers(log_p_B, count(said), log_p_BL, logits_BLV)
 
 
 def count(said: Tokens) -> Float[Array, " B"]:
@@ -93,8 +111,9 @@ def judge_pairs(
     """
     joined = both(batch.chosen, batch.rejected)
     key = None if key_B is None else jax.vmap(lambda k: jax.random.split(k, 2))(key_B).reshape(-1)
-    said = answers(lm, tree, joined, key)
     rows = lm.said(joined)
+    likely_BL = _likely(how, rows) if how.nll_weight else None
+    said = answers(lm, tree, joined, key, likely_BL, logits=bool(how.kl))
     kept = _reference(lm, tree, how, reference, joined, batch)
     log_p, tokens = said.log_p_B.reshape(-1, 2), said.tokens_B.reshape(-1, 2)
     known = pair_losses(how, *log_p.T, *tokens.T, *kept.log_p)
@@ -102,8 +121,7 @@ def judge_pairs(
     known |= {"chosen_tokens": tokens[:, 0], "rejected_tokens": tokens[:, 1]}
     known["real"] = (tokens > 0).all(1).astype(jnp.float32)
     if how.nll_weight:
-        weight = _likely(how, rows)[0::2]
-        known["nll"] = -sequence_logprob(said.logits_BLV[0::2], rows.ids_BL[0::2], weight)
+        known["nll"] = -jnp.sum((said.log_p_BL * following(likely_BL))[0::2], axis=1)
     if how.kl:
         known["kl"] = policy_kl(said.logits_BLV, kept.logits, rows.loss_BL).reshape(-1, 2).sum(1)
     return known
@@ -122,7 +140,8 @@ def _reference(
         return _Kept()
     if reference == "switched":
         still = jax.lax.stop_gradient(lm.reference(tree))
-        was = jax.tree.map(jax.lax.stop_gradient, answers(lm, still, joined))
+        asked = answers(lm, still, joined, logits=bool(how.kl))
+        was = jax.tree.map(jax.lax.stop_gradient, asked)
         return _Kept(tuple(was.log_p_B.reshape(-1, 2).T), was.logits_BLV)
     if batch.chosen_reference_B is None or batch.rejected_reference_B is None:
         raise PreferenceError(

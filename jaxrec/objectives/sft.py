@@ -1,12 +1,12 @@
 """Floor 4: supervised fine-tuning: the next token of what the assistant says, and of nothing else.
 
-Which parameters train (all, a Delta of any kind, a tenant's p) is the script's rule of paths; whose logits they are
+Which parameters train (all, a Delta of any kind, a tenant's p) is the script's rule of paths; whose words they are
 is the `LM`'s business. Rows may be packed: the denominator counts learned tokens, never rows.
 """
 
 from typing import Any
 
-from jaxrec.losses.tokens import next_token
+from jaxrec.losses.tokens import weighted
 from jaxrec.models.tuned_lm import LM
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import targets
@@ -24,8 +24,7 @@ def sft(lm: LM) -> Objective:
         del extra
         tree = merge(params, frozen or {})
         said = lm.said(batch)
-        logits = lm.outputs(tree, batch, key_B).logits
-        sums = next_token(logits, said.ids_BL, said.loss_BL)
+        sums = weighted(*lm.log_probs(tree, batch, key_B), said.loss_BL)
         nll = sums["nll"] / totals["tokens"]
         hits = sums["correct"] / totals["tokens"]
         return nll, Aux({"nll": nll, "accuracy": hits, "tokens": sums["tokens"]})
