@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.growth_table import growth
 from eval.peft_table import peft
 from eval.table_cells import Record
 from eval.table_cells import interval as _interval
@@ -410,6 +411,7 @@ TABLES = {
     "recommend": recommend,
     "search": search,
     "explain": explain,
+    "growth": growth,
 }
 
 
