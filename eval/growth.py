@@ -1,11 +1,12 @@
-"""How cost grows: time and memory of a step against nine sizes, each beside what it should cost on paper.
+"""How cost grows: time and memory of a step against ten sizes, each beside what it should cost on paper.
 
-    python -m eval.growth configs/growth_cpu.py                             all nine axes
+    python -m eval.growth configs/growth_cpu.py                             all ten axes
     python -m eval.growth configs/growth_cpu.py --axes batch length         some of them
     python -m eval.growth configs/growth_cpu.py --points.length 64 256 1024 --fresh
 
 batch, length, layers, vocabulary: a LoRA fine-tuning step. tenants, rows: a turn answered by the preference head, each
-row with its own p. items: a SASRec step over the whole catalogue. table: a DeepMF update by row. vectors: exact search.
+row with its own p. items: a SASRec step over the whole catalogue. table: a DeepMF update by row; reach: the same, its
+batches drawn from the first rows of large tables. vectors: exact search.
 Every point is measured in a process of its own (`eval.growth_point`), and what was measured already, with the same
 sizes, is kept in OUT/rows, so a run that was stopped goes on. Writes RESULTS/NAME.json, with the slopes on log-log axes
 over the upper half of each axis, RESULTS/NAME_time.png and RESULTS/NAME_memory.png. Free memory needed: 5 GB.
@@ -48,6 +49,7 @@ class Points:
     rows: tuple[int, ...] = doublings(1, 6)
     items: tuple[int, ...] = doublings(1000)
     table: tuple[int, ...] = doublings(10_000)
+    reach: tuple[int, ...] = doublings(10_000)
     vectors: tuple[int, ...] = doublings(10_000)
 
 

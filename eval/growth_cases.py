@@ -25,6 +25,7 @@ from eval.growth_paper import (
     sasrec,
     search,
     sft,
+    sizes_at,
     turn,
 )
 from jaxrec import delta as deltas
@@ -68,7 +69,7 @@ def case(axis: str, value: int, sizes: Sizes) -> Case:
     """The case of one point."""
     make = {sft: sft_case, turn: turn_case, sasrec: sasrec_case, deepmf: deepmf_case}
     make[search] = search_case
-    return make[AXES[axis].cost](dataclasses.replace(sizes, **{axis: value}))
+    return make[AXES[axis].cost](sizes_at(axis, value, sizes))
 
 
 def decoder(s: Sizes, **more: Any) -> DecoderConfig:
@@ -101,7 +102,8 @@ def trained(
     adam, key, made = optimizer.make(opt, STEPS), jax.random.key(0), []
 
     def build() -> Any:
-        return init_state(mesh, params(), adam, tables=tables), *meshes.place(mesh, rest())
+        held = init_state(mesh, params(), adam, tables=tables), *meshes.place(mesh, rest())
+        return jax.block_until_ready(held)
 
     def program(state: Any) -> Any:
         if not made:  # the layout of a first state is asked for
@@ -165,7 +167,7 @@ def turn_case(s: Sizes) -> Case:
     def build() -> Any:
         own = drawn(lambda: lm.init(jax.random.key(0)), 1)
         people = rng.standard_normal((s.tenants, s.p_width), np.float32)
-        return jax.device_put((own | {"backbone": backbone(cfg)}, people))
+        return jax.block_until_ready(jax.device_put((own | {"backbone": backbone(cfg)}, people)))
 
     def step(held: Any) -> Any:
         params, people_UE = held
@@ -204,7 +206,7 @@ def deepmf_case(s: Sizes) -> Case:
 
     def rest() -> Any:
         rng = np.random.default_rng(0)
-        people, items = rng.integers(0, s.table, (2, count), dtype=np.int32)
+        people, items = rng.integers(0, s.reach or s.table, (2, count), dtype=np.int32)
         return None, mf.Ratings(people, items, rng.uniform(1, 5, count).astype(np.float32))
 
     return trained(
@@ -218,11 +220,13 @@ def search_case(s: Sizes) -> Case:
     rng = np.random.default_rng(0)
     query = rng.standard_normal((1, s.vector_width), np.float32)
 
-    def build() -> DeviceTopK:
-        return DeviceTopK(rng.random((s.vectors, s.vector_width), np.float32))
-
     def step(index: DeviceTopK) -> DeviceTopK:
         index.search(query, 30)
         return index
+
+    def build() -> (
+        DeviceTopK
+    ):  # a search waits until the vectors have been copied and their source is let go
+        return step(DeviceTopK(rng.random((s.vectors, s.vector_width), np.float32)))
 
     return Case(build, step)

@@ -3,7 +3,7 @@
     batch, length, layers, vocabulary   a LoRA fine-tuning step of a small Llama
     tenants, rows                       a turn answered by the preference head, each row with its own p
     items                               a SASRec step, full cross-entropy over the catalogue
-    table                               a DeepMF update, its two tables moved by row (Adam)
+    table, reach                        a DeepMF update, its two tables moved by row (Adam)
     vectors                             one exact search
 
 Only what no implementation can leave out is counted: matrix products, weights read, numbers kept for the backward pass.
@@ -36,6 +36,7 @@ class Sizes:
     rows: int = 16  # turns answered at once
     items: int = 8000  # of SASRec's catalogue
     table: int = 80_000  # people, and as many items, of DeepMF
+    reach: int = 0  # the first so many of them are all that batches draw from; 0: all
     vectors: int = 80_000  # searched
     width: int = 256  # of the Llama
     inner: int = 688
@@ -181,13 +182,22 @@ AXES = {
     "rows": Axis(turn, "turn of 16 tokens", "rows in a batch, each with its own p"),
     "items": Axis(sasrec, "SASRec step", "items of the catalogue"),
     "table": Axis(deepmf, "DeepMF update", "rows in each of two tables"),
+    "reach": Axis(
+        deepmf, "DeepMF update", "rows drawn from, the tables being four times the usual"
+    ),
     "vectors": Axis(search, "exact search", "vectors"),
 }
 
 
+def sizes_at(axis: str, value: int, sizes: Sizes) -> Sizes:
+    """The sizes of one point of an axis."""
+    large = {"table": 4 * sizes.table} if axis == "reach" else {}
+    return dataclasses.replace(sizes, **large, **{axis: value})
+
+
 def cost(axis: str, value: int, sizes: Sizes = Sizes()) -> Cost:
     """On paper, at one point of an axis."""
-    return AXES[axis].cost(dataclasses.replace(sizes, **{axis: value}))
+    return AXES[axis].cost(sizes_at(axis, value, sizes))
 
 
 def anchor(values: Sequence[int]) -> int:

@@ -31,10 +31,10 @@ def plot(
     shown = [s for s in slopes if any(r["axis"] == s["axis"] and r.get(paper) for r in rows)]
     if not shown:
         return
-    across = min(3, len(shown))
+    across = min(3 if len(shown) < 10 else 4, len(shown))
     down = -(-len(shown) // across)
     figure, panels = pyplot.subplots(
-        down, across, figsize=(3.4 * across, 2.6 * down), dpi=100, layout="constrained", squeeze=False
+        down, across, figsize=(3.2 * across, 2.5 * down), dpi=80, layout="constrained", squeeze=False
     )  # fmt: skip
     for panel in panels.flat[len(shown) :]:
         panel.set_axis_off()
@@ -69,7 +69,7 @@ def plot(
     what = "Time of a step" if measure == "time" else "Peak memory, the model's own"
     figure.suptitle(f"{what}: measured, and on paper (anchored at the middle point)", fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, pil_kwargs={"optimize": True})
     pyplot.close(figure)
 
 

@@ -69,6 +69,7 @@ def test_the_number_of_tenants_costs_memory_alone():
     tables = [cost("table", n) for n in (10_000, 20_000)]
     assert tables[0].moved == tables[1].moved
     assert tables[1].held - tables[0].held == 4 * 3 * 2 * 10_000 * 64
+    assert cost("reach", 10_000) == cost("reach", 320_000) == cost("table", 320_000)
 
 
 def test_the_slower_of_operations_and_bytes_decides():

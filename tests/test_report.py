@@ -27,7 +27,9 @@ def person_rows():
             }
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/search.md", "docs/alignment.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/search.md", "docs/alignment.md", "docs/speed.md"]
+)
 def test_the_tables_are_not_stale(name):
     old = (ROOT / name).read_text()
     assert report.render(old, ROOT / "results") == old, "run `make tables`"
