@@ -11,12 +11,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from jaxrec import checkpoint
 from jaxrec.hub import minilm
 from jaxrec.models.sentence import SentenceEncoder
-from jaxrec.nn.encoder import Encoder, mean_pool
 
 
 class TopLayers(SentenceEncoder):
@@ -27,9 +26,8 @@ class TopLayers(SentenceEncoder):
         self.layers = tuple(layers)
         self.dim = len(self.layers) * cfg.d_model
 
-    def _forward(self, params: PyTree, ids_BL: Array, mask_BL: Array) -> Array:
-        out = Encoder(self.cfg).apply({"params": params}, ids_BL, mask_BL, hidden=self.layers)
-        return jnp.concatenate([mean_pool(x_BLD, mask_BL) for x_BLD in out.hidden], -1)
+    def _vector(self, means: list[Array]) -> Array:
+        return jnp.concatenate(means, -1)
 
 
 def item_vectors(

@@ -198,29 +198,37 @@ def pack(examples: Sequence[Example], length: int, pad_id: int = 0, split: bool 
     if split:
         examples = [piece for e in examples for piece in _pieces(e, length)]
     _fits(examples, length)
+    places, count = best_fit([len(e.ids) for e in examples], length)
+    rows = _empty(count, length, pad_id)
+    for example, (row, start, segment) in zip(examples, places, strict=True):
+        _put(rows, row, start, example, segment)
+    return rows
+
+
+def best_fit(lengths: Sequence[int], room: int) -> tuple[list[tuple[int, int, int]], int]:
+    """([(row, start, segment from 1) of each length, taken in order], how many rows of `room` that takes).
+
+    Each goes into the fullest row that has space for it. By falling length (best fit decreasing) little is left over.
+    """
     with_room: list[list[int]] = [
-        [] for _ in range(length + 1)
+        [] for _ in range(room + 1)
     ]  # free space -> rows that have just it
-    place: list[tuple[int, int, int]] = []  # row, start, segment
+    places: list[tuple[int, int, int]] = []
     used: list[int] = []
     count: list[int] = []
-    for example in examples:
-        n = len(example.ids)
-        room = next((r for r in range(n, length + 1) if with_room[r]), None)
-        if room is None:
+    for n in lengths:
+        free = next((r for r in range(n, room + 1) if with_room[r]), None)
+        if free is None:
             row = len(used)
             used.append(0)
             count.append(0)
         else:
-            row = with_room[room].pop()
+            row = with_room[free].pop()
         count[row] += 1
-        place.append((row, used[row], count[row]))
+        places.append((row, used[row], count[row]))
         used[row] += n
-        with_room[length - used[row]].append(row)
-    rows = _empty(len(used), length, pad_id)
-    for example, (row, start, segment) in zip(examples, place, strict=True):
-        _put(rows, row, start, example, segment)
-    return rows
+        with_room[room - used[row]].append(row)
+    return places, len(used)
 
 
 def bucket(lengths: Sequence[int], sizes: Sequence[int]) -> dict[int, Int[np.ndarray, "N"]]:

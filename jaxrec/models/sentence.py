@@ -2,44 +2,51 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxrec import hub
-from jaxrec.hub.tokenizer import Tokenizer, pad
-from jaxrec.nn.encoder import Encoder, EncoderConfig, sentence_embed
+from jaxrec.data.text import best_fit
+from jaxrec.hub.tokenizer import Tokenizer
+from jaxrec.nn.encoder import Encoder, EncoderConfig, segment_means, unit
 from jaxrec.nn.low_precision import for_serving
 
-# Widths of the batches: few, so that few programs are compiled, and close enough that little is padding.
+# Widths of a text that is read alone: few, so that few programs are compiled, and close enough to waste little.
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Lengths of rows that several texts share. A text goes to rows in which two such would fit: then little stays empty,
+# and attention, which reads a whole row for each token, is still a small part of the work.
+ROWS = (96, 192, 384, 512)
+BLOCK = 4096  # texts that are packed together
 
 
 class SentenceEncoder:
-    """Texts to normalised float32 vectors; sorted by length, batched, one compiled program per width.
+    """Texts to normalised float32 vectors: several texts share a row, so that next to nothing is computed for padding.
 
-    A text longer than `limit` tokens (256, MiniLM's own) loses its end. weights: "float32" keeps what was loaded
-    in one scan over the layers; "bfloat16" unrolls the layers and halves the kernels' bytes, which answers a single
-    query more than twice as fast on a CPU that has such products (measured in docs/search.md).
+    A text longer than `limit` tokens (256, MiniLM's own) loses its end. `tokens`: of a batch, all rows together. One
+    program for each length of row that occurs (and for small batches); a text that comes alone is read alone.
+    weights: "bfloat16" halves the kernels' bytes, which answers a single query more than twice as fast on a CPU that
+    has such products (measured in docs/search.md).
     """
+
+    layers: tuple[int, ...] = (-1,)  # the hidden states that `_vector` makes a text's vector of
 
     def __init__(
         self,
         cfg: EncoderConfig,
         params: PyTree,
         tokenizer: Tokenizer,
-        batch: int = 32,
+        tokens: int = 2048,
         limit: int = 256,
         weights: str = "float32",
     ):
-        if weights != "float32":
-            cfg, params = for_serving(cfg, params, weights)
-        self.cfg, self.params, self.tokenizer, self.batch = cfg, params, tokenizer, batch
+        self.cfg, self.params = for_serving(cfg, params, weights)
+        self.tokenizer, self.tokens = tokenizer, tokens
         self.limit = min(limit, cfg.max_length, LENGTHS[-1])
         self.dim = cfg.d_model
-        self._embed = jax.jit(self._forward)
+        self._embed = jax.jit(self._forward, static_argnames="most")
 
     @classmethod
     def load(cls, source: str | Path | None = None, **options: int | str) -> "SentenceEncoder":
@@ -48,28 +55,90 @@ class SentenceEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "U D"]:
         """One vector for each text, in order."""
-        rows = self.tokenizer.encode_all(texts, limit=self.limit)
-        order = np.argsort([-len(r) for r in rows], kind="stable")
-        out = np.zeros((len(rows), self.dim), np.float32)
-        # all batches are sent off before the first is waited for
-        sent = [(ix, self._send([rows[i] for i in ix])) for ix in _chunks(order, self.batch)]
-        for ix, vectors in sent:
-            out[ix] = np.asarray(vectors)[: len(ix)]
+        texts = list(texts)
+        out = np.zeros((len(texts), self.dim), np.float32)
+        for start in range(0, len(texts), BLOCK):
+            rows = self.tokenizer.encode_all(texts[start : start + BLOCK], limit=self.limit)
+            # all batches are sent off before the first is waited for
+            sent = [self._alone(rows[0])] if len(rows) == 1 else self._packed(rows)
+            for which_N, row_N, segment_N, vectors_BSD in sent:
+                out[start + which_N] = np.asarray(vectors_BSD)[row_N, segment_N]
         return out
 
-    def _send(self, rows: list[list[int]]) -> Array:
-        longest = max(map(len, rows))
-        width = min(next(n for n in LENGTHS if n >= min(longest, LENGTHS[-1])), self.limit)
-        # a single text runs alone (a search waits for it); any other number in the one full batch shape
-        size = 1 if len(rows) == 1 else self.batch
-        rows = rows + [[]] * (size - len(rows))
-        ids, mask = pad(rows, width, self.tokenizer.pad_id)
-        return self._embed(self.params, jnp.array(ids), jnp.array(mask))
+    def _alone(self, ids: list[int]) -> "Sent":
+        width = min(next(n for n in LENGTHS if n >= min(len(ids), LENGTHS[-1])), self.limit)
+        return self._send([ids], np.array([0]), [(0, 0, 1)], width, size=1, most=1)
 
-    def _forward(self, params: PyTree, ids_BL: Array, mask_BL: Array) -> Array:
-        out = Encoder(self.cfg).apply({"params": params}, ids_BL, mask_BL)
-        return sentence_embed(out.hidden[0], mask_BL)
+    def _packed(self, rows: list[list[int]]) -> list["Sent"]:
+        """Best fit by falling length, among texts of about the same length."""
+        known = sorted({min(length, self.cfg.max_length) for length in ROWS})
+        # two tokens at least, so that a row of L tokens never has more than L / 2 texts
+        lengths_N = np.array([max(len(ids), 2) for ids in rows])
+        kind_N = np.minimum(np.searchsorted(known, 2 * lengths_N), len(known) - 1)
+        sent = []
+        for kind in np.unique(kind_N):
+            length = known[kind]
+            which = np.flatnonzero(kind_N == kind)
+            which = which[np.argsort(-lengths_N[which], kind="stable")]
+            places, count = best_fit(lengths_N[which].tolist(), length)
+            full = max(self.tokens // length, 1)
+            for at in range(0, count, full):
+                here = [n for n, (row, _, _) in enumerate(places) if at <= row < at + full]
+                size = _size(min(count - at, full), full)
+                mine = [
+                    (row - at, first, segment)
+                    for row, first, segment in map(places.__getitem__, here)
+                ]
+                texts = [rows[which[n]] for n in here]
+                sent.append(self._send(texts, which[here], mine, length, size, length // 2))
+        return sent
+
+    def _send(
+        self,
+        texts: list[list[int]],
+        which: np.ndarray,
+        places: list[tuple[int, int, int]],
+        length: int,
+        size: int,
+        most: int,
+    ) -> "Sent":
+        """`size` rows of `length` tokens on their way, each text at its place (row, first token, segment)."""
+        ids_BL = np.full((size, length), self.tokenizer.pad_id, np.int32)
+        segments_BL, positions_BL = np.zeros_like(ids_BL), np.zeros_like(ids_BL)
+        for ids, (row, first, segment) in zip(texts, places, strict=True):
+            span = slice(first, first + len(ids))
+            ids_BL[row, span], segments_BL[row, span] = ids, segment
+            positions_BL[row, span] = np.arange(len(ids))
+        row_N, _, segment_N = np.array(places).T
+        vectors_BSD = self._embed(self.params, ids_BL, segments_BL, positions_BL, most=most)
+        return Sent(which, row_N, segment_N - 1, vectors_BSD)
+
+    def _forward(
+        self, params: PyTree, ids_BL: Array, segments_BL: Array, positions_BL: Array, most: int
+    ) -> Float[Array, "B S D"]:
+        out = Encoder(self.cfg).apply(
+            {"params": params}, ids_BL, segments_BL > 0,
+            positions_BL=positions_BL, segments_BL=segments_BL, hidden=self.layers,
+        )  # fmt: skip
+        return self._vector([segment_means(x_BLD, segments_BL, most) for x_BLD in out.hidden])
+
+    def _vector(self, means: list[Float[Array, "B S D"]]) -> Float[Array, "B S D"]:
+        """A text's vector from the means over its tokens of the hidden states `layers`."""
+        return unit(means[0])
 
 
-def _chunks(order: np.ndarray, size: int) -> list[np.ndarray]:
-    return [order[i : i + size] for i in range(0, len(order), size)]
+def _size(rows: int, full: int) -> int:
+    """How many rows a batch of `rows` is given: few sizes, so that few programs are compiled, and not much larger."""
+    quarter = max(full // 4, 1)
+    if rows <= quarter:
+        return min(1 << (rows - 1).bit_length(), quarter)
+    return min(-(-rows // quarter) * quarter, full)
+
+
+class Sent(NamedTuple):
+    """Vectors on their way: that of text `which_N[n]` will be `vectors_BSD[row_N[n], segment_N[n]]`."""
+
+    which_N: np.ndarray
+    row_N: np.ndarray
+    segment_N: np.ndarray
+    vectors_BSD: Array

@@ -184,9 +184,15 @@ def mean_pool(x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]) -> Floa
     return (x_BLD * weight_BL1).sum(1) / jnp.maximum(weight_BL1.sum(1), 1.0)
 
 
-def sentence_embed(
-    x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
-) -> Float[Array, "B D"]:
-    """Sentence-BERT's vector (Reimers 2019): the mean over real tokens, scaled to length 1."""
-    mean_BD = mean_pool(x_BLD, mask_BL)
-    return mean_BD / jnp.maximum(jnp.linalg.norm(mean_BD, axis=-1, keepdims=True), 1e-12)
+def segment_means(
+    x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"], most: int
+) -> Float[Array, "B S D"]:
+    """`mean_pool` of each of a row's segments 1 ... `most`; zero for one that is not there."""
+    own_BSL = segments_BL[:, None, :] == jnp.arange(1, most + 1)[None, :, None]
+    weight_BSL = own_BSL / jnp.maximum(own_BSL.sum(-1, keepdims=True), 1)
+    return jnp.einsum("bsl,bld->bsd", weight_BSL, x_BLD.astype(jnp.float32))
+
+
+def unit(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+    """x scaled to length 1; zero stays zero. Of a mean over tokens: Sentence-BERT's vector (Reimers 2019)."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

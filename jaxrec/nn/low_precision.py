@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxrec.nn.stack import every_layer, recut
 
-KINDS = ("bfloat16",)
+KINDS = ("float32", "bfloat16")
 _BY_ROWS = (((1,), (1,)), ((), ()))  # x [B, D] with w [F, D]
 
 
@@ -47,11 +47,14 @@ def for_serving(cfg: Any, params: PyTree, weights: str) -> tuple[Any, PyTree]:
     Tables, norms and biases stay as they are. Raises ValueError for a kind that is not in KINDS.
     """
     if weights not in KINDS:
-        raise ValueError(f"weights={weights!r}: choose one of float32, {', '.join(KINDS)}")
+        raise ValueError(f"weights={weights!r}: choose one of {', '.join(KINDS)}")
     single = dataclasses.replace(cfg, cuts=every_layer(cfg))
+    params = recut(params, cfg, single)
+    if weights == "float32":
+        return single, params
     make = jax.jit(lambda w: HalfKernel(w.swapaxes(-1, -2).astype(jnp.bfloat16)))
 
     def replaced(path: tuple, leaf: Array) -> PyTree:
         return make(leaf) if path[-1].key == "kernel" else leaf
 
-    return single, jax.tree_util.tree_map_with_path(replaced, recut(params, cfg, single))
+    return single, jax.tree_util.tree_map_with_path(replaced, params)
