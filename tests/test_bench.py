@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from eval import bench
+from eval import bench, bench_table
 from eval.race import harness, shape
 from eval.race.card import RACES
-from eval.race.harness import Entry, Race
+from eval.race.harness import Against, Entry, Measured, Race
 
 CONTENDER = """
 from eval.race.worker import Work
@@ -45,7 +45,7 @@ class Scripted:
 
     def __init__(self, name, seconds, foreign):
         self.name, self.replies = name, list(zip(seconds, foreign, strict=True))
-        self.greeting = {"ready": {"info": {}, "memory_mb": 1, "versions": {}}}
+        self.greeting = {"ready": {"info": {}, "versions": {}}}
 
     def ask(self, **request):
         Scripted.asked.append(self.name)
@@ -55,7 +55,12 @@ class Scripted:
 
 def scripted(**contenders):
     Scripted.asked = []
-    return {name: (Scripted(name, *both), Entry("m")) for name, both in contenders.items()}
+    return {name: (Scripted(name, *both), Entry(name)) for name, both in contenders.items()}
+
+
+def row_of(race, contender, measured, able, agreement=None):
+    pair = Against(contender, race.base, race.bars.get(contender))
+    return harness.row(race, pair, measured, {}, agreement or {}, able)
 
 
 def test_rounds_rotate_and_dirty_ones_are_run_again():
@@ -66,20 +71,59 @@ def test_rounds_rotate_and_dirty_ones_are_run_again():
     samples, rejected = harness.interleave(able, 3)
     assert rejected == 1 and [s["base"]["seconds"] for s in samples] == [1.0, 2.0, 4.0]
     assert Scripted.asked == ["base", "ours", "ours", "base", "base", "ours", "ours", "base"]
-    row = harness.row(
-        race({}, bars={"ours": 1.6}), "ours", samples, rejected, {}, 2e-5, able["ours"]
-    )
+    measured = Measured(samples, rejected, {"ours": 130, "base": 100})
+    row = row_of(race({}, bars={"ours": 1.6}), "ours", measured, able, {"ours": 2e-5})
     assert (row["ratio"], row["lo"], row["hi"], row["n"]) == (4.0, 2.0, 4.0, 3)
     assert (row["value"], row["base_value"], row["bar"]) == (200.0, 50.0, 1.6)
     assert row["rejected_rounds"] == 1 and "note" not in row
     assert row["info"]["answers_differ_by"] == 2e-5
+    assert row["memory_ratio"] == 1.3 and row["info"]["base_memory_mb"] == 100
+    assert row["met"] is None  # three rounds tell nothing
 
 
 def test_a_machine_that_is_never_calm_is_said():
     able = scripted(base=([1.0] * 6, [1.0] * 6), ours=([1.0] * 6, [0.0] * 6))
     samples, rejected = harness.interleave(able, 2)
-    row = harness.row(race({}), "ours", samples, rejected, {}, None, able["ours"])
-    assert row["n"] == 6 and row["note"] == "other programs were running"
+    row = row_of(race({}, bars={"ours": 0.5}), "ours", Measured(samples, rejected), able)
+    assert row["n"] == 6 and row["note"] == "other programs were running" and row["met"] is None
+
+
+@pytest.mark.parametrize(
+    ("bar", "limit", "lo", "met"),
+    [
+        (1.0, None, 0.97, True),  # as fast as: no round below 0.97
+        (1.0, None, 0.96, False),
+        (2.0, None, 1.5, True),  # others: the median
+        (3.0, None, 2.4, False),
+        (None, 50.0, 1.0, True),  # seconds
+        (None, 40.0, 1.0, False),
+        (None, None, 1.0, None),
+    ],
+)
+def test_when_a_bar_is_reached(bar, limit, lo, met):
+    row = {"n": 5, "bar": bar, "limit": limit, "ratio": 2.5, "lo": lo, "value": 45.0}
+    assert harness.reached(row) is met
+    assert harness.reached(row | {"n": 4}) is None
+    said = bench_table._bar(row | {"met": met})
+    assert said.endswith({True: ", met", False: ", missed", None: "-"}[met])
+
+
+def test_a_race_against_two(fake, tmp_path):
+    """A ratio to another than the base is a row of its own, and in a table."""
+    entries = {
+        "base": Entry(fake), "peer": Entry(fake, options={"value": 1.00001}), "ours": Entry(fake)
+    }  # fmt: skip
+    one = race(entries, also=(Against("ours", "peer", 1.0),))
+    rows, _ = harness.run(one, {"": sys.executable}, tmp_path / "logs", 2)
+    found = {(row["contender"], row["base"]): row for row in rows}
+    assert set(found) == {("peer", "base"), ("ours", "base"), ("ours", "peer")}
+    assert found["ours", "peer"]["bar"] == 1.0 and found["ours", "peer"]["ratio"] > 0
+    assert 0.5 < found["ours", "peer"]["memory_ratio"] < 2
+    assert found["ours", "base"]["memory_ratio"] is None  # one process does both
+    record = {"rows": rows, "commit": None, "wall_s": 60.0, "versions": {"python": "3"}}
+    record["hardware"] = {"cores": 2, "cpu": "x", "memory_gb": 1, "accelerators": []}
+    lines = bench_table.bench([("r", record)]).splitlines()
+    assert len(lines) == 2 + 3 + 2 and all(line.count("|") == 10 for line in lines[:5])
 
 
 def test_processes_answers_and_absences(fake, tmp_path):
@@ -134,7 +178,9 @@ def test_command(fake, tmp_path, monkeypatch, capsys, broken):
 def test_the_card_is_consistent():
     assert len({race.name for race in RACES}) == len(RACES)
     for one in RACES:
-        assert one.base in one.entries and set(one.bars) <= set(one.entries)
+        assert one.base in one.entries and {*one.bars, *one.limits} <= set(one.entries)
+        assert all({pair.contender, pair.base} <= set(one.entries) for pair in one.also)
+        assert one.rounds >= harness.CLEAN
         ours = {name for name, entry in one.entries.items() if not entry.environment}
         assert ours and any(name.startswith("jaxrec") for name in ours)
         assert all(importlib.util.find_spec(e.module) is not None for e in one.entries.values())
@@ -144,6 +190,7 @@ def test_what_both_sides_read(tmp_path, monkeypatch):
     monkeypatch.setattr(shape, "CACHE", tmp_path)
     from safetensors.numpy import load_file
 
+    assert np.allclose(shape.centred([[1.0, 2.0, 6.0]]), [[-2.0, -1.0, 3.0]])
     folder = shape.model_folder("tiny")
     tensors = load_file(folder / "model.safetensors")
     assert tensors["model.layers.1.mlp.down_proj.weight"].shape == (32, 48)
@@ -177,6 +224,22 @@ def test_we_decode_what_the_peer_decodes(tmp_path, monkeypatch):
     ours = jax_decode.prepare(size="tiny", batch=3)["work"]
     np.testing.assert_allclose(ours.answer(), theirs.answer(), atol=1e-4)
     assert ours.run().ids == theirs.run()[:, shape.PROMPT :].tolist()
+
+
+def test_llama_cpp_decodes_what_we_decode(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("gguf")
+    from eval.race import gguf_file, jax_decode, llama_cpp
+
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    monkeypatch.setattr(shape, "NEW", 4)
+    words = shape.TINY | {"vocab_size": 320, "hidden_size": 64, "head_dim": 16}
+    monkeypatch.setitem(shape.SHAPES, "words", words)
+    assert gguf_file.write("words") == gguf_file.gguf_file("words")
+    theirs = llama_cpp.prepare(size="words", batch=2)["work"]
+    theirs.run()
+    ours = jax_decode.prepare(size="words", batch=2)["work"]
+    np.testing.assert_allclose(ours.answer(), theirs.answer(), atol=1e-4)
 
 
 def test_our_training_step_learns(tmp_path, monkeypatch):

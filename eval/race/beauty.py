@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 WIDTH, LAYERS, HEADS, INNER, LENGTH, DROPOUT, RATE = 64, 2, 2, 256, 50, 0.5, 1e-3
+ITEMS = 12_101
+FULL = 32  # histories of full length in the fixed batch: as many predictions as a step of an epoch
 PEOPLE = 256  # a step's people, where whole histories are trained on: about 1,500 predictions
 
 
@@ -25,6 +27,11 @@ def sequences() -> list[np.ndarray]:
 def training() -> list[np.ndarray]:
     """The same without each person's last two items, which validation and test keep."""
     return [items[:-2] for items in sequences()]
+
+
+def full_batch() -> np.ndarray:
+    """[FULL, LENGTH + 1] random items from 1: whole histories of full length, so nothing is gained by packing them."""
+    return np.random.default_rng(0).integers(1, ITEMS + 1, (FULL, LENGTH + 1))
 
 
 def items() -> int:

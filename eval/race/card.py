@@ -1,10 +1,11 @@
 """The races: who runs against whom, on what, and the ratio that we hold ourselves to.
 
-Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
+A bar holds in the same run, with the same work and precision, answers equal, and memory at most `harness.MEMORY` times
+the peer's. Decoding reads 32 tokens and writes 64, fp32, on the 30M Llama shape of `shape.py`, at batch 16 unless said.
 """
 
-from eval.race import jax_beam, mix, ratings, rollouts, shape
-from eval.race.harness import Entry, Race
+from eval.race import beauty, jax_beam, mix, ratings, rollouts, shape
+from eval.race.harness import Against, Entry, Race
 from eval.race.tenants import POPULATIONS
 
 JAX, TORCH = "eval.race.jax_", "eval.race.torch_"
@@ -34,15 +35,19 @@ def _tenants(
 def _generate(batch: int) -> Race:
     return Race(
         name=f"generate-{batch}",
-        about=f"greedy generation at batch {batch} against transformers generate",
+        about=f"greedy generation at batch {batch} against transformers generate and llama.cpp, all of it in fp32",
         base="transformers",
         entries={
             "transformers": Entry(f"{TORCH}decode", options={"batch": batch}, environment="peers"),
+            "llama.cpp": Entry(
+                "eval.race.llama_cpp", options={"batch": batch}, environment="peers"
+            ),
             "jaxrec": Entry(f"{JAX}decode", options={"batch": batch}),
         },
         unit="tokens/s",
         units=batch * shape.NEW,
-        bars={"jaxrec": 1.6},
+        bars={"jaxrec": 2.0},
+        also=(Against("jaxrec", "llama.cpp", 1.0),),
     )
 
 
@@ -137,10 +142,30 @@ RACES = (
         base="torch + peft",
         entries={
             "torch + peft": Entry(f"{TORCH}sft", environment="peers"),
+            "torch.compile + peft": Entry(
+                f"{TORCH}sft", options={"compiled": True}, environment="peers"
+            ),
             "jaxrec": Entry(f"{JAX}sft"),
         },
         unit="tokens/s",
         units=8 * 256,
+        bars={"jaxrec": 1.0},
+        also=(Against("jaxrec", "torch.compile + peft"),),
+    ),
+    Race(
+        name="first-step",
+        about="a new process up to its first LoRA step of 8 x 256 tokens: import, weights, trace, compilation; with an"
+        " empty compilation cache (limit: 10 s), and with one that an earlier process filled (3 s)",
+        base="torch + peft",
+        entries={
+            "torch + peft": Entry(f"{TORCH}first", environment="peers"),
+            "jaxrec, cold": Entry(f"{JAX}first"),
+            "jaxrec, warm": Entry(f"{JAX}first", options={"cache": "warm"}),
+        },
+        unit="s",
+        units=1,
+        limits={"jaxrec, cold": 10.0, "jaxrec, warm": 3.0},
+        rounds=5,
     ),
     Race(
         name="qlora",
@@ -170,6 +195,8 @@ RACES = (
         },
         unit="pairs/s",
         units=8,
+        bars={"jaxrec": 1.0},
+        also=(Against("jaxrec, reference given", "trl, reference given"),),
     ),
     Race(
         name="sft-mix",
@@ -190,7 +217,11 @@ RACES = (
         },
         unit="tokens/s",
         units=mix.TOKENS,
-        rounds=3,
+        bars={"jaxrec, packed": 1.2},
+        also=tuple(
+            Against("jaxrec, packed", f"torch + peft, {layout}") for layout in ("padded", "packed")
+        ),
+        rounds=5,
     ),
     Race(
         name="grpo",
@@ -207,7 +238,7 @@ RACES = (
     ),
     Race(
         name="encode",
-        about="MiniLM sentence vectors of 512 short texts, tokenising included",
+        about="MiniLM sentence vectors of 512 short texts, fp32, tokenising included; the bar is the faster of the two",
         base="sentence-transformers",
         entries={
             "sentence-transformers": Entry(f"{TORCH}encode", environment="peers"),
@@ -218,10 +249,12 @@ RACES = (
         },
         unit="texts/s",
         units=512,
+        bars={"jaxrec": 1.0},
+        also=(Against("jaxrec", "onnxruntime", 1.0),),
     ),
     Race(
         name="start",
-        about="a new process: import of jaxrec, and --help of a training script (bar: 2 s)",
+        about="a new process: import of jaxrec, and --help of a training script (limit: 2 s)",
         base="import peft",
         entries={
             "import peft": Entry(f"{TORCH}start", environment="peers"),
@@ -230,6 +263,7 @@ RACES = (
         },
         unit="s",
         units=1,
+        limits={"jaxrec, import": 2.0, "jaxrec, --help": 2.0},
         rounds=5,
     ),
     Race(
@@ -259,7 +293,20 @@ RACES = (
         unit="s",
         units=1,
         bars={"jaxrec": 2.0},
-        rounds=3,
+        also=(Against("jaxrec", "recbole", 3.0),),
+        rounds=5,
+    ),
+    Race(
+        name="sasrec-step",
+        about=f"one step of the same on {beauty.FULL} full histories of {beauty.LENGTH} predictions",
+        base="torch",
+        entries={
+            "torch": Entry(f"{TORCH}sasrec", options={"what": "step"}, environment="peers"),
+            "jaxrec": Entry(f"{JAX}sasrec", options={"what": "step"}),
+        },
+        unit="steps/s",
+        units=1,
+        bars={"jaxrec": 1.0},
     ),
     _search(1),
     _search(64),

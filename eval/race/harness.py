@@ -3,6 +3,9 @@
 A round is every contender once. A ratio is taken inside a round, so what slows the whole machine for a while slows
 both sides of it. A round during which other programs used more than `FOREIGN` of a core is thrown away unseen and
 run again; when that happens too often the row says so.
+
+`met` says whether a bar was reached: by the median, except that a bar of 1.0 ("as fast as") holds when the worst round
+is not below 0.97. It is None below five clean rounds. `memory_ratio` is our peak over the base's (see `worker`).
 """
 
 import dataclasses
@@ -14,10 +17,13 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOREIGN = 0.15  # cores
+CLEAN = 5  # rounds, below which no bar counts as reached or missed
+EQUAL = 0.97  # the least ratio of any round where the bar is 1.0
+MEMORY = 1.2  # the most memory, over the peer's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,14 @@ class Entry:
         return self.module, json.dumps(dict(self.options), sort_keys=True), self.environment
 
 
+class Against(NamedTuple):
+    """A contender's ratio to another, and the least that it should be."""
+
+    contender: str
+    base: str
+    bar: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Race:
     """Who runs what against whom. `units` is what one call of a contender's work does."""
@@ -45,9 +59,22 @@ class Race:
     entries: Mapping[str, Entry]
     unit: str
     units: float
-    bars: Mapping[str, float] = dataclasses.field(default_factory=dict)  # contender -> least ratio
+    bars: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # contender -> least ratio to the base
+    also: tuple[Against, ...] = ()  # ratios to others than the base, each a row of its own
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)  # contender -> seconds
     tolerance: float = 1e-3  # of the answers, against the base's
     rounds: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the rounds of a race gave."""
+
+    samples: Sequence[Mapping[str, Mapping[str, float]]]  # by round and contender
+    rejected: int  # rounds thrown away; negative: so many were not, though others were at work
+    memory_mb: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Worker:
@@ -109,6 +136,7 @@ def quiet_environment() -> dict[str, str]:
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_OFFLINE": "1",
+            "JAXREC_BENCH_PYTHON": sys.executable,
         }
     )
 
@@ -141,14 +169,13 @@ def run(
         }
         able = {name: both for name, both in able.items() if name not in notes}
         samples, rejected = interleave(able, rounds)
+        memory = {n: w.ask(memory=e.work)["memory_mb"] for n, (w, e) in able.items()}
     finally:
         for worker in workers.values():
             worker.close()
-    rows = [
-        row(race, name, samples, rejected, notes, agreement.get(name), able.get(name))
-        for name in race.entries
-        if name != race.base
-    ]
+    pairs = [Against(n, race.base, race.bars.get(n)) for n in race.entries if n != race.base]
+    measured = Measured(samples, rejected, memory)
+    rows = [row(race, pair, measured, notes, agreement, able) for pair in (*pairs, *race.also)]
     ready = [worker.greeting.get("ready", {}) for worker in workers.values()]
     return rows, {k: v for greeting in ready for k, v in greeting.get("versions", {}).items()}
 
@@ -209,37 +236,60 @@ def interleave(
 
 def row(
     race: Race,
-    name: str,
-    samples: Sequence[Mapping[str, Mapping[str, float]]],
-    rejected: int,
+    pair: Against,
+    measured: Measured,
     notes: Mapping[str, str],
-    difference: float | None,
-    able: tuple[Worker, Entry] | None,
+    agreement: Mapping[str, float],
+    able: Mapping[str, tuple[Worker, Entry]],
 ) -> dict[str, Any]:
-    """One contender against the base: median and range of the ratios of all rounds, median throughput."""
-    out: dict[str, Any] = {"race": race.name, "contender": name, "base": race.base}
+    """One contender against another: median and range of the ratios of all rounds, median throughput, memory."""
+    name, base, bar = pair
+    out: dict[str, Any] = {"race": race.name, "contender": name, "base": base}
     out |= {"ratio": None, "lo": None, "hi": None, "n": 0, "unit": race.unit, "value": None}
-    out |= {"base_value": None, "bar": race.bars.get(name), "about": race.about}
-    if race.base in notes:
-        out["note"] = f"{race.base}: {notes[race.base]}"
+    out |= {"base_value": None, "bar": bar, "limit": race.limits.get(name), "met": None}
+    out |= {"memory_ratio": None, "about": race.about}
+    if base in notes:
+        out["note"] = f"{base}: {notes[base]}"
     if name in notes:
         return out | {"note": notes[name]}
-    assert able is not None
-    worker, entry = able
-    ready = worker.greeting["ready"]
-    out["info"] = dict(ready["info"].get(entry.work, {})) | {"memory_mb": ready["memory_mb"]}
-    if difference is not None:
-        out["info"]["answers_differ_by"] = float(f"{difference:.1e}")
+    worker, entry = able[name]
+    out["info"] = dict(worker.greeting["ready"]["info"].get(entry.work, {}))
+    if name in agreement:
+        out["info"]["answers_differ_by"] = float(f"{agreement[name]:.1e}")
+    samples = measured.samples
     seconds = [sample[name]["seconds"] for sample in samples]
     middle = statistics.median(seconds)
     value = lambda s: s if race.unit == "s" else race.units / s
-    out |= {"n": len(seconds), "value": value(middle), "rejected_rounds": abs(rejected)}
+    out |= {"n": len(seconds), "value": value(middle), "rejected_rounds": abs(measured.rejected)}
     out["cores_used"] = round(statistics.median(sample[name]["cpu"] for sample in samples), 2)
-    if rejected < 0:
-        out["note"] = "other programs were running"
-    if race.base in samples[0] and name != race.base:
-        base = [sample[race.base]["seconds"] for sample in samples]
-        ratios = [b / s for b, s in zip(base, seconds, strict=True)]
+    out["info"] |= {"memory_mb": measured.memory_mb.get(name)}
+    if base in samples[0] and name != base:
+        others = [sample[base]["seconds"] for sample in samples]
+        ratios = [b / s for b, s in zip(others, seconds, strict=True)]
         out |= {"ratio": statistics.median(ratios), "lo": min(ratios), "hi": max(ratios)}
-        out["base_value"] = value(statistics.median(base))
-    return out
+        out["base_value"] = value(statistics.median(others))
+        out |= compared_memory(measured.memory_mb, name, base, able)
+        out["info"]["base_memory_mb"] = measured.memory_mb.get(base)
+    if measured.rejected < 0:
+        return out | {"note": "other programs were running"}
+    return out | {"met": reached(out)}
+
+
+def compared_memory(
+    memory_mb: Mapping[str, int], name: str, base: str, able: Mapping[str, tuple[Worker, Entry]]
+) -> dict[str, float]:
+    """`memory_ratio` of two contenders; nothing where one process does the work of both."""
+    if name not in memory_mb or able[name][1].process == able[base][1].process:
+        return {}
+    return {"memory_ratio": round(memory_mb[name] / max(1, memory_mb[base]), 3)}
+
+
+def reached(row: Mapping[str, Any]) -> bool | None:
+    """Whether a row's bar or limit holds; None where there is none, or too few rounds to tell."""
+    if row["n"] < CLEAN:
+        return None
+    if row["limit"] is not None:
+        return row["value"] <= row["limit"]
+    if row["bar"] is None or row["ratio"] is None:
+        return None
+    return row["lo"] >= EQUAL if row["bar"] == 1.0 else row["ratio"] >= row["bar"]

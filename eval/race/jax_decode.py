@@ -55,7 +55,7 @@ def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
 def backbone(cfg: Any, batch: int) -> Any:
     """A function (weights, size, rows) -> Work: greedy generation by the decoder `cfg`, its programs shared.
 
-    `weights()` gives (params, delta) and is part of what is timed. The answer: logits after the prompt, of `rows`.
+    `weights()` gives (params, delta) and is part of what is timed. The answer: centred logits, of `rows`.
     """
     import jax
     import jax.numpy as jnp
@@ -75,7 +75,7 @@ def backbone(cfg: Any, batch: int) -> Any:
         prompts = shape.prompts(size, batch)
         ids = jnp.array(prompts, jnp.int32)
         run = lambda: generator(weights(), prompts.tolist(), how)
-        return Work(run, lambda: read(*weights(), ids)[rows], versions())
+        return Work(run, lambda: shape.centred(read(*weights(), ids))[rows], versions())
 
     return work
 

@@ -1,14 +1,16 @@
-"""Our SASRec: histories packed by real length, full cross-entropy in chunks, one epoch over Beauty."""
+"""Our SASRec: histories packed by real length, full cross-entropy in chunks; an epoch over Beauty, or one step."""
 
 from eval.race import beauty
 from eval.race.jax_decode import versions
 from eval.race.worker import Work
 
 
-def prepare() -> dict[str, Work]:
-    """One epoch, as `recommenders.sequential` runs it: the same source, the same step, metrics a step late."""
+def prepare(what: str = "epoch") -> dict[str, Work]:
+    """`what`: "epoch", as `recommenders.sequential` runs it (the same source, the same step, metrics a step late), or
+    "step", on the fixed batch of full histories."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from jaxrec import mesh as meshes
     from jaxrec.data.histories import from_lists
@@ -26,10 +28,13 @@ def prepare() -> dict[str, Work]:
     assert ours == (
         beauty.WIDTH, beauty.LAYERS, beauty.HEADS, beauty.INNER, beauty.LENGTH, beauty.DROPOUT
     )  # fmt: skip
-    histories = from_lists([row - 1 for row in beauty.training()], beauty.items())
-    rows = pack(histories, cfg.width, shape.max_length, count=shape.count)
-    batch = cfg.positions // cfg.width
-    source = Prefetch(ArraySource(rows, batch))
+    fixed = what == "step"
+    items = beauty.ITEMS if fixed else beauty.items()
+    people = list(beauty.full_batch()) if fixed else beauty.training()
+    histories = from_lists([row - 1 for row in people], items)
+    width = beauty.LENGTH if fixed else cfg.width
+    rows = pack(histories, width, shape.max_length, count=shape.count)
+    batch = len(rows.items_BL) if fixed else cfg.positions // width
     model = SASRec(type(shape)(items=histories.n_items))
     mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), rows)
@@ -37,7 +42,21 @@ def prepare() -> dict[str, Work]:
     adam = optimizer.make(cfg.opt, steps=1_000_000)
     state = init_state(mesh, params, adam)
     step = make_step(*sequential(model, cfg.loss), adam, state)
-    key, place, losses = jax.random.key(0), source.init(), []
+    key, losses = jax.random.key(0), []
+
+    if fixed:
+        placed = meshes.place_batch(mesh, rows, batch)
+
+        def one_step() -> None:
+            nonlocal state
+            state, metrics = step(state, None, placed, key)
+            losses.append(metrics.fetch()["loss"])
+
+        first_loss = lambda: np.array(losses[:1])
+        return {"work": Work(one_step, first_loss, versions(), {"nats_by_step": losses})}
+
+    source = Prefetch(ArraySource(rows, batch))
+    place = source.init()
     steps = -(-len(rows.items_BL) // batch)
 
     def epoch() -> None:

@@ -1,4 +1,4 @@
-"""Our LoRA training step: the one step of `jaxrec.training`, a Delta on a frozen backbone, AdamW, fp32."""
+"""Our LoRA training step, as `train.sft` takes it: the `sft` objective, a Delta on a frozen backbone, AdamW, fp32."""
 
 from typing import Any
 
@@ -25,30 +25,22 @@ def lora_step(
     import numpy as np
 
     from jaxrec import mesh as meshes
-    from jaxrec.losses.tokens import next_token
+    from jaxrec import objectives
+    from jaxrec.models.tuned_lm import TunedLM
     from jaxrec.nn.decoder import Decoder
-    from jaxrec.structs import Aux, Tokens
+    from jaxrec.structs import Tokens
     from jaxrec.training import optimizer
     from jaxrec.training.step import init_state, make_step
 
-    model = Decoder(cfg)
     ids = shape.prompts(size, batch, length).astype(np.int32)
     rows = Tokens(ids, np.ones(ids.shape, bool), np.ones(ids.shape, np.float32))
 
-    def loss(trained, frozen, extra, batch, totals, key_B):
-        del extra, key_B
-        delta = constant_scales(trained["delta"])
-        out = model.apply({"params": frozen}, batch.ids_BL, batch.mask_BL, delta=delta)
-        nll = next_token(out.logits, batch.ids_BL, batch.loss_BL)["nll"] / totals["tokens"]
-        return nll, Aux({"nll": nll})
-
-    weigh = lambda batch: {"tokens": batch.loss_BL[:, 1:].sum()}
     mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     plain = optimizer.OptConfig(lr=1e-4, schedule="constant", b2=0.999, clip=0.0)
     adam = optimizer.make(plain, steps=1_000_000)
-    frozen = meshes.place(mesh, params)
+    frozen = meshes.place(mesh, {"backbone": params})
     state = init_state(mesh, {"delta": lora_delta(size, cfg, 1, rank)}, adam)
-    step = make_step(loss, weigh, adam, state)
+    step = make_step(*objectives.sft(TunedLM(Decoder(cfg))), adam, state)
     placed = meshes.place_batch(mesh, rows, batch)
     key, losses = jax.random.key(0), []
 
@@ -61,9 +53,5 @@ def lora_step(
         while len(losses) < 3:
             one_step()
         return np.array(losses[:3])
-
-    def constant_scales(delta):
-        keep = lambda path, x: jax.lax.stop_gradient(x) if "scale_NB" in str(path[-1]) else x
-        return jax.tree_util.tree_map_with_path(keep, delta)
 
     return Work(one_step, first_losses, versions())

@@ -17,4 +17,6 @@ def prepare() -> dict[str, Work]:
     def start(words: list[str]) -> None:
         subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
-    return {name: Work(lambda words=words: start(words)) for name, words in COMMANDS.items()}
+    return {
+        name: Work(lambda words=words: start(words), apart=True) for name, words in COMMANDS.items()
+    }

@@ -103,6 +103,12 @@ def prompts(size: str, batch: int, length: int = PROMPT) -> np.ndarray:
     return np.random.default_rng(1).integers(4, SHAPES[size]["vocab_size"], (batch, length))
 
 
+def centred(logits: Any) -> np.ndarray:
+    """Logits [batch, vocab] less each row's mean: log-probabilities become the same."""
+    logits = np.asarray(logits)
+    return logits - logits.mean(-1, keepdims=True)
+
+
 def answered(size: str, pairs: int, length: int) -> tuple[np.ndarray, np.ndarray, int]:
     """(chosen, rejected) [pairs, length] and where the answers begin: a quarter is a prompt, and 2 ends each row."""
     start = length // 4

@@ -44,7 +44,7 @@ def prepare(
 
     @torch.inference_mode()
     def logits() -> np.ndarray:
-        return model(input_ids=ids, **more).logits[:, -1].numpy()
+        return shape.centred(model(input_ids=ids, **more).logits[:, -1].numpy())
 
     return {"work": Work(generate, logits, versions)}
 

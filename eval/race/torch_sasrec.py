@@ -1,4 +1,5 @@
-"""SASRec in plain torch at its best: whole histories, people of like length together, one epoch over Beauty.
+"""SASRec in plain torch at its best: whole histories, people of like length together; an epoch over Beauty, or
+one step.
 
 All positions of a history are predicted at once; the cross-entropy over all items reads the real positions alone.
 """
@@ -9,8 +10,8 @@ from eval.race import beauty
 from eval.race.worker import Work
 
 
-def prepare(compiled: bool = False) -> dict[str, Work]:
-    """One epoch of full cross-entropy."""
+def prepare(what: str = "epoch", compiled: bool = False) -> dict[str, Work]:
+    """Full cross-entropy: one "epoch", or one "step" on the fixed batch of full histories."""
     import numpy as np
     import torch
     from torch import nn
@@ -57,7 +58,9 @@ def prepare(compiled: bool = False) -> dict[str, Work]:
             real = targets > 0  # padding stands at the end, so a causal mask is all that is needed
             return F.cross_entropy(x[real] @ self.items.weight.T, targets[real], reduction="sum")
 
-    rows = [row[-(beauty.LENGTH + 1) :] for row in beauty.training()]
+    fixed = what == "step"
+    people = list(beauty.full_batch()) if fixed else beauty.training()
+    rows = [row[-(beauty.LENGTH + 1) :] for row in people]
     order = np.argsort([len(row) for row in rows], kind="stable")
     batches = []
     for start in range(0, len(order), beauty.PEOPLE):
@@ -68,7 +71,7 @@ def prepare(compiled: bool = False) -> dict[str, Work]:
         for i, row in enumerate(group):
             ids[i, : len(row) - 1], targets[i, : len(row) - 1] = row[:-1], row[1:]
         batches.append((torch.from_numpy(ids), torch.from_numpy(targets)))
-    model = SASRec(beauty.items()).train()
+    model = SASRec(beauty.ITEMS if fixed else beauty.items()).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=beauty.RATE)
     forward = torch.compile(model, dynamic=True) if compiled else model
     shuffle, losses = np.random.default_rng(0), []
@@ -85,5 +88,7 @@ def prepare(compiled: bool = False) -> dict[str, Work]:
             total, count = total + float(loss.detach()), count + weight
         losses.append(total / count)
 
-    info = {"nats_by_epoch": losses, "parameters": sum(p.numel() for p in model.parameters())}
-    return {"work": Work(epoch, None, {"torch": torch.__version__}, info)}
+    info = {"parameters": sum(p.numel() for p in model.parameters())}
+    info |= {"nats_by_step" if fixed else "nats_by_epoch": losses}
+    first_loss = (lambda: np.array(losses[:1])) if fixed else None
+    return {"work": Work(epoch, first_loss, {"torch": torch.__version__}, info)}

@@ -1,6 +1,7 @@
-"""The peers' LoRA training step: torch autograd through a PEFT model, AdamW, fp32."""
+"""The peers' LoRA training step: torch autograd through a PEFT model, AdamW, fp32; eager or compiled."""
 
 import os
+import shutil
 
 from eval.race import shape
 from eval.race.torch_decode import with_adapters
@@ -8,9 +9,11 @@ from eval.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16
+    size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16, compiled: bool = False
 ) -> dict[str, Work]:
-    """One step on `batch` x `length` tokens, all of which count in the loss."""
+    """One step on `batch` x `length` tokens, all of which count in the loss. `compiled`: by torch.compile."""
+    if compiled and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ModuleNotFoundError("torch.compile needs it", name="a C++ compiler")
     import numpy as np
     import peft
     import torch
@@ -25,9 +28,10 @@ def prepare(
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     ids = torch.tensor(shape.prompts(size, batch, length))
     losses: list[float] = []
+    forward = torch.compile(model) if compiled else model
 
     def step() -> None:
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = forward(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,6 +11,5 @@ def prepare() -> dict[str, Work]:
     import peft
 
     command = [sys.executable, "-c", "import peft"]
-    return {
-        "work": Work(lambda: subprocess.run(command, check=True), None, {"peft": peft.__version__})
-    }
+    run = lambda: subprocess.run(command, check=True)
+    return {"work": Work(run, None, {"peft": peft.__version__}, apart=True)}

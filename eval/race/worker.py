@@ -7,6 +7,10 @@ weights, compilation. Then one JSON object a line, request on stdin, reply on st
 
     {"work": NAME}                 -> {"seconds", "cpu", "foreign"}
     {"answer": NAME, "to": PATH}   -> {"saved": PATH}: what the work computes, so that contenders can be compared
+    {"memory": NAME}               -> {"memory_mb"}: the most memory that the process has held, answers left out
+
+Memory is what the system counts (VmHWM) from the process's start to its last round: libraries, weights as they were
+read, compilation and work. So a peer's import of torch and transformers counts, and so does our compiler.
 """
 
 import argparse
@@ -26,6 +30,7 @@ class Work:
     """One thing to be timed. `run` blocks until done; `answer` gives an array that the others must match.
 
     `share`: how much of the race's work one call does, where all of it would take too long; seconds are scaled up.
+    `apart`: the work is a process that `run` starts, and that one's memory counts.
     """
 
     run: Callable[[], Any]
@@ -33,6 +38,7 @@ class Work:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     share: float = 1.0
+    apart: bool = False
 
 
 def busy_seconds() -> float | None:
@@ -64,23 +70,48 @@ def timed(work: Work) -> dict[str, float]:
 
 def serve(works: dict[str, Work], requests: Any, reply: Callable[[dict], None]) -> None:
     """Answers requests until there are no more."""
+    peak = 0
     for line in requests:
         asked = json.loads(line)
         if "work" in asked:
             reply(timed(works[asked["work"]]))
-            continue
-        answer = works[asked["answer"]].answer
-        if answer is not None:
-            import numpy
+        elif "memory" in asked:
+            if works[asked["memory"]].apart:
+                reply({"memory_mb": _rusage_mb(resource.RUSAGE_CHILDREN)})
+            else:
+                reply({"memory_mb": max(peak, peak_memory_mb())})
+        else:
+            peak = max(peak, peak_memory_mb())
+            answer = works[asked["answer"]].answer
+            if answer is not None:
+                import numpy
 
-            numpy.save(asked["to"], numpy.asarray(answer()))
-        reply({"saved": asked["to"] if answer is not None else None})
+                numpy.save(asked["to"], numpy.asarray(answer()))
+                forget_peak()
+            reply({"saved": asked["to"] if answer is not None else None})
 
 
 def peak_memory_mb() -> int:
-    """The most memory this process has held."""
+    """The most memory this process has held, since `forget_peak` where that was called."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(x.split()[1]) for x in file if x.startswith("VmHWM")) // 2**10
+    except (OSError, StopIteration):
+        return _rusage_mb(resource.RUSAGE_SELF)
+
+
+def forget_peak() -> None:
+    """Lets the system count the peak anew, from what is held now; a system that can't goes on as before."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _rusage_mb(whose: int) -> int:
     scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes here
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale
+    return resource.getrusage(whose).ru_maxrss // scale
 
 
 def main() -> None:
@@ -107,7 +138,7 @@ def main() -> None:
     except Exception as error:
         reply({"failed": f"{type(error).__name__}: {error}"})
         raise
-    ready = {"prepare_s": round(time.perf_counter() - start, 1), "memory_mb": peak_memory_mb()}
+    ready: dict[str, Any] = {"prepare_s": round(time.perf_counter() - start, 1)}
     ready["versions"] = {k: v for work in works.values() for k, v in work.versions.items()}
     ready["info"] = {
         name: work.info | ({"share_run": round(work.share, 4)} if work.share < 1 else {})
