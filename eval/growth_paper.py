@@ -177,14 +177,12 @@ AXES = {
     "batch": Axis(sft, "LoRA step", "rows in a batch"),
     "length": Axis(sft, "LoRA step", "tokens in a row"),
     "layers": Axis(sft, "LoRA step", "layers"),
-    "vocabulary": Axis(sft, "LoRA step", "tokens known"),
+    "vocabulary": Axis(sft, "LoRA step", "words of the vocabulary"),
     "tenants": Axis(turn, "turn of 16 tokens", "tenants in the table, 16 in a batch"),
     "rows": Axis(turn, "turn of 16 tokens", "rows in a batch, each with its own p"),
     "items": Axis(sasrec, "SASRec step", "items of the catalogue"),
     "table": Axis(deepmf, "DeepMF update", "rows in each of two tables"),
-    "reach": Axis(
-        deepmf, "DeepMF update", "rows drawn from, the tables being four times the usual"
-    ),
+    "reach": Axis(deepmf, "DeepMF update", "rows drawn from, of large tables"),
     "vectors": Axis(search, "exact search", "vectors"),
 }
 
