@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.bench_table import bench
 from eval.growth_table import growth
 from eval.peft_table import peft
 from eval.table_cells import Record
@@ -101,20 +102,6 @@ def voices(records: Sequence[tuple[str, Record]]) -> str:
         )
         parts += [_markdown(head, lines), f"A token, decoded alone: {cost}.", _provenance(record)]
     return "\n\n".join(parts)
-
-
-def bench(records: Sequence[tuple[str, Record]]) -> str:
-    """All races in one table; a race whose peer was missing says so in its row."""
-    head = ["race", "contender", "against", "ratio", "range", "rounds", "throughput", "bar"]
-    lines = []
-    for _, record in records:
-        for row in record["rows"]:
-            spread = "-" if row["lo"] is None else f"{row['lo']:.2f} - {row['hi']:.2f}"
-            value = "-" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
-            ratio = row.get("note", "-") if row["ratio"] is None else f"**{row['ratio']:.2f}**"
-            lines.append([row["race"], row["contender"], row["base"], ratio, spread])
-            lines[-1] += [str(row["n"]), value, str(row.get("bar") or "-")]
-    return "\n\n".join([_markdown(head, lines), _provenance(records[0][1])])
 
 
 def recommend(records: Sequence[tuple[str, Record]]) -> str:
