@@ -75,7 +75,7 @@ def plot(
     figure.savefig(drawn, format="png")
     pyplot.close(figure)
     with Image.open(drawn) as picture:  # a palette: a third of the bytes
-        picture.convert("RGB").quantize(64).save(path, optimize=True)
+        picture.convert("RGB").quantize(255).save(path, optimize=True)
 
 
 def _said(what: str, slope: float | None) -> str:
