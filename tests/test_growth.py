@@ -53,7 +53,12 @@ def test_matrices_and_loras_are_those_of_the_model():
 
 
 @pytest.mark.parametrize(
-    ("axis", "value", "most"), [("batch", 4, 1.2), ("length", 512, 1.35), ("vocabulary", 8192, 1.2)]
+    ("axis", "value", "most"),
+    [
+        ("batch", 4, 1.2),
+        pytest.param("length", 512, 1.35, marks=pytest.mark.slow),
+        pytest.param("vocabulary", 8192, 1.2, marks=pytest.mark.slow),
+    ],
 )
 def test_xla_counts_as_many_operations(axis, value, most):
     """Before anything is optimised, one layer and one chunk (a loop's body counts once); sums and exponentials too."""
