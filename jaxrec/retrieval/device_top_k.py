@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxrec.retrieval import ranked
 from jaxrec.retrieval.errors import SearchError
 from jaxrec.types import Shortlist
 
@@ -49,8 +48,6 @@ class DeviceTopK:
 
         One program is compiled for each number of queries, k and shape of a piece. Raises SearchError.
         """
-        import jax.numpy as jnp
-
         if k < 1:
             raise SearchError(f"k is {k}; it is at least 1")
         if q_BD.ndim != 2 or q_BD.shape[1] != self.dim:
@@ -58,16 +55,19 @@ class DeviceTopK:
         if not np.isfinite(q_BD).all():
             raise SearchError("a query holds numbers that are not finite")
         b, few = len(q_BD), min(k, self._n)
+        items_BK, scores_BK = np.full((b, k), -1, np.int64), np.full((b, k), -np.inf, np.float32)
         if not b or not few:
-            nothing = np.full((b, 0), -1, np.int64)
-            return ranked.best(nothing, np.zeros(nothing.shape, np.float32), k)
-        q = jnp.asarray(q_BD, jnp.float32)
-        scores, rows = jnp.full((b, few), -jnp.inf), jnp.full((b, few), -1, jnp.int32)
+            return Shortlist(items_BK, scores_BK)
+        q = np.asarray(q_BD, np.float32)
+        scores, rows = scores_BK[:, :few], items_BK[:, :few].astype(np.int32)
         for start, piece in self._pieces:
             end = min(start + self._chunk, self._n)
             step = _step(self._mesh, few, padded=len(piece) > end - start)
             scores, rows = step(piece, q, scores, rows, np.int32(start), np.int32(end))
-        return ranked.best(np.asarray(rows).astype(np.int64), np.asarray(scores), k)
+        # sorted already, the smaller item first where scores are equal
+        scores_BK[:, :few], items_BK[:, :few] = scores, rows
+        items_BK[np.isneginf(scores_BK)] = -1
+        return Shortlist(items_BK, scores_BK)
 
 
 def _parts(mesh: "Mesh | None") -> int:
