@@ -2,7 +2,8 @@
 
     python -m eval.recommend configs/genrec_flow_sample.py
 
-Two CPU cores: about a minute the first time.
+Two CPU cores: four minutes the first time. Held-out items asked for by brand and category, R@10: search alone .917,
+the flow .931 (N@10 .509 and .750); the specified ten of thirty .142; without a query .237.
 """
 
 from eval.flow_parts import PartsConfig
