@@ -27,14 +27,17 @@ COLUMNS = (
 
 
 def choose(names: Sequence[str]) -> list[Race]:
-    """The races of these names, or all. A name's beginning stands for all that begin so ("generate")."""
+    """The races of these names, or all. What is no race's name stands for all that begin so ("generate")."""
     if not names:
         return list(RACES)
+    known = [race.name for race in RACES]
+    chosen: set[str] = set()
     for name in names:
-        if not any(race.name.startswith(name) for race in RACES):
-            known = ", ".join(race.name for race in RACES)
-            raise SystemExit(f"bench: there is no race {name!r}; the races are {known}")
-    return [race for race in RACES if race.name.startswith(tuple(names))]
+        found = [name] if name in known else [one for one in known if one.startswith(name)]
+        if not found:
+            raise SystemExit(f"bench: there is no race {name!r}; the races are {', '.join(known)}")
+        chosen |= set(found)
+    return [race for race in RACES if race.name in chosen]
 
 
 def main() -> int:

@@ -175,6 +175,12 @@ def test_command(fake, tmp_path, monkeypatch, capsys, broken):
         bench.main()
 
 
+def test_races_are_chosen_by_name_or_beginning():
+    names = lambda *asked: [race.name for race in bench.choose(asked)]
+    assert names("sft") == ["sft"] and names("generate") == ["generate-1", "generate-16"]
+    assert names() == [race.name for race in RACES] and names("sft-", "dpo") == ["dpo", "sft-mix"]
+
+
 def test_the_card_is_consistent():
     assert len({race.name for race in RACES}) == len(RACES)
     for one in RACES:
