@@ -1,11 +1,12 @@
 """The race's model as a GGUF file in f32, for llama.cpp. Our own Python writes it, the peers' can't: it needs jax.
 
-    python -m eval.race.gguf_file tiny
+    python -m eval.race.gguf_file 30m
 
 Prints the file's path. llama.cpp wants a tokenizer in the file, which a race over token ids never asks: a small one
 of this project's stands in.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -50,4 +51,6 @@ def write(size: str) -> Path:
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m eval.race.gguf_file")
+    parser.add_argument("size", help=f"the model's shape: {', '.join(shape.SHAPES)}")
+    print(write(parser.parse_args().size))
