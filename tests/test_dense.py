@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import quant
 from jaxrec.nn import layers
 from jaxrec.structs import Lora
 
@@ -44,3 +45,4 @@ def test_it_is_folded_only_where_that_is_less_work_and_as_good(case):
     assert not layers._folds(x, w, own)
     assert not layers._folds(x.astype(jnp.bfloat16), w, lora)
     assert not layers._folds(x, w.astype(jnp.bfloat16), lora)
+    assert not layers._folds(x, quant.quantise(w, "int8"), lora)

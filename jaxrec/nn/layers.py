@@ -79,9 +79,10 @@ def product(x: Float[Array, "*b D"], w_DF: Float[Array, "D F"]) -> Float[Array, 
 
 def _folds(x_BLD: Array, w: Any, lora: Lora) -> bool:
     """Whether W + a b is less work than (x a) b, and as good: bfloat16 would round a small change away."""
-    same = x_BLD.dtype == w.dtype == lora.a_NBDR.dtype == jnp.float32
     plain = lora.magnitude_NBF is None and lora.gain_NBF is None and lora.dropout is None
-    if not same or not plain or hasattr(w, "matmul") or lora.a_NBDR.shape[0] != 1:
+    if not plain or hasattr(w, "matmul") or lora.a_NBDR.shape[0] != 1:
+        return False
+    if not x_BLD.dtype == w.dtype == lora.a_NBDR.dtype == jnp.float32:
         return False
     tokens, (into, out) = x_BLD.size // x_BLD.shape[-1], w.shape
     return tokens * (into + out) > 2 * into * out
