@@ -154,7 +154,7 @@ RACES = (
     ),
     Race(
         name="first-step",
-        about="a new process up to its first LoRA step of 8 x 256 tokens: import, weights, trace, compilation; with an"
+        about="a new process up to the end of its first LoRA step of 8 x 256 tokens (that step is part of it); with an"
         " empty compilation cache (limit: 10 s), and with one that an earlier process filled (3 s)",
         base="torch + peft",
         entries={
