@@ -126,10 +126,16 @@ class Stack:
             carry, _ = layer(carry, (first(weights), first(changes), 0, rows[0]))
         else:
             xs = (weights, changes, jnp.arange(self.layers), rows)
-            unroll = self.layers <= UNROLLED and jax.default_backend() == "cpu"
-            carry, _ = jax.lax.scan(layer, carry, xs, unroll=unroll)
+            carry, _ = jax.lax.scan(layer, carry, xs, unroll=self._unrolls(weights))
         x, kv, tapped = carry
         return x, kv, tapped
+
+    def _unrolls(self, weights: PyTree) -> bool:
+        """Not where memory comes first: what is to be made again, a layer's activations or the floats of its quantised
+        kernels, a compiler that sees all layers at once finds again and keeps."""
+        quick = jax.default_backend() == "cpu" and self.layers <= UNROLLED and self.remat == "none"
+        lazy = lambda leaf: hasattr(leaf, "matmul")
+        return quick and not any(map(lazy, jax.tree.leaves(weights, is_leaf=lazy)))
 
 
 def run_stacks(
