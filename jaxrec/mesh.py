@@ -6,11 +6,14 @@ the compiler places the collectives, the rules below only say where parameters l
 """
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import os
+import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -79,10 +82,12 @@ class HostsConfig:
 
 
 def start(config: HostsConfig | None = None) -> None:
-    """Joins the other processes of the job; call it before anything else touches a device. One process: does nothing.
+    """Joins the other processes of the job, if there are any; call it before anything else touches a device.
 
-    Explicit config first, then JAXREC_* variables, then what JAX recognises by itself (SLURM, a TPU slice).
+    Explicit config first, then JAXREC_* variables, then what JAX recognises by itself (SLURM, a TPU slice). From here
+    on compiled programs are kept (`keep_programs`).
     """
+    keep_programs()
     config = config or HostsConfig()
     env = os.environ
     coordinator = config.coordinator or env.get("JAXREC_COORDINATOR")
@@ -96,6 +101,27 @@ def start(config: HostsConfig | None = None) -> None:
     elif _slurm_step(env) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         _collectives_for_cpu()
         jax.distributed.initialize()
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept between runs, so a script's second start compiles next to nothing.
+
+    They lie in JAX_COMPILATION_CACHE_DIR, or in ~/.cache/jaxrec/programs, apart for each kind of processor, whose
+    instructions they hold. JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+        folder = Path("~/.cache/jaxrec/programs").expanduser() / kind
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _processor() -> str:
+    """What tells one kind of processor from another: its instructions, where the system lists them."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    known = [line for line in lines if line.startswith(("flags", "Features"))]
+    return known[0] if known else f"{platform.machine()} {platform.processor()}"
 
 
 def _slurm_step(env: Mapping[str, str]) -> bool:
