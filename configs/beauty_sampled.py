@@ -2,7 +2,8 @@
 
     python -m eval.recommend configs/beauty_sampled.py
 
-SASRec with cross-entropy over all items; three seeds, ten seconds an epoch on two cores. R@10 above .47.
+SASRec with cross-entropy over all items; seed 0 of record (`--seeds 0`): R@10 .4884, N@10 .3451, four minutes on two
+cores. S3-Rec's table has .4696 / .3156 for SASRec-BCE.
 """
 
 import dataclasses
