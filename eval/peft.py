@@ -43,13 +43,13 @@ RATES = {
     "rslora": (1e-3, 3e-3, 1e-2),
     "dora": (3e-3, 1e-2, 3e-2),
     "lora_nf4": (3e-3, 1e-2, 3e-2),
-    "adapter": (3e-3, 1e-2, 3e-2),
-    "adapter_mlp": (3e-3, 1e-2, 3e-2),
-    "prefix": (1e-2, 3e-2, 1e-1),
-    "prompt": (1e-2, 3e-2, 1e-1),
-    "ia3": (1e-2, 3e-2, 1e-1),
-    "norm": (1e-2, 3e-2, 1e-1),
-    "attn_bias": (1e-2, 3e-2, 1e-1),
+    "adapter": (1e-2, 3e-2, 1e-1),
+    "adapter_mlp": (1e-2, 3e-2, 1e-1),
+    "prefix": (3e-2, 1e-1, 3e-1),
+    "prompt": (3e-2, 1e-1, 3e-1),
+    "ia3": (3e-2, 1e-1, 3e-1),
+    "norm": (3e-2, 1e-1, 3e-1),
+    "attn_bias": (1e-1, 3e-1, 1.0),
 }
 
 

@@ -57,12 +57,12 @@ def attend_by_head(
         s = jnp.einsum("bgxk,bgmk->bgxm", q_BGXK, k_BGMK, preferred_element_type=jnp.float32)
         return (s / math.sqrt(size)).reshape(b, h, length, -1)
 
-    def mix(weights_BHLM: Array, v_BGMK: Array, total_BHL1: Array) -> Array:
-        # divided afterwards: there are fewer heads' dimensions than keys, forwards and backwards
-        w = weights_BHLM.astype(v_BGMK.dtype).reshape(b, g, h // g * length, -1)
-        o = jnp.einsum("bgxm,bgmk->bgxk", w, v_BGMK, preferred_element_type=jnp.float32)
-        o = (o.reshape(b, h, length, size) / total_BHL1).astype(v_BGMK.dtype)
-        return o.swapaxes(1, 2)
+    by_group = lambda x_BHLX: x_BHLX.reshape(b, g, h // g * length, -1)
+    whole_heads = lambda o_BGXK: o_BGXK.reshape(b, h, length, size).swapaxes(1, 2)
+
+    def mix(weights_BHLM: Array, v_BGMK: Array) -> Array:
+        w_BGXM = by_group(weights_BHLM.astype(v_BGMK.dtype))
+        return whole_heads(jnp.einsum("bgxm,bgmk->bgxk", w_BGXM, v_BGMK))
 
     s_BHLM = scores(k_BGMK)
     if bias_BHLM is not None:
@@ -73,8 +73,36 @@ def attend_by_head(
     sees = mask_BLM.any(-1)[:, None, :, None]
     if prefix is None:
         e = jnp.exp(s_BHLM - top)
-        return mix(e, v_BGMK, jnp.where(sees, e.sum(-1, keepdims=True), jnp.inf))
+        total = jnp.where(sees, e.sum(-1, keepdims=True), jnp.inf)
+        return whole_heads(_mean(by_group(e), by_group(total), v_BGMK))
     return _with_prefix(s_BHLM, sees, top, v_BGMK, prefix, scores, mix)
+
+
+@jax.custom_vjp
+def _mean(e_BGXM: Array, total_BGX1: Array, v_BGMK: Array) -> Array:
+    """The mean of v with weights e, whose sum is `total`: divided after the product, there are fewer numbers then."""
+    product = jnp.einsum(
+        "bgxm,bgmk->bgxk", e_BGXM.astype(v_BGMK.dtype), v_BGMK, preferred_element_type=jnp.float32
+    )
+    return (product / total_BGX1).astype(v_BGMK.dtype)
+
+
+def _mean_forward(e_BGXM: Array, total_BGX1: Array, v_BGMK: Array) -> tuple[Array, tuple]:
+    return _mean(e_BGXM, total_BGX1, v_BGMK), (e_BGXM, total_BGX1, v_BGMK)
+
+
+def _mean_backward(kept: tuple, do_BGXK: Array) -> tuple[Array, Array, Array]:
+    """As of a softmax: the slopes of a row's weights less their own mean. From the mean of v (do . o, as in flash
+    attention) it would be one pass less, but where values are nearly equal the difference is mostly rounding."""
+    e_BGXM, total_BGX1, v_BGMK = kept
+    dw_BGXM = jnp.einsum("bgxk,bgmk->bgxm", do_BGXK, v_BGMK, preferred_element_type=jnp.float32)
+    mean_BGX1 = (e_BGXM * dw_BGXM).sum(-1, keepdims=True) / total_BGX1
+    do_BGXK = (do_BGXK / total_BGX1).astype(v_BGMK.dtype)
+    dv_BGMK = jnp.einsum("bgxm,bgxk->bgmk", e_BGXM.astype(v_BGMK.dtype), do_BGXK)
+    return (dw_BGXM - mean_BGX1) / total_BGX1, jnp.zeros_like(total_BGX1), dv_BGMK
+
+
+_mean.defvjp(_mean_forward, _mean_backward)
 
 
 def _with_prefix(s_BHLM, sees, top, v_BGMK, prefix: Prefix, scores, mix) -> Float[Array, "B L H K"]:
@@ -97,7 +125,7 @@ def _with_prefix(s_BHLM, sees, top, v_BGMK, prefix: Prefix, scores, mix) -> Floa
     e_p = jnp.exp(jnp.minimum(s_BHLP - top, _FAR)) * gate
     total = e.sum(-1, keepdims=True) + e_p.sum(-1, keepdims=True)
     total = jnp.where(total > 0, total, 1.0)
-    return mix(e, v_BGMK, total) + mix(e_p, whole(prefix.v_NBPGK), total)
+    return mix(e / total, v_BGMK) + mix(e_p / total, whole(prefix.v_NBPGK))
 
 
 # ------------------------------------------------------------------------------------------- masks, biases
