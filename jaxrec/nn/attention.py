@@ -61,8 +61,7 @@ def attend_by_head(
     whole_heads = lambda o_BGXK: o_BGXK.reshape(b, h, length, size).swapaxes(1, 2)
 
     def mix(weights_BHLM: Array, v_BGMK: Array) -> Array:
-        w_BGXM = by_group(weights_BHLM.astype(v_BGMK.dtype))
-        return whole_heads(jnp.einsum("bgxm,bgmk->bgxk", w_BGXM, v_BGMK))
+        return _product(by_group(weights_BHLM), v_BGMK).reshape(b, h, length, size)
 
     s_BHLM = scores(k_BGMK)
     if bias_BHLM is not None:
@@ -78,13 +77,16 @@ def attend_by_head(
     return _with_prefix(s_BHLM, sees, top, v_BGMK, prefix, scores, mix)
 
 
+def _product(e_BGXM: Array, v_BGMK: Array) -> Array:
+    return jnp.einsum(
+        "bgxm,bgmk->bgxk", e_BGXM.astype(v_BGMK.dtype), v_BGMK, preferred_element_type=jnp.float32
+    )
+
+
 @jax.custom_vjp
 def _mean(e_BGXM: Array, total_BGX1: Array, v_BGMK: Array) -> Array:
     """The mean of v with weights e, whose sum is `total`: divided after the product, there are fewer numbers then."""
-    product = jnp.einsum(
-        "bgxm,bgmk->bgxk", e_BGXM.astype(v_BGMK.dtype), v_BGMK, preferred_element_type=jnp.float32
-    )
-    return (product / total_BGX1).astype(v_BGMK.dtype)
+    return (_product(e_BGXM, v_BGMK) / total_BGX1).astype(v_BGMK.dtype)
 
 
 def _mean_forward(e_BGXM: Array, total_BGX1: Array, v_BGMK: Array) -> tuple[Array, tuple]:
@@ -125,7 +127,8 @@ def _with_prefix(s_BHLM, sees, top, v_BGMK, prefix: Prefix, scores, mix) -> Floa
     e_p = jnp.exp(jnp.minimum(s_BHLP - top, _FAR)) * gate
     total = e.sum(-1, keepdims=True) + e_p.sum(-1, keepdims=True)
     total = jnp.where(total > 0, total, 1.0)
-    return mix(e / total, v_BGMK) + mix(e_p / total, whole(prefix.v_NBPGK))
+    out_BHLK = (mix(e, v_BGMK) + mix(e_p, whole(prefix.v_NBPGK))) / total
+    return out_BHLK.astype(v_BGMK.dtype).swapaxes(1, 2)
 
 
 # ------------------------------------------------------------------------------------------- masks, biases
