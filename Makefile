@@ -31,13 +31,14 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (half an hour on an idle machine), in results/bench
+bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (about an hour on an idle machine), in results/bench
 	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
 	$(VENV)/bin/python -m eval.report
 	$(VENV)/bin/python -m eval.report --readme docs/search.md
 	$(VENV)/bin/python -m eval.report --readme docs/alignment.md
+	$(VENV)/bin/python -m eval.report --readme docs/speed.md
 
 clean: ## the environments and caches
 	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) .cache .pytest_cache .ruff_cache

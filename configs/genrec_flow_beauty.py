@@ -4,8 +4,10 @@
 
 Nobody rates in this layout, so the sequence model (SASRec, full cross-entropy) re-ranks alone. Two CPU cores: some
 three minutes for MiniLM over the titles and 5 s an epoch for SASRec the first time; both are kept in
-runs/genrec_flow_beauty. Held-out items asked for by brand and category, R@10: search alone .506, re-ranked .539, the flow
-with its diversity .505 (N@10 .311, .366, .345); the specified ten of thirty .144.
+runs/genrec_flow_beauty.
+
+Held-out items asked for by brand and category, R@10: search alone .506, re-ranked .539, the flow with its diversity
+.505 (N@10 .311, .366, .345); the specified ten of thirty .144.
 """
 
 from eval.flow_parts import PartsConfig

@@ -3,7 +3,8 @@
     JAXREC_DATA=... python -m train.pretrain configs/backbone_small.py
     JAXREC_DATA=... python -m eval.peft configs/peft_small.py
 
-About 25 minutes on two idle cores (estimated from CPU time); resumable row by row.
+About 30 minutes on two idle cores; resumable row by row. 120 steps are few: no method is near its end (full fine-tuning
+names .93 of Bitext's intents, LoRA's kind .58 - .62, adapters .21), and the small ones have hardly begun.
 """
 
 from eval.peft import PeftConfig

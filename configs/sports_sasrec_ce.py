@@ -2,8 +2,8 @@
 
     python -m eval.recommend configs/sports_sasrec_ce.py
 
-Seed 0 of record (`--seeds 0`): R@10 .0541, N@10 .0327 with the history masked, .0499 / .0239 without, as RecBole's users
-report it (.048 / .0227); 17 minutes on two busy cores, 3.9 GB.
+Seed 0 of record (`--seeds 0`): R@10 .0541, N@10 .0327 with the history masked, .0499 / .0239 without, as RecBole's
+users report it (.048 / .0227); 17 minutes on two busy cores, 3.9 GB.
 """
 
 from eval.recommend_ranking import RankingConfig

@@ -116,7 +116,9 @@ def test_programs_are_kept_where_nobody_said_otherwise(tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir == "elsewhere"
         jax.config.update(names[0], None)
         meshes.keep_programs()
-        assert jax.config.jax_compilation_cache_dir.startswith(f"{tmp_path}/.cache/jaxrec/programs/")
+        assert jax.config.jax_compilation_cache_dir.startswith(
+            f"{tmp_path}/.cache/jaxrec/programs/"
+        )
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

@@ -181,3 +181,12 @@ def test_dropout_differs_by_step_and_by_row_and_repeats_with_the_key():
             numbers.append([metrics.fetch()[f"row{i}"] for i in range(2)])
     assert numbers[:2] == numbers[2:]
     assert len({*numbers[0], *numbers[1]}) == 4
+
+
+def test_weak_types_do_not_come_into_the_state():
+    """A constant made by jax has one; the first update would change it, and the step be compiled anew."""
+    weak = {"scale": jnp.full((2,), 2.0), "w": jnp.ones((2, 3))}
+    assert weak["scale"].weak_type
+    state = steps.init_state(ONE, weak, optimizer.make(optimizer.OptConfig(), steps=10))
+    known = jax.tree.leaves((state.params, state.opt, state.step))
+    assert not any(leaf.weak_type for leaf in known)

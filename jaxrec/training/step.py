@@ -67,12 +67,15 @@ def init_state(
     quant.refuse_training(params)
 
     def begin(params: Tree, extra: Tree) -> tuple[Tree, ...]:
-        copy = lambda tree: jax.tree.map(jnp.copy, tree)
+        # with a type of its own: one that is weak, as of `jnp.full(n, 2.0)`, the first update would change, and the
+        # step would be compiled again for the second, and for the third
+        copy = lambda tree: jax.tree.map(lambda x: jnp.array(x, x.dtype), tree)
+        params, extra = copy(params), copy(extra)
         return (
             jnp.zeros((), jnp.int32),
-            copy(params),
+            params,
             _init_opt(optimizer, params, tables),
-            copy(extra),
+            extra,
         )
 
     params, extra = meshes.place(mesh, (params, extra), rules)
