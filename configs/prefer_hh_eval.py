@@ -2,8 +2,9 @@
 
     JAXREC_DATA=... python -m eval.prefer configs/prefer_hh_eval.py
 
-Ten minutes on two busy cores. By its own reward DPO is right in .573 of 429 held-out pairs, IPO .562, the others .53; the
-untuned model's likelihood in .532, the shorter answer in .513: 800 pairs teach 2.4 million parameters next to nothing.
+Ten minutes on two busy cores. By its own reward DPO is right in .573 of 429 held-out pairs, IPO .562, the others .53;
+the untuned model's likelihood in .532, the shorter answer in .513: 800 pairs teach 2.4 million parameters next to
+nothing.
 """
 
 from eval.prefer import Contender, PreferEvalConfig
