@@ -208,6 +208,7 @@ def test_what_both_sides_read(tmp_path, monkeypatch):
     assert min(lengths) >= 3 and max(lengths) <= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tenants_lora", "tenants_head"])
 def test_tenants_do_the_same_work(tmp_path, monkeypatch, module):
     """Tenant 0's answer is the same alone, merged, beside fifteen others, and in a stream."""
