@@ -110,3 +110,21 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
     np.testing.assert_array_equal(half[..., K // 2 :], q[..., K // 2 :])
     with pytest.raises(ValueError, match="rope scaling 'dynamic' is not supported"):
         RopeScaling("dynamic")
+
+
+def test_gradients_are_those_of_a_plain_softmax():
+    """The late division has a backward pass of its own; a query that sees nothing gives 0 and moves nothing."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    q, k, v, wave = (jax.random.normal(key, (2, 5, 3, 4)) for key in keys)
+    seen = jnp.tril(jnp.ones((2, 5, 5), bool)).at[1, 2].set(False)
+
+    def plain(q, k, v):
+        s = jnp.einsum("blhk,bmhk->bhlm", q, k) / 2
+        w = jax.nn.softmax(jnp.where(seen[:, None], s, -1e30)) * seen[:, None]
+        return jnp.einsum("bhlm,bmhk->blhk", w, v)
+
+    def slopes(how):
+        return jax.jit(jax.value_and_grad(lambda *x: jnp.sum(how(*x) * wave), (0, 1, 2)))(q, k, v)
+
+    got, wanted = slopes(lambda *x: attend(*x, seen)), slopes(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), got, wanted)

@@ -61,7 +61,7 @@ def own_seconds() -> float:
 QUICK = 10.0  # seconds a call
 
 
-def timed(work: Work, quick: bool) -> dict[str, float]:
+def timed(work: Work, quick: bool = False) -> dict[str, float]:
     """Runs it once: wall seconds of the whole, cores used by it, cores used by everyone else meanwhile.
 
     What is quick is run once before. While others had their turn the system took back the memory that this process
