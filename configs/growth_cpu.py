@@ -2,7 +2,7 @@
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m eval.growth configs/growth_cpu.py --fresh
 
-Needs no data. Writes results/growth/cpu.json, cpu_time.png and cpu_memory.png. Cost: about eight minutes and 5 GB on
+Needs no data. Writes results/growth/cpu.json, cpu_time.png and cpu_memory.png. Cost: eight minutes and 4 GB on
 two idle cores.
 """
 

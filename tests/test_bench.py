@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from eval.race.card import RACES
 from eval.race.harness import Against, Entry, Measured, Race
 
 CONTENDER = """
-from eval.race.worker import Work
+from eval.race.worker import Work, calls_of, timed
 
 def prepare(value=1.0, missing=False, broken=False):
     print("libraries may print")
@@ -56,6 +57,17 @@ class Scripted:
 def scripted(**contenders):
     Scripted.asked = []
     return {name: (Scripted(name, *both), Entry(name)) for name, both in contenders.items()}
+
+
+def test_short_work_is_repeated_and_long_work_is_not():
+    assert [calls_of(s) for s in (0.01, 0.3, 2.0, 9.0, 10.0, 500.0)] == [100, 4, 1, 1, 0, 0]
+    made = []
+    took = timed(Work(lambda: (made.append(1), time.sleep(0.01)), share=0.5), calls=4)
+    assert len(made) == 5, "one before, which does not count"
+    assert 0.02 <= took["seconds"] < 0.2, "of one whole call, of which a call does half"
+    made.clear()
+    timed(Work(lambda: made.append(1)))
+    assert len(made) == 1
 
 
 def row_of(race, contender, measured, able, agreement=None):

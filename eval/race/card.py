@@ -55,6 +55,7 @@ def _search(batch: int) -> Race:
     entry = lambda engine: Entry(
         "eval.race.peers_search", options={"engine": engine, "batch": batch}, environment="peers"
     )
+    ours = lambda engine: Entry(f"{JAX}search", options={"engine": engine, "batch": batch})
     return Race(
         name=f"search-{batch}",
         about=f"exact 30 nearest of 100,000 x 768, {batch} {'query' if batch == 1 else 'queries'} at once",
@@ -64,12 +65,14 @@ def _search(batch: int) -> Race:
             "faiss": entry("faiss"),
             "numpy": entry("numpy"),
             "torch": entry("torch"),
-            "jax, top_k": Entry(f"{JAX}search", "top_k", {"batch": batch}),
-            "jaxrec, without jax": Entry(f"{JAX}search", "blas", {"batch": batch}),
-            "jaxrec": Entry(f"{JAX}search", options={"batch": batch}),
+            "jax, top_k": ours("top_k"),
+            "jaxrec, without jax": ours("blas"),
+            "jaxrec": ours("device"),
         },
         unit="queries/s",
         units=batch,
+        bars={"jaxrec": 1.0},
+        also=tuple(Against("jaxrec", best, 1.0) for best in ("numpy", "torch", "jax, top_k")),
     )
 
 

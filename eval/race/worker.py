@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 import os
 import resource
 import sys
@@ -59,33 +60,42 @@ def own_seconds() -> float:
 
 
 QUICK = 10.0  # seconds a call
+LONG_ENOUGH = 1.0  # second: the system counts CPU time in hundredths
 
 
-def timed(work: Work, quick: bool = False) -> dict[str, float]:
-    """Runs it once: wall seconds of the whole, cores used by it, cores used by everyone else meanwhile.
+def timed(work: Work, calls: int = 0) -> dict[str, float]:
+    """Wall seconds of a call, and meanwhile the cores used by it and those used by everyone else.
 
-    What is quick is run once before. While others had their turn the system took back the memory that this process
-    freed, and to have it again cost up to a second of a two-second step: in a loop, the way it is used, nothing.
+    calls 0: of one call. Otherwise the mean of so many in a row, after one that does not count: while others had
+    their turn the system took back the memory that this process freed, and to have it again cost up to a second of a
+    two-second step: in a loop, the way it is used, nothing.
     """
-    if quick:
+    if calls:
         work.run()
     own, busy, start = own_seconds(), busy_seconds(), time.perf_counter()
-    work.run()
+    for _ in range(max(calls, 1)):
+        work.run()
     seconds, after = time.perf_counter() - start, busy_seconds()
     own = own_seconds() - own
     foreign = 0.0 if busy is None or after is None else max(0.0, after - busy - own)
-    return {"seconds": seconds / work.share, "cpu": own / seconds, "foreign": foreign / seconds}
+    each = seconds / max(calls, 1) / work.share
+    return {"seconds": each, "cpu": own / seconds, "foreign": foreign / seconds}
+
+
+def calls_of(seconds: float) -> int:
+    """How many calls `timed` is to make where one takes `seconds`: a second's worth, or 0 where one is long."""
+    return min(1000, math.ceil(LONG_ENOUGH / seconds)) if seconds < QUICK else 0
 
 
 def serve(
-    works: dict[str, Work], quick: set[str], requests: Any, reply: Callable[[dict], None]
+    works: dict[str, Work], calls: dict[str, int], requests: Any, reply: Callable[[dict], None]
 ) -> None:
-    """Answers requests until there are no more. `quick`: the works of which a call is short."""
+    """Answers requests until there are no more. `calls`: what `timed` is told of a work (0 if it isn't there)."""
     peak = 0
     for line in requests:
         asked = json.loads(line)
         if "work" in asked:
-            reply(timed(works[asked["work"]], asked["work"] in quick))
+            reply(timed(works[asked["work"]], calls.get(asked["work"], 0)))
         elif "memory" in asked:
             if works[asked["memory"]].apart:
                 reply({"memory_mb": _rusage_mb(resource.RUSAGE_CHILDREN)})
@@ -150,7 +160,7 @@ def main() -> None:
         for work in works.values():
             work.run()  # compilation, first touch of memory
         again = {name: work for name, work in works.items() if not work.apart}
-        quick = {name for name, work in again.items() if _seconds(work) < QUICK}
+        calls = {name: calls_of(_seconds(work)) for name, work in again.items()}
     except ImportError as error:
         reply({"missing": str(error.name or error)})
         return
@@ -164,7 +174,7 @@ def main() -> None:
         for name, work in works.items()
     }
     reply({"ready": ready})
-    serve(works, quick, sys.stdin, reply)
+    serve(works, calls, sys.stdin, reply)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 _RUN = 64
-_MANY = 8  # queries from which a product with the items first is the faster one
 _AXES = ("data", "fsdp")  # of the mesh: the same that split a batch and a table
 
 
@@ -103,17 +102,15 @@ def _step(mesh: "Mesh | None", k: int, padded: bool) -> Any:
     from jax.sharding import PartitionSpec as P
 
     def local(x_ID: Any, q_BD: Any, start: Any, end: Any) -> tuple[Any, Any]:
-        # Several queries: items first, so that a run's maxima are taken over whole vectors of queries.
-        product = "id,bd->ib" if q_BD.shape[0] >= _MANY else "bd,id->bi"
-        left, right = (x_ID, q_BD) if q_BD.shape[0] >= _MANY else (q_BD, x_ID)
-        scores = jnp.einsum(product, left, right, precision=jax.lax.Precision.HIGHEST)
+        # Several queries: items first, which a CPU multiplies in a sixth to a half less time; one query: the reverse.
+        axis = 1 if q_BD.shape[0] == 1 else 0
+        left, right = (q_BD, x_ID) if axis else (x_ID, q_BD)
+        scores = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         if mesh is not None:
             start = start + jax.lax.axis_index(_AXES).astype(jnp.int32) * x_ID.shape[0]
         if padded:
             here_I = start + jnp.arange(x_ID.shape[0]) < end
-            here = here_I[:, None] if q_BD.shape[0] >= _MANY else here_I[None]
-            scores = jnp.where(here, scores, -jnp.inf)
-        axis = 0 if q_BD.shape[0] >= _MANY else 1
+            scores = jnp.where(jnp.expand_dims(here_I, 1 - axis), scores, -jnp.inf)
         best_BK, row_BK = top_k_by_runs(scores, min(k, x_ID.shape[0]), axis=axis)
         return best_BK, row_BK + start
 
