@@ -13,9 +13,10 @@ from eval import bench, bench_table
 from eval.race import harness, shape
 from eval.race.card import RACES
 from eval.race.harness import Against, Entry, Measured, Race
+from eval.race.worker import Work, calls_of, timed
 
 CONTENDER = """
-from eval.race.worker import Work, calls_of, timed
+from eval.race.worker import Work
 
 def prepare(value=1.0, missing=False, broken=False):
     print("libraries may print")
