@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.nn.attention import attend, distance_bias, distance_buckets, segment_bias, self_mask
+from jaxrec.nn import attention
+from jaxrec.nn.attention import (
+    attend,
+    attend_by_head,
+    attend_causally,
+    distance_bias,
+    distance_buckets,
+    segment_bias,
+    self_mask,
+)
 from jaxrec.nn.rope import RopeScaling, rotary, rotate
 from jaxrec.structs import Prefix
 
@@ -128,3 +137,35 @@ def test_gradients_are_those_of_a_plain_softmax():
 
     got, wanted = slopes(lambda *x: attend(*x, seen)), slopes(plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), got, wanted)
+
+
+@pytest.mark.parametrize(
+    "length", [4, 13, 48]
+)  # one block; a short last one; so many that they grow
+@pytest.mark.parametrize("personal", [False, True])
+def test_blocks_of_queries_are_the_whole_row(length, personal, monkeypatch):
+    """Packed segments, padding at the end, a bias of each pair and a prefix; values and all gradients."""
+    monkeypatch.setattr(attention, "_BLOCK", 4)
+    q, k, v = (
+        _normal(5, B, length, H, K), _normal(6, B, G, length, K), _normal(7, B, G, length, K)
+    )  # fmt: skip
+    real = jnp.arange(length)[None] < jnp.array([[length], [length - 1]])
+    segments = jnp.broadcast_to(jnp.arange(length) // 5, (B, length))
+    mask = self_mask(real, True, segments)
+    more = (_normal(8, B, H, length, length), _prefix(0.5)) if personal else (None, None)
+    total = lambda attend, q, k, v, more: (
+        attend(q, k, v, mask, *more) * _normal(9, B, length, H, K)
+    ).sum()
+    grad = lambda attend: jax.grad(total, (1, 2, 3, 4))(attend, q, k, v, more)
+    whole, blocks = grad(attend_by_head), grad(attend_causally)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, blocks)
+    values = [attend(q, k, v, mask, *more) for attend in (attend_by_head, attend_causally)]
+    np.testing.assert_allclose(*values, atol=2e-6)
+
+
+def test_no_key_after_a_block_is_multiplied():
+    """Eight blocks of a row of 1,024: 36 of 64 squares."""
+    q, k = jnp.ones((1, 1024, 1, 8)), jnp.ones((1, 1, 1024, 8))
+    mask = jnp.tril(jnp.ones((1, 1024, 1024), bool))
+    count = lambda attend: jax.jit(attend).lower(q, k, k, mask).cost_analysis()["flops"]
+    assert count(attend_causally) / count(attend_by_head) == pytest.approx(36 / 64, rel=0.02)

@@ -21,6 +21,7 @@ from jaxrec.nn.rope import rotate
 from jaxrec.structs import AttnBias, LayerDelta, Prefix
 
 _UNSEEN = -1e30  # beside it a score vanishes, and its exp is exactly 0
+_BLOCK, _BLOCKS = 128, 8  # queries of a block at least, and blocks of a row at most
 _FAR = 60.0  # exp(60) is finite in f32: how far a closed prefix may lie above the keys before its gradient is cut
 
 
@@ -75,6 +76,32 @@ def attend_by_head(
         total = jnp.where(sees, e.sum(-1, keepdims=True), jnp.inf)
         return whole_heads(_mean(by_group(e), by_group(total), v_BGMK))
     return _with_prefix(s_BHLM, sees, top, v_BGMK, prefix, scores, mix)
+
+
+def attend_causally(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BGLK: Float[Array, "B G L K"],
+    v_BGLK: Float[Array, "B G L K"],
+    mask_BLL: Bool[Array, "_ L L"],
+    bias_BHLL: Float[Array, "_ H L L"] | None = None,
+    prefix: Prefix | None = None,
+) -> Float[Array, "B L H K"]:
+    """`attend_by_head` where no query sees a later key: a block of queries at a time, over the keys up to its last.
+
+    The other keys, up to 7/16 of all, are not multiplied, and the scores of a block are more likely to stay in cache.
+    """
+    length = q_BLHK.shape[1]
+    size = max(_BLOCK, -(-length // _BLOCKS))
+
+    def block(start: int) -> Array:
+        end = min(start + size, length)
+        bias = None if bias_BHLL is None else bias_BHLL[:, :, start:end, :end]
+        return attend_by_head(
+            q_BLHK[:, start:end], k_BGLK[:, :, :end], v_BGLK[:, :, :end],
+            mask_BLL[:, start:end, :end], bias, prefix,
+        )  # fmt: skip
+
+    return jnp.concatenate([block(start) for start in range(0, length, size)], axis=1)
 
 
 def _product(e_BGXM: Array, v_BGMK: Array) -> Array:
@@ -258,7 +285,8 @@ class Attention(nn.Module):
                 bias_BHLM, distance_bias(change.distance_NBHX, *positions, self.causal)
             )
         prefix = self._prefix(delta)
-        out = attend_by_head(q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, prefix)
+        attend = attend_causally if self.causal and cache is None else attend_by_head
+        out = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, prefix)
         return self._out(out, delta), cache
 
     def remember(self, memory_BMD: Array, delta: LayerDelta | None = None) -> tuple[Array, Array]:
