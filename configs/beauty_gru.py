@@ -2,8 +2,8 @@
 
 python -m eval.recommend configs/beauty_gru.py
 
-Begun, not run to its end: some 90 ms a step on two cores, so 25 minutes a seed for all 16,800 steps, fewer where it stops
-early; most of it is the softmax over the items.
+Begun, not run to its end: some 90 ms a step on two cores, so 25 minutes a seed for all 16,800 steps, fewer where it
+stops early; most of it is the softmax over the items.
 """
 
 from eval.recommend_ranking import RankingConfig
