@@ -89,14 +89,15 @@ def thin(matrices: Sequence[tuple[int, int]], rank: int) -> int:
 
 def sft(s: Sizes) -> Cost:
     """A LoRA step: products forward and towards the inputs (4 operations a weight and token), a LoRA's own gradient
-    (4 a weight of it), scores and mixing of all L keys forward and backward (12 L A a layer and token; the causal mask
-    saves nothing), the head. Scores of the vocabulary are held for a chunk of positions, those of attention for all."""
+    (4 a weight of it), scores and mixing forward and backward of the keys that a causal mask shows, (L + 1) / 2 of them
+    (6 (L + 1) A a layer and token), the head. Scores of the vocabulary are held for a chunk of positions, those of
+    attention, and their exponentials, for all that is seen."""
     tokens, attention = s.batch * s.length, s.heads * s.head_dim
     layer, lora, head = products(sites(s)), thin(sites(s), s.rank), s.width * s.vocabulary
-    each = s.layers * (4 * layer + 4 * lora + 12 * s.length * attention) + 4 * head
+    each = s.layers * (4 * layer + 4 * lora + 6 * (s.length + 1) * attention) + 4 * head
     weights = s.layers * layer + 2 * head
     inside = 4 * s.width + 2 * attention + 2 * s.groups * s.head_dim + 4 * s.inner + 7 * s.rank
-    kept = s.layers * (inside + 2 * s.heads * s.length)
+    kept = s.layers * (inside + s.heads * (s.length + 1))
     scores = 2 * min(CHUNK, tokens) * s.vocabulary
     return Cost(
         flops=tokens * each,

@@ -30,15 +30,15 @@ def test_every_axis_has_its_size_and_its_points():
 
 
 def test_a_lora_step_counted_by_hand():
-    """q 16x16, k and v 16x8, o 16x16, gate and up 16x24, down 24x16; 16 tokens, all of 8 keys."""
+    """q 16x16, k and v 16x8, o 16x16, gate and up 16x24, down 24x16; 16 tokens, of 8 keys as many as are seen."""
     layer = 256 + 128 + 128 + 256 + 3 * 384
     lora = 2 * (32 + 24 + 24 + 32 + 3 * 40)
-    each = 4 * layer + 4 * lora + 12 * 8 * 16 + 4 * 16 * 40
+    each = 4 * layer + 4 * lora + 6 * 9 * 16 + 4 * 16 * 40
     assert cost("batch", 2, TINY).flops == 16 * each
     assert cost("layers", 3, TINY).flops == 16 * (3 * (each - 4 * 640) + 4 * 640)
     assert cost("batch", 8, TINY).flops == 4 * cost("batch", 2, TINY).flops
     more = cost("length", 16, TINY).flops - 2 * cost("length", 8, TINY).flops
-    assert more == 32 * 12 * 8 * 16  # what is quadratic
+    assert more == 2 * 16 * 6 * 8 * 16  # what is quadratic
     steps = [cost("vocabulary", v, TINY).flops for v in (40, 80, 120)]
     assert steps[2] - steps[1] == steps[1] - steps[0] == 16 * 4 * 16 * 40  # affine
 
@@ -53,18 +53,18 @@ def test_matrices_and_loras_are_those_of_the_model():
 
 
 @pytest.mark.parametrize(
-    ("axis", "value", "most"),
+    ("axis", "value"),
     [
-        ("batch", 4, 1.2),
-        pytest.param("length", 512, 1.35, marks=pytest.mark.slow),
-        pytest.param("vocabulary", 8192, 1.2, marks=pytest.mark.slow),
+        ("batch", 4),
+        pytest.param("length", 512, marks=pytest.mark.slow),
+        pytest.param("vocabulary", 8192, marks=pytest.mark.slow),
     ],
 )
-def test_xla_counts_as_many_operations(axis, value, most):
+def test_xla_counts_as_many_operations(axis, value):
     """Before anything is optimised, one layer and one chunk (a loop's body counts once); sums and exponentials too."""
     sizes = dataclasses.replace(Sizes(), layers=1, batch=1 if axis == "length" else 4)
     counted = case(axis, value, sizes).counted()
-    assert 0.97 < counted / cost(axis, value, sizes).flops < most
+    assert 0.97 < counted / cost(axis, value, sizes).flops < 1.1
 
 
 def test_the_number_of_tenants_costs_memory_alone():
