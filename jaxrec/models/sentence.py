@@ -27,7 +27,7 @@ class SentenceEncoder:
 
     A text longer than `limit` tokens (256, MiniLM's own) loses its end. `tokens`: of a batch, all rows together. One
     program for each length of row that occurs (and for small batches); a text that comes alone is read alone.
-    weights: "bfloat16" halves the kernels' bytes, which answers a single query more than twice as fast on a CPU that
+    weights: "bfloat16" halves the kernels' bytes, which answers a single query a quarter faster on a CPU that
     has such products (measured in docs/search.md).
     """
 
