@@ -21,7 +21,7 @@ help: ## this list
 demo: $(VENV)/core ## from text to each business's own voice, then a report: runs/demo/report.html
 	$(VENV)/bin/python -m jaxrec.demo --out runs/demo
 
-test: $(VENV)/dev ## all tests but the slow ones (about ten minutes on two cores)
+test: $(VENV)/dev ## all tests but the slow ones (ten to fourteen minutes on two cores)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(VENV)/dev ## the slow ones
@@ -31,7 +31,7 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (about an hour on an idle machine), in results/bench
+bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (an hour and a half on an idle machine), in results/bench
 	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
