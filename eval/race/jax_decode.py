@@ -37,6 +37,7 @@ def serving_model(size: str) -> tuple[Any, Any]:
 
 def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
     """`shape.loras` as a Delta of `rows` rows for a model cut as `cfg` says, scaled by alpha / rank = 2."""
+    import jax
     import jax.numpy as jnp
 
     from jaxrec.delta import restack
@@ -49,7 +50,10 @@ def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
         for site, (a, b) in shape.loras(size, rows, rank).items()
     }
     whole = Delta(stacks={"stack_0": LayerDelta(lora=lora)})
-    return restack(whole, [cfg.layers], list(stack_sizes(cfg.layers, cfg.cuts).values()))
+    cut = list(stack_sizes(cfg.layers, cfg.cuts).values())
+    return jax.jit(lambda whole: restack(whole, [cfg.layers], cut))(
+        whole
+    )  # one program, not a dozen
 
 
 def backbone(cfg: Any, batch: int) -> Any:

@@ -1,4 +1,5 @@
-"""Our first training step: a new process that imports, reads the weights, traces, compiles, and takes a LoRA step.
+"""Our first training step: a new process that imports, reads the weights, traces and compiles a LoRA step, and takes it
+or leaves it at that.
 
     cold    jax's compilation cache is an empty folder
     warm    an earlier process has filled it
@@ -16,12 +17,14 @@ from eval.race.jax_decode import versions
 from eval.race.worker import Work
 
 STEP = "from eval.race.{side}_sft import prepare; prepare({options})['work'].run()"
+READY = "from eval.race.jax_sft import compiled; compiled({options})"
 
 
-def prepare(cache: str = "cold", size: str = "30m") -> dict[str, Work]:
-    """Each run is a process of its own: the step of `jax_sft`."""
+def prepare(cache: str = "cold", until: str = "ready", size: str = "30m") -> dict[str, Work]:
+    """Each run is a process of its own: the step of `jax_sft`, until it is "ready" or "taken"."""
     folder = tempfile.TemporaryDirectory()
-    command = [sys.executable, "-c", STEP.format(side="jax", options=f"size={size!r}")]
+    code = {"ready": READY, "taken": STEP}[until].format(side="jax", options=f"size={size!r}")
+    command = [sys.executable, "-c", code]
 
     def start(programs: Path) -> None:
         settings = {

@@ -21,6 +21,37 @@ def lora_step(
     cfg: Any, params: Any, size: str, batch: int = 8, length: int = 256, rank: int = 16
 ) -> Work:
     """The step on these weights, quantised or not; its answer: the losses of the first three."""
+    import numpy as np
+
+    step, state, *given = step_of(cfg, params, size, batch, length, rank)
+    losses = []
+
+    def one_step() -> None:
+        nonlocal state
+        state, metrics = step(state, *given)
+        losses.append(metrics.fetch()["nll"])
+
+    def first_losses() -> np.ndarray:
+        while len(losses) < 3:
+            one_step()
+        return np.array(losses[:3])
+
+    return Work(one_step, first_losses, versions())
+
+
+def compiled(size: str = "30m") -> Any:
+    """The program of `prepare`'s step, compiled or taken from the cache, and not run."""
+    from jaxrec.hub import weights
+
+    cfg, params = weights.load(shape.model_folder(size))
+    step, *given = step_of(cfg, params, size)
+    return step.lower(*given).compile()
+
+
+def step_of(
+    cfg: Any, params: Any, size: str, batch: int = 8, length: int = 256, rank: int = 16
+) -> tuple[Any, ...]:
+    """(step, its four arguments: state, frozen, batch, key)."""
     import jax
     import numpy as np
 
@@ -41,17 +72,4 @@ def lora_step(
     frozen = meshes.place(mesh, {"backbone": params})
     state = init_state(mesh, {"delta": lora_delta(size, cfg, 1, rank)}, adam)
     step = make_step(*objectives.sft(TunedLM(Decoder(cfg))), adam, state)
-    placed = meshes.place_batch(mesh, rows, batch)
-    key, losses = jax.random.key(0), []
-
-    def one_step() -> None:
-        nonlocal state
-        state, metrics = step(state, frozen, placed, key)
-        losses.append(metrics.fetch()["nll"])
-
-    def first_losses() -> np.ndarray:
-        while len(losses) < 3:
-            one_step()
-        return np.array(losses[:3])
-
-    return Work(one_step, first_losses, versions())
+    return step, state, frozen, meshes.place_batch(mesh, rows, batch), jax.random.key(0)
