@@ -219,8 +219,6 @@ RACES = (
             "torch + peft, packed": Entry(
                 f"{TORCH}mix", options={"layout": "packed"}, environment="peers"
             ),
-            "jaxrec, padded": Entry(f"{JAX}mix", options={"layout": "padded"}),
-            "jaxrec, buckets": Entry(f"{JAX}mix", options={"layout": "buckets"}),
             "jaxrec, packed": Entry(f"{JAX}mix"),
         },
         unit="tokens/s",

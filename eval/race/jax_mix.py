@@ -1,4 +1,4 @@
-"""Our LoRA fine-tuning on dialogues of all lengths: packed rows, length buckets, or a padded row each."""
+"""Our LoRA fine-tuning on dialogues of all lengths, several to a row."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from eval.race.jax_decode import lora_delta, versions
 from eval.race.worker import Work
 
 
-def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[str, Work]:
+def prepare(size: str = "30m", rank: int = 16) -> dict[str, Work]:
     """An epoch over the dialogues. The answer: nats a learned token over all of them, before any step."""
     import jax
     import numpy as np
@@ -15,7 +15,7 @@ def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[s
     from jaxrec import mesh as meshes
     from jaxrec import objectives
     from jaxrec.data.instruction_batches import packing_order
-    from jaxrec.data.text import Example, bucket, pack, pad
+    from jaxrec.data.text import Example, pack
     from jaxrec.hub import weights
     from jaxrec.models.tuned_lm import TunedLM
     from jaxrec.nn.decoder import Decoder
@@ -25,24 +25,11 @@ def prepare(layout: str = "packed", size: str = "30m", rank: int = 16) -> dict[s
 
     cfg, params = weights.load(shape.model_folder(size))
     found = [Example(*one) for one in mix.examples(size)]
-
-    def padded(length: int, some: list[Example]) -> list[Tokens]:
-        return whole(Tokens(**pad(some, length)), mix.ROWS)
-
-    def whole(tokens: Tokens, rows: int) -> list[Tokens]:
-        short = -len(tokens.ids_BL) % rows
-        filled = jax.tree.map(lambda x: np.pad(x, ((0, short), (0, 0))), tokens)
-        cut = lambda i: jax.tree.map(lambda x: x[i : i + rows], filled)
-        return [cut(i) for i in range(0, len(filled.ids_BL), rows)]
-
-    rows = mix.PACKED_ROWS if layout == "packed" else mix.ROWS
-    if layout == "packed":
-        made = whole(Tokens(**pack(packing_order(found), mix.LONGEST)), rows)
-    elif layout == "padded":
-        made = padded(mix.LONGEST, found)
-    else:
-        sizes = bucket([len(e.ids) for e in found], (168, 208, 264, mix.LONGEST))
-        made = [b for n, which in sizes.items() for b in padded(n, [found[i] for i in which])]
+    rows, tokens = mix.PACKED_ROWS, Tokens(**pack(packing_order(found), mix.LONGEST))
+    if len(tokens.ids_BL) % rows:
+        raise ValueError(f"{len(tokens.ids_BL)} rows make no whole batches of {rows}")
+    cut = lambda i: jax.tree.map(lambda x: x[i : i + rows], tokens)
+    made = [cut(i) for i in range(0, len(tokens.ids_BL), rows)]
 
     mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     plain = optimizer.OptConfig(lr=1e-4, schedule="constant", b2=0.999, clip=0.0)
