@@ -13,7 +13,7 @@ EXTRAS ?= dev,parity
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench tables clean
+.PHONY: help demo test test-slow lint bench bench-gpu tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 
 bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (an hour and a half on an idle machine), in results/bench
 	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
+
+bench-gpu: $(VENV)/dev $(BENCH_VENV)/peers ## the races that need an NVIDIA GPU, in results/bench_gpu (not run by us yet)
+	$(call PIP,$(VENV)) -e '.[$(EXTRAS),gpu]'
+	$(VENV)/bin/python -m eval.bench --device gpu --peers $(BENCH_VENV)/bin/python --out results/bench_gpu
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
 	$(VENV)/bin/python -m eval.report

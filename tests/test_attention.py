@@ -1,5 +1,7 @@
 """Attention's own identities: masks, the gated prefix, biases, and rotary embeddings."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,13 @@ from jaxrec.nn.attention import (
     attend,
     attend_by_head,
     attend_causally,
+    attend_fused,
     distance_bias,
     distance_buckets,
     segment_bias,
     self_mask,
 )
+from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
 from jaxrec.nn.rope import RopeScaling, rotary, rotate
 from jaxrec.structs import Prefix
 
@@ -159,6 +163,59 @@ def test_blocks_of_queries_are_the_whole_row(length, monkeypatch):
 
     whole, blocks = both(attend_by_head), both(attend_causally)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, blocks)
+
+
+def test_a_fused_kernel_is_our_attention():
+    """The seam to the GPU's kernels, through the kernel that jax has for every device: packed, padded, with a bias."""
+    length = 12
+    q = _normal(5, B, length, H, K)
+    k, v = _normal(6, B, G, length, K), _normal(7, B, G, length, K)
+    real = jnp.arange(length)[None] < jnp.array([[length], [length - 3]])
+    mask = self_mask(real, True, jnp.broadcast_to(jnp.arange(length) // 5, (B, length)))
+    bias = _normal(8, B, H, length, length)
+    fused = partial(attend_fused, kernel="xla")
+
+    def both(attend):
+        def total(q, k, v, bias):
+            out = attend(q, k, v, mask, bias)
+            return (out * _normal(9, *out.shape)).sum(), out
+
+        return jax.jit(jax.grad(total, (0, 1, 2, 3), has_aux=True))(q, k, v, bias)
+
+    own, theirs = both(attend_by_head), both(fused)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), own, theirs)
+    assert not np.asarray(theirs[1])[1, -1].any()  # a query that sees no key
+    with pytest.raises(ValueError, match='a prefix needs attention="own"'):
+        fused(q, k, v, mask, bias, _prefix(0.5))
+
+
+def test_a_decoder_takes_the_fused_kernel_where_it_is_told_to(monkeypatch):
+    """Whole rows go through it, decoding does not."""
+    taken = []
+    fused = partial(attend_fused, kernel="xla")
+    monkeypatch.setattr(attention, "attend_fused", lambda *a: taken.append(1) or fused(*a))
+    sizes = {
+        "vocab": 11,
+        "d_model": 8,
+        "layers": 2,
+        "heads": 2,
+        "groups": 1,
+        "head_dim": 4,
+        "d_ff": 8,
+    }
+    own, cudnn = (Decoder(DecoderConfig(**sizes, attention=name)) for name in ("own", "cudnn"))
+    ids = jnp.arange(6).reshape(1, 6)
+    weights = own.init(jax.random.key(0), ids)
+    expected = own.apply(weights, ids).logits
+    assert not taken
+    np.testing.assert_allclose(cudnn.apply(weights, ids).logits, expected, atol=1e-5)
+    assert taken
+    taken.clear()
+    cached = cudnn.apply(weights, ids, cache=decoder_cache(cudnn.cfg, 1, 8))
+    np.testing.assert_allclose(cached.logits, expected, atol=1e-5)
+    assert not taken
+    with pytest.raises(ValueError, match="attention='flash': choose one of own, cudnn"):
+        DecoderConfig(attention="flash")
 
 
 def test_no_key_after_a_block_is_multiplied():

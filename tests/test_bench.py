@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval import bench, bench_table
-from eval.race import harness, shape
+from eval.race import chip, gpu_card, harness, shape
 from eval.race.card import RACES
 from eval.race.harness import Against, Entry, Measured, Race
 from eval.race.worker import Work, calls_of, timed
@@ -175,7 +175,7 @@ def test_command(fake, tmp_path, monkeypatch, capsys, broken):
         "base": Entry(fake, environment="peers"),
         "jaxrec": Entry(fake, options={"broken": broken}),
     }
-    monkeypatch.setattr(bench, "RACES", (race(entries),))
+    monkeypatch.setitem(bench.CARDS, "cpu", (race(entries),))
     monkeypatch.setattr(bench, "CACHE", tmp_path)
     words = ["bench", "--race", "r", "--out", str(tmp_path), "--rounds", "2"]
     monkeypatch.setattr(sys, "argv", words)
@@ -194,15 +194,96 @@ def test_races_are_chosen_by_name_or_beginning():
     assert names() == [race.name for race in RACES] and names("sft-", "dpo") == ["dpo", "sft-mix"]
 
 
-def test_the_card_is_consistent():
-    assert len({race.name for race in RACES}) == len(RACES)
-    for one in RACES:
+@pytest.mark.parametrize("card", [RACES, gpu_card.RACES], ids=["cpu", "gpu"])
+def test_the_card_is_consistent(card):
+    assert len({race.name for race in card}) == len(card)
+    assert {race.device for race in card} == {"cpu" if card is RACES else "gpu"}
+    for one in card:
         assert one.base in one.entries and {*one.bars, *one.limits} <= set(one.entries)
         assert all({pair.contender, pair.base} <= set(one.entries) for pair in one.also)
         assert one.rounds >= harness.CLEAN
         ours = {name for name, entry in one.entries.items() if not entry.environment}
         assert ours and any(name.startswith("jaxrec") for name in ours)
         assert all(importlib.util.find_spec(e.module) is not None for e in one.entries.values())
+
+
+def test_races_of_a_device_are_its_own(monkeypatch):
+    names = lambda *asked: [race.name for race in bench.choose(asked, "gpu")]
+    assert names() == [race.name for race in gpu_card.RACES]
+    assert names("gpu-sft") == ["gpu-sft-1024", "gpu-sft-4096"]
+    with pytest.raises(SystemExit, match="there is no race 'sft'; the races are gpu-sft-1024"):
+        names("sft")
+    assert harness.quiet_environment("cpu")["JAX_PLATFORMS"] == "cpu"
+    assert harness.quiet_environment("gpu")["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    monkeypatch.setattr(harness, "ON_DEVICE", {"gpu": {"JAX_PLATFORMS": "cpu"}})
+    with pytest.raises(SystemExit, match="JAX finds no GPU here"):
+        bench.say_the_gpu()
+
+
+def test_what_a_chip_reaches():
+    assert (
+        chip.peaks("NVIDIA H200") == (989, 4800) and chip.peaks("NVIDIA A100-SXM4-40GB")[1] == 1555
+    )
+    assert chip.peaks("cpu") is None and chip.rates({"chip": "cpu"}, 1.0) == {}
+    known = {"chip": "NVIDIA H100 80GB HBM3", "flops": 4.945e14, "moved": 3.35e12}
+    assert chip.rates(known, 2.0) == {
+        "tflops_s": 247.2, "mfu": 0.25, "gb_s": 1675.0, "of_bandwidth": 0.5
+    }  # fmt: skip
+    assert chip.rates({"chip": "another", "flops": 2e12}, 2.0) == {"tflops_s": 1.0}
+
+
+def test_operations_and_bytes_counted_by_hand():
+    """TINY: width 32, inner 48, 4 heads and 2 key heads of 8, 2 layers, 96 words."""
+    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48
+    lora = 3 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))
+    token = 2 * (4 * layer + 4 * lora + 6 * (10 + 1) * 32) + 4 * 32 * 96
+    assert chip.sft_flops(shape.TINY, 5, 10, 3) == 5 * 10 * token
+    cache = (
+        2 * 2 * 2 * 8 * 5 * (7 + 2)
+    )  # keys and values, layers, heads x 8, rows, tokens on average
+    assert chip.decoding_bytes(shape.TINY, 5, 7, 3, 2) == 2 * 3 * (2 * layer + 32 * 96 + cache)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_runs_on_a_gpu_agrees_with_the_peer(tmp_path, monkeypatch, dtype):
+    """The GPU card's contenders on a CPU: Qwen2's layout, both sides, both types."""
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    from eval.race import jax_decode, jax_sft, torch_decode, torch_sft
+
+    monkeypatch.setattr(shape, "CACHE", tmp_path)
+    monkeypatch.setattr(shape, "NEW", 4)
+    small = {"size": "tiny-qwen", "batch": 2, "dtype": dtype}
+    exact = dtype == "float32"
+    ours = jax_decode.prepare(**small)["work"]
+    theirs = torch_decode.prepare(**small)["work"]
+    np.testing.assert_allclose(ours.answer(), theirs.answer(), atol=1e-4 if exact else 0.05)
+    ours, theirs = (m.prepare(**small, length=8, rank=2)["work"] for m in (jax_sft, torch_sft))
+    np.testing.assert_allclose(ours.answer(), theirs.answer(), rtol=1e-5 if exact else 0.01)
+    assert ours.memory is None and theirs.memory is None  # a CPU: the system is asked
+    assert ours.info == {"chip": "cpu", "flops": chip.sft_flops(shape.TINY, 2, 8, 2)}
+
+
+def test_products_of_codes_are_those_of_what_they_stand_for():
+    from eval.race import jax_matmul
+
+    small = {"into": 128, "out": 256, "repeated": 2}
+    codes, floats = (jax_matmul.prepare(stored, **small) for stored in ("nf4", "bfloat16"))
+    for name in codes:
+        np.testing.assert_allclose(codes[name].answer(), floats[name].answer(), atol=0.02)
+        codes[name].run()
+    assert codes["tokens_16"].info["flops"] == 2 * 2 * 16 * 128 * 256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["hstu", "tiger"])
+def test_a_recommenders_step_learns(model):
+    from eval.race import jax_recommenders
+
+    work = jax_recommenders.prepare(model, rows=1)["work"]
+    work.run()
+    assert np.isfinite(work.answer()).all() and work.info["rows"] == 1
 
 
 def test_what_both_sides_read(tmp_path, monkeypatch):

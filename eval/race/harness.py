@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.race.chip import rates
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOREIGN = 0.15  # cores
 CLEAN = 5  # rounds, below which no bar counts as reached or missed
@@ -66,6 +68,7 @@ class Race:
     limits: Mapping[str, float] = dataclasses.field(default_factory=dict)  # contender -> seconds
     tolerance: float = 1e-3  # of the answers, against the base's
     rounds: int = 7
+    device: str = "cpu"  # what all of it runs on: "cpu" or "gpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Measured:
 class Worker:
     """A contender's process, from the driver's side."""
 
-    def __init__(self, entry: Entry, python: str, log: Path):
+    def __init__(self, entry: Entry, python: str, log: Path, device: str = "cpu"):
         module, options, _ = entry.process
         self.log = log
         with log.open("w") as errors:
@@ -91,7 +94,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 cwd=ROOT,
-                env=quiet_environment(),
+                env=quiet_environment(device),
             )
         self.greeting = self._read()
 
@@ -121,8 +124,15 @@ class Worker:
         return json.loads(line)
 
 
-def quiet_environment() -> dict[str, str]:
-    """The same threads for everybody, no network, no warnings; this checkout importable by the peers too."""
+ON_DEVICE = {
+    "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    # contenders share the chip: none may take all of its memory from the start
+    "gpu": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
+def quiet_environment(device: str = "cpu") -> dict[str, str]:
+    """The same threads and device for everybody, no network, no warnings; this checkout importable by the peers too."""
     cores = str(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )
@@ -138,6 +148,7 @@ def quiet_environment() -> dict[str, str]:
             "HF_HUB_OFFLINE": "1",
             "JAXREC_BENCH_PYTHON": sys.executable,
         }
+        | ON_DEVICE[device]
     )
 
 
@@ -158,7 +169,8 @@ def run(
                 notes[name] = "not installed"
             elif entry.process not in workers:
                 log = logs / f"{race.name}-{len(workers)}.log"
-                workers[entry.process] = Worker(entry, str(pythons[entry.environment]), log)
+                python = str(pythons[entry.environment])
+                workers[entry.process] = Worker(entry, python, log, race.device)
         for name, entry in race.entries.items():
             if entry.process in workers:
                 notes |= refusal(name, workers[entry.process].greeting)
@@ -262,7 +274,7 @@ def row(
     value = lambda s: s if race.unit == "s" else race.units / s
     out |= {"n": len(seconds), "value": value(middle), "rejected_rounds": abs(measured.rejected)}
     out["cores_used"] = round(statistics.median(sample[name]["cpu"] for sample in samples), 2)
-    out["info"] |= {"memory_mb": measured.memory_mb.get(name)}
+    out["info"] |= {"memory_mb": measured.memory_mb.get(name)} | rates(out["info"], middle)
     if base in samples[0] and name != base:
         others = [sample[base]["seconds"] for sample in samples]
         ratios = [b / s for b, s in zip(others, seconds, strict=True)]

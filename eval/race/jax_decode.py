@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from eval.race import shape
+from eval.race import chip, shape
 from eval.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 16, adapters: int = 0, rank: int = 16
+    size: str = "30m", batch: int = 16, adapters: int = 0, rank: int = 16, dtype: str = "float32"
 ) -> dict[str, Work]:
     """`adapters`: 0 for the plain model, or the number of LoRAs, which the rows take in turn."""
     import jax
@@ -15,10 +15,13 @@ def prepare(
 
     from jaxrec.delta import take
 
-    cfg, params = serving_model(size)
+    cfg, params = serving_model(size, dtype)
     generate = backbone(cfg, batch)
     if not adapters:
-        return {"work": generate(lambda: (params, None), size, slice(None))}
+        work = generate(lambda: (params, None), size, slice(None))
+        sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, jnp.dtype(dtype).itemsize
+        work.info |= {"moved": chip.decoding_bytes(*sizes)}
+        return {"work": work}
     bank = lora_delta(size, cfg, adapters, rank)
     rows = jnp.arange(batch) % adapters
     # what an engine does for a batch of requests: each row's delta out of all that are loaded
@@ -26,13 +29,14 @@ def prepare(
     return {"work": generate(lambda: (params, pick(bank, rows)), size, slice(None))}
 
 
-def serving_model(size: str) -> tuple[Any, Any]:
+def serving_model(size: str, dtype: str = "float32") -> tuple[Any, Any]:
     """(config, params), cut between all layers."""
     from jaxrec import hub
     from jaxrec.nn.stack import every_layer
 
     folder = shape.model_folder(size)
-    return hub.load(folder, cuts=every_layer(hub.read_config(folder)[0]))
+    cuts = every_layer(hub.read_config(folder)[0])
+    return hub.load(folder, param_dtype=dtype, dtype=dtype, cuts=cuts)
 
 
 def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
@@ -79,7 +83,9 @@ def backbone(cfg: Any, batch: int) -> Any:
         prompts = shape.prompts(size, batch)
         ids = jnp.array(prompts, jnp.int32)
         run = lambda: generator(weights(), prompts.tolist(), how)
-        return Work(run, lambda: shape.centred(read(*weights(), ids))[rows], versions())
+        answer = lambda: shape.centred(read(*weights(), ids).astype(jnp.float32))[rows]
+        info = {"chip": chip.ours()}
+        return Work(run, answer, versions(), info, memory=chip.our_memory())
 
     return work
 

@@ -1,6 +1,6 @@
 """Our DPO step: the preference objective through a Delta, both answers in one forward pass, AdamW, fp32."""
 
-from eval.race import shape
+from eval.race import chip, shape
 from eval.race.jax_decode import lora_delta, versions
 from eval.race.torch_dpo import BETA
 from eval.race.worker import Work
@@ -12,6 +12,8 @@ def prepare(
     length: int = 256,
     rank: int = 16,
     reference: str = "switched",
+    dtype: str = "float32",
+    attention: str = "own",
 ) -> dict[str, Work]:
     """One step on `pairs` pairs of `length` tokens each. reference: "switched" (in the step) or "batch" (given)."""
     import tempfile
@@ -31,7 +33,8 @@ def prepare(
     from jaxrec.training.partition import split
     from jaxrec.training.step import init_state, make_step
 
-    cfg, params = weights.load(shape.model_folder(size))
+    folder = shape.model_folder(size)
+    cfg, params = weights.load(folder, param_dtype=dtype, dtype=dtype, attention=attention)
     lm = TunedLM(Decoder(cfg))
     *sides, start = shape.answered(size, pairs, length)
     learned = np.broadcast_to(np.arange(length)[None] >= start, sides[0].shape).astype(np.float32)
@@ -60,4 +63,5 @@ def prepare(
             one_step()
         return np.array(losses[:3])
 
-    return {"work": Work(one_step, first_losses, versions())}
+    info = {"chip": chip.ours()}
+    return {"work": Work(one_step, first_losses, versions(), info, memory=chip.our_memory())}

@@ -10,16 +10,31 @@ from eval.race.jax_sft import lora_step
 from eval.race.worker import Work
 
 
-def prepare(size: str = "30m", kind: str = "nf4", stored: str = "codes") -> dict[str, Work]:
+def prepare(
+    size: str = "30m",
+    kind: str = "nf4",
+    stored: str = "codes",
+    batch: int = 8,
+    length: int = 256,
+    dtype: str = "float32",
+    attention: str = "own",
+) -> dict[str, Work]:
     """stored: "codes", or "floats" for the fp32 weights that the codes stand for."""
+    from eval import quant_load
     from jaxrec import quant
     from jaxrec.hub import quantised
 
-    cfg, params = quantised.load(shape.model_folder(size), kind, head=True)
+    folder = shape.CACHE / f"llama_{size}"
+    if size == "7b" and not folder.exists():
+        quant_load.make(folder, size)  # shard by shard
+    folder = folder if folder.exists() else shape.model_folder(size)
+    cfg, params = quantised.load(
+        folder, kind, head=True, param_dtype=dtype, dtype=dtype, attention=attention
+    )
     if stored == "floats":
         params = quant.whole(params)
-    work = lora_step(cfg, params, size)
-    work.info = resident(params)
+    work = lora_step(cfg, params, size, batch, length)
+    work.info |= resident(params)
     if kind != "nf4":
         work.answer = None  # the race's base has the floats of NF4
     return {"work": work}

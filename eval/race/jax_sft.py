@@ -2,18 +2,24 @@
 
 from typing import Any
 
-from eval.race import shape
+from eval.race import chip, shape
 from eval.race.jax_decode import lora_delta, versions
 from eval.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16
+    size: str = "30m",
+    batch: int = 8,
+    length: int = 256,
+    rank: int = 16,
+    dtype: str = "float32",
+    attention: str = "own",
 ) -> dict[str, Work]:
     """One step on `batch` x `length` tokens, all of which count in the loss."""
     from jaxrec.hub import weights
 
-    cfg, params = weights.load(shape.model_folder(size))
+    folder = shape.model_folder(size)
+    cfg, params = weights.load(folder, param_dtype=dtype, dtype=dtype, attention=attention)
     return {"work": lora_step(cfg, params, size, batch, length, rank)}
 
 
@@ -36,7 +42,9 @@ def lora_step(
             one_step()
         return np.array(losses[:3])
 
-    return Work(one_step, first_losses, versions())
+    flops = chip.sft_flops(shape.SHAPES[size], batch, length, rank)
+    info = {"chip": chip.ours(), "flops": flops}
+    return Work(one_step, first_losses, versions(), info, memory=chip.our_memory())
 
 
 def compiled(size: str = "30m") -> Any:

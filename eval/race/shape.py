@@ -47,7 +47,37 @@ TINY = LLAMA_30M | {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
-SHAPES = {"30m": LLAMA_30M, "tiny": TINY}
+QWEN_500M = LLAMA_30M | {  # Qwen2.5-0.5B's
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": True,
+}
+LLAMA_7B = LLAMA_30M | {  # Llama 2's; its files are made by `eval.quant_load`
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "max_position_embeddings": 4096,
+}
+TINY_QWEN = TINY | {k: QWEN_500M[k] for k in ("architectures", "model_type", "tie_word_embeddings")}
+SHAPES = {
+    "tiny": TINY,
+    "tiny-qwen": TINY_QWEN,
+    "30m": LLAMA_30M,
+    "qwen-500m": QWEN_500M,
+    "7b": LLAMA_7B,
+}
 PROMPT, NEW = 32, 64  # tokens read, tokens generated
 SITES = {
     "q": "self_attn.q_proj",
@@ -80,11 +110,15 @@ def model_folder(size: str) -> Path:
     matrix = lambda out, into: rng.normal(0, 0.05, (out, into)).astype(np.float32)
     ones = lambda: np.ones(c["hidden_size"], np.float32)
     table = (c["vocab_size"], c["hidden_size"])
-    weights = {"model.embed_tokens.weight": matrix(*table), "lm_head.weight": matrix(*table)}
+    weights = {"model.embed_tokens.weight": matrix(*table)}
+    if not c["tie_word_embeddings"]:
+        weights["lm_head.weight"] = matrix(*table)
     for n in range(c["num_hidden_layers"]):
         layer = f"model.layers.{n}."
         for site, (into, out) in sizes(size).items():
             weights[f"{layer}{SITES[site]}.weight"] = matrix(out, into)
+            if c["model_type"] == "qwen2" and site in "qkv":
+                weights[f"{layer}{SITES[site]}.bias"] = matrix(1, out)[0]
         weights[f"{layer}input_layernorm.weight"] = ones()
         weights[f"{layer}post_attention_layernorm.weight"] = ones()
     weights["model.norm.weight"] = ones()

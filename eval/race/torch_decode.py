@@ -3,22 +3,24 @@
 import os
 from typing import Any
 
-from eval.race import shape
+from eval.race import chip, shape
 from eval.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 16, adapters: int = 0, rank: int = 16
+    size: str = "30m",
+    batch: int = 16,
+    adapters: int = 0,
+    rank: int = 16,
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> dict[str, Work]:
     """`adapters`: 0 for the plain model, or the number of LoRAs, which the rows take in turn."""
     import numpy as np
     import torch
     import transformers
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model: Any = transformers.LlamaForCausalLM.from_pretrained(
-        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()
+    model = base_model(size, dtype, device).eval()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     more = {}
     if adapters:
@@ -29,7 +31,7 @@ def prepare(
             {"adapter_names": [f"row{i % adapters}" for i in range(batch)]} if adapters > 1 else {}
         )
         versions["peft"] = peft.__version__
-    ids = torch.tensor(shape.prompts(size, batch))
+    ids = torch.tensor(shape.prompts(size, batch), device=device)
 
     @torch.inference_mode()
     def generate() -> Any:
@@ -44,9 +46,26 @@ def prepare(
 
     @torch.inference_mode()
     def logits() -> np.ndarray:
-        return shape.centred(model(input_ids=ids, **more).logits[:, -1].numpy())
+        return shape.centred(model(input_ids=ids, **more).logits[:, -1].float().cpu().numpy())
 
-    return {"work": Work(generate, logits, versions)}
+    info = chip.peers(device)
+    if info:
+        width = model.dtype.itemsize
+        sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, width
+        info |= {"moved": chip.decoding_bytes(*sizes)}
+    return {"work": Work(generate, logits, versions, info, memory=chip.peers_memory(device))}
+
+
+def base_model(size: str, dtype: str = "float32", device: str = "cpu") -> Any:
+    """The model of `shape.model_folder`, its attention fused (SDPA), on all the threads it was given."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        shape.model_folder(size), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    )
+    return model.to(device)
 
 
 def with_adapters(model: Any, size: str, adapters: int, rank: int) -> Any:

@@ -1,9 +1,9 @@
 """The peers' DPO step: TRL's own loss and collator, torch autograd through a PEFT model, AdamW, fp32."""
 
-import os
 import tempfile
 
-from eval.race import shape
+from eval.race import chip, shape
+from eval.race.torch_decode import base_model
 from eval.race.worker import Work
 
 BETA = 0.1
@@ -15,6 +15,8 @@ def prepare(
     length: int = 256,
     rank: int = 16,
     reference: str = "switched",
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> dict[str, Work]:
     """One step on `pairs` pairs of `length` tokens each. reference: "switched" (in the step) or "batch" (given)."""
     import numpy as np
@@ -24,10 +26,7 @@ def prepare(
     import trl
     from datasets import Dataset
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model = transformers.LlamaForCausalLM.from_pretrained(
-        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = base_model(size, dtype, device)
     sites = [path.rsplit(".", 1)[-1] for path in shape.SITES.values()]
     lora = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=sites, task_type="CAUSAL_LM", lora_dropout=0.0
@@ -44,7 +43,8 @@ def prepare(
     ]
     args = trl.DPOConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=pairs, max_length=length, beta=BETA, report_to=[],
-        use_cpu=True, bf16=False, activation_checkpointing=False, dataloader_pin_memory=False, disable_tqdm=True,
+        use_cpu=device == "cpu", bf16=False, activation_checkpointing=False, dataloader_pin_memory=False,
+        disable_tqdm=True,
     )  # fmt: skip
     trainer = trl.DPOTrainer(
         model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer(size),
@@ -53,7 +53,8 @@ def prepare(
     batch = next(iter(torch.utils.data.DataLoader(
         trainer.train_dataset, batch_size=pairs, collate_fn=trainer.data_collator
     )))  # fmt: skip
-    if not np.array_equal(batch["input_ids"].numpy(), np.concatenate([chosen, rejected])):
+    batch = {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
+    if not np.array_equal(batch["input_ids"].cpu().numpy(), np.concatenate([chosen, rejected])):
         raise ValueError("the tokens are not those of the other side")
     with torch.no_grad():
         for site, (a, b) in shape.loras(size, 1, rank).items():
@@ -83,7 +84,8 @@ def prepare(
         return np.array(losses[:3])
 
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, trl)}
-    return {"work": Work(step, first_losses, versions)}
+    memory = chip.peers_memory(device)
+    return {"work": Work(step, first_losses, versions, chip.peers(device), memory=memory)}
 
 
 def tokenizer(size: str):

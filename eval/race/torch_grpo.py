@@ -3,11 +3,11 @@
 The trainer is one long run that stands still between two calls: each call lets it make one optimizer step.
 """
 
-import os
 import threading
 from typing import Any
 
 from eval.race import rollouts, shape
+from eval.race.torch_decode import base_model
 from eval.race.worker import Work
 
 
@@ -20,10 +20,7 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     import trl
     from datasets import Dataset
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model = transformers.LlamaForCausalLM.from_pretrained(
-        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = base_model(size)
     words = [rollouts.text_of(row) for row in rollouts.prompts(size)[:: rollouts.GROUP]]
     config = trl.GRPOConfig(
         output_dir=str(shape.CACHE / "trl"), use_cpu=True, bf16=False, report_to="none",

@@ -1,10 +1,9 @@
 """The peers' LoRA fine-tuning on dialogues of all lengths: padded to the longest of a batch, grouped, or packed."""
 
-import os
 from typing import Any
 
-from eval.race import mix, shape
-from eval.race.torch_decode import with_adapters
+from eval.race import mix
+from eval.race.torch_decode import base_model, with_adapters
 from eval.race.worker import Work
 
 
@@ -15,11 +14,7 @@ def prepare(layout: str = "grouped", size: str = "30m", rank: int = 16) -> dict[
     import torch
     import transformers
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model = transformers.LlamaForCausalLM.from_pretrained(
-        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
-    )
-    model = with_adapters(model, size, 1, rank).train()
+    model = with_adapters(base_model(size), size, 1, rank).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     found = mix.examples(size)

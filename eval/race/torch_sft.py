@@ -3,13 +3,19 @@
 import os
 import shutil
 
-from eval.race import shape
-from eval.race.torch_decode import with_adapters
+from eval.race import chip, shape
+from eval.race.torch_decode import base_model, with_adapters
 from eval.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 8, length: int = 256, rank: int = 16, compiled: bool = False
+    size: str = "30m",
+    batch: int = 8,
+    length: int = 256,
+    rank: int = 16,
+    compiled: bool = False,
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> dict[str, Work]:
     """One step on `batch` x `length` tokens, all of which count in the loss. `compiled`: by torch.compile."""
     if compiled and not shutil.which(os.environ.get("CXX", "g++")):
@@ -19,14 +25,10 @@ def prepare(
     import torch
     import transformers
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model = transformers.LlamaForCausalLM.from_pretrained(
-        shape.model_folder(size), dtype=torch.float32, attn_implementation="sdpa"
-    )
-    model = with_adapters(model, size, 1, rank).train()
+    model = with_adapters(base_model(size, dtype, device), size, 1, rank).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
-    ids = torch.tensor(shape.prompts(size, batch, length))
+    ids = torch.tensor(shape.prompts(size, batch, length), device=device)
     losses: list[float] = []
     forward = torch.compile(model) if compiled else model
 
@@ -35,7 +37,7 @@ def prepare(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
 
     def first_losses() -> np.ndarray:
         while len(losses) < 3:
@@ -43,4 +45,8 @@ def prepare(
         return np.array(losses[:3])
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {"work": Work(step, first_losses, versions | {"peft": peft.__version__})}
+    versions |= {"peft": peft.__version__}
+    info = chip.peers(device)
+    if info:
+        info |= {"flops": chip.sft_flops(shape.SHAPES[size], batch, length, rank)}
+    return {"work": Work(step, first_losses, versions, info, memory=chip.peers_memory(device))}

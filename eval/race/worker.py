@@ -10,7 +10,8 @@ weights, compilation. Then one JSON object a line, request on stdin, reply on st
     {"memory": NAME}               -> {"memory_mb"}: the most memory that the process has held, answers left out
 
 Memory is what the system counts (VmHWM) from the process's start to its last round: libraries, weights as they were
-read, compilation and work. So a peer's import of torch and transformers counts, and so does our compiler.
+read, compilation and work. So a peer's import of torch and transformers counts, and so does our compiler. On an
+accelerator it is the accelerator's memory.
 """
 
 import argparse
@@ -31,7 +32,8 @@ class Work:
     """One thing to be timed. `run` blocks until done; `answer` gives an array that the others must match.
 
     `share`: how much of the race's work one call does, where all of it would take too long; seconds are scaled up.
-    `apart`: the work is a process that `run` starts, and that one's memory counts.
+    `apart`: the work is a process that `run` starts, and that one's memory counts. `memory`: gives the most megabytes
+    held on an accelerator, which count there in place of the process's. `info` may hold what `chip.rates` reads.
     """
 
     run: Callable[[], Any]
@@ -40,6 +42,7 @@ class Work:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     share: float = 1.0
     apart: bool = False
+    memory: Callable[[], int] | None = None
 
 
 def busy_seconds() -> float | None:
@@ -97,7 +100,10 @@ def serve(
         if "work" in asked:
             reply(timed(works[asked["work"]], calls.get(asked["work"], 0)))
         elif "memory" in asked:
-            if works[asked["memory"]].apart:
+            on_device = works[asked["memory"]].memory
+            if on_device is not None:
+                reply({"memory_mb": on_device()})
+            elif works[asked["memory"]].apart:
                 reply({"memory_mb": _rusage_mb(resource.RUSAGE_CHILDREN)})
             else:
                 reply({"memory_mb": max(peak, peak_memory_mb())})

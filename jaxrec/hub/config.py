@@ -184,8 +184,8 @@ def family_of(cfg: Config) -> str:
     else:
         family = "qwen2" if cfg.qkv_bias and not cfg.o_bias else "llama"
     back, _ = from_hf(to_hf(cfg, family))
-    # cuts, precision and rematerialisation are how we run a model, not what it is
-    own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat")}
+    # cuts, precision, rematerialisation and kernels are how we run a model, not what it is
+    own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat", "attention")}
     lost = [k for k, v in own.items() if getattr(back, k) != v]
     if lost:
         raise ModelError(

@@ -104,6 +104,31 @@ def attend_causally(
     return jnp.concatenate([block(start) for start in range(0, length, size)], axis=1)
 
 
+def attend_fused(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BGLK: Float[Array, "B G L K"],
+    v_BGLK: Float[Array, "B G L K"],
+    mask_BLL: Bool[Array, "_ L L"],
+    bias_BHLL: Float[Array, "_ H L L"] | None = None,
+    prefix: Prefix | None = None,
+    kernel: str = "cudnn",
+) -> Float[Array, "B L H K"]:
+    """`attend_by_head` by one of the fused kernels that `jax.nn.dot_product_attention` knows.
+
+    cudnn: NVIDIA's flash attention, for GPUs from Ampere on and 16-bit numbers. Raises ValueError for a prefix, which
+    no such kernel knows; jax itself raises where the device or the types don't suit.
+    """
+    if prefix is not None:
+        raise ValueError('a prefix needs attention="own": fused kernels have no place for its gate')
+    bias = None if bias_BHLL is None else bias_BHLL.astype(q_BLHK.dtype)
+    k_BLGK, v_BLGK = k_BGLK.swapaxes(1, 2), v_BGLK.swapaxes(1, 2)
+    mask = mask_BLL[:, None]
+    out = jax.nn.dot_product_attention(
+        q_BLHK, k_BLGK, v_BLGK, bias=bias, mask=mask, implementation=kernel
+    )
+    return jnp.where(mask_BLL.any(-1)[..., None, None], out, 0)
+
+
 def _product(e_BGXM: Array, v_BGMK: Array) -> Array:
     return jnp.einsum(
         "bgxm,bgmk->bgxk", e_BGXM.astype(v_BGMK.dtype), v_BGMK, preferred_element_type=jnp.float32
@@ -246,6 +271,7 @@ class Attention(nn.Module):
     qk_norm_eps: float | None = None  # RMSNorm on each head's q and k (Qwen3), or none
     cross: bool = False
     causal: bool = True
+    fused: bool = False  # whole rows by cuDNN; what is decoded or remembered is not
     init_std: float = 0.02
     out_std: float = 0.02
 
@@ -286,6 +312,8 @@ class Attention(nn.Module):
             )
         prefix = self._prefix(delta)
         attend = attend_causally if self.causal and cache is None else attend_by_head
+        if self.fused and cache is None:
+            attend = attend_fused
         out = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask_BLM, bias_BHLM, prefix)
         return self._out(out, delta), cache
 

@@ -53,6 +53,7 @@ class DecoderConfig:
     cuts: tuple[int, ...] = ()
     dtype: str = "float32"  # of the computation; parameters keep their own
     remat: str = "none"  # none | full | dots
+    attention: str = "own"  # own | cudnn (NVIDIA GPUs, 16-bit numbers; rows without a cache)
 
     def __post_init__(self):
         stack_sizes(self.layers, self.cuts)
@@ -62,6 +63,7 @@ class DecoderConfig:
             ("norm", ("rms", "layer")),
             ("activation", ACTIVATIONS),
             ("remat", REMAT),
+            ("attention", ("own", "cudnn")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -99,6 +101,7 @@ class Block(nn.Module):
         attention = Attention(
             c.d_model, c.heads, c.groups, c.head_dim, c.qkv_bias, c.o_bias,
             qk_norm_eps=c.norm_eps if c.qk_norm else None,
+            fused=c.attention == "cudnn",
             init_std=c.init_std, out_std=out_std, name="attn",
         )  # fmt: skip
         mlp = Mlp(c.d_ff, c.gated, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp")
