@@ -2,8 +2,8 @@
 
 python -m eval.recommend configs/beauty_gru.py
 
-Stops after some 45 of 200 epochs, the best one near the 33rd: some 90 ms a step on two idle cores, so five minutes a seed.
-Three seeds: R@10 .0658 +- .0018, N@10 .0377; history not masked .0615, .0342.
+Stops after some 45 of 200 epochs, the best one near the 33rd: some 90 ms a step on two cores, so about six minutes a
+seed. Three seeds: R@10 .0658 +- .0018, N@10 .0377; history not masked .0615, .0342.
 """
 
 from eval.recommend_ranking import RankingConfig
