@@ -169,6 +169,12 @@ def test_without_the_base_there_is_a_figure_but_no_ratio(fake, tmp_path):
     assert rows[0]["note"] == "base: not installed"
 
 
+def test_alone_on_the_track_there_is_a_figure(fake, tmp_path):
+    rows, _ = harness.run(race({"base": Entry(fake)}), {"": sys.executable}, tmp_path, 2)
+    (row,) = rows
+    assert row["contender"] == row["base"] == "base" and row["value"] > 0 and row["ratio"] is None
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_command(fake, tmp_path, monkeypatch, capsys, broken):
     entries = {

@@ -186,6 +186,8 @@ def run(
         for worker in workers.values():
             worker.close()
     pairs = [Against(n, race.base, race.bars.get(n)) for n in race.entries if n != race.base]
+    if not pairs:  # alone on the track: there is no ratio, but a figure
+        pairs = [Against(race.base, race.base)]
     measured = Measured(samples, rejected, memory)
     rows = [row(race, pair, measured, notes, agreement, able) for pair in (*pairs, *race.also)]
     ready = [worker.greeting.get("ready", {}) for worker in workers.values()]
