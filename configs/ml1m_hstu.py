@@ -2,8 +2,8 @@
 
     python -m eval.recommend configs/ml1m_hstu.py
 
-100 epochs of 12 seconds on two idle cores, 34 minutes beside another training. Seed 0: R@10 .3038, N@10 .1742 (the public
-row, which has times for its relative bias: .3097, .1720; the file here has none). 36 epochs: .2978, .1693.
+100 epochs of 12 seconds on two idle cores, 34 minutes beside another training. Seed 0: R@10 .3038, N@10 .1742. The
+public row, which has times for its relative bias (the file here has none): .3097, .1720. 36 epochs: .2978, .1693.
 """
 
 from eval.recommend_ranking import RankingConfig
