@@ -5,7 +5,7 @@ The models and batches are those of configs/ml1m_hstu.py and configs/beauty_tige
 
 from typing import Any
 
-from eval.race import chip
+from eval.race import chip, shape
 from eval.race.jax_decode import versions
 from eval.race.worker import Work
 
@@ -38,19 +38,26 @@ def prepare(model: str = "hstu", rows: int = 0) -> dict[str, Work]:
     return {"work": Work(one_step, first, versions(), info, memory=chip.our_memory())}
 
 
+def _recommender(name: str) -> Any:
+    """The recommender of an experiment file, read as its own script reads it."""
+    from eval.recommend_ranking import RankingConfig
+    from jaxrec.config import read_file
+
+    return read_file(RankingConfig, shape.ROOT / "configs" / f"{name}.py").recommender
+
+
 def _hstu(rows: int) -> tuple[Any, ...]:
     import dataclasses
 
     import jax
     import numpy as np
 
-    from configs.ml1m_hstu import config
     from jaxrec.data.histories import from_lists
     from jaxrec.data.history_rows import pack
     from jaxrec.models.hstu import HSTU
     from jaxrec.objectives.sequential import sequential
 
-    cfg, items = config.recommender, 3416
+    cfg, items = _recommender("ml1m_hstu"), 3416
     rng, width = np.random.default_rng(0), cfg.width
     people = rng.integers(0, items, (rows or cfg.positions // width, width + 1))
     batch = pack(from_lists(people.tolist(), items), width, cfg.model.max_length)
@@ -66,11 +73,10 @@ def _tiger(rows: int) -> tuple[Any, ...]:
     import jax.numpy as jnp
     import numpy as np
 
-    from configs.beauty_tiger import config
     from jaxrec.models.tiger import Tiger
     from jaxrec.objectives.generative_rec import tiger
 
-    cfg, items, sizes = config.recommender, 12_101, (256, 256, 256, 256)
+    cfg, items, sizes = _recommender("beauty_tiger"), 12_101, (256, 256, 256, 256)
     rng, count = np.random.default_rng(0), rows or cfg.rows
     codes_IQ = rng.integers(0, 256, (items, len(sizes))).astype(np.int32)
     draw = lambda *shape: rng.integers(0, items, shape).astype(np.int32)
