@@ -2,7 +2,7 @@
 
     python -m eval.recommend configs/beauty_sampled.py
 
-SASRec with cross-entropy over all items; seed 0 of record (`--seeds 0`): R@10 .4884, N@10 .3451, four minutes on two
+SASRec with cross-entropy over all items. Three seeds: R@10 .4899 +- .0016, N@10 .3459, four minutes each on two idle
 cores. S3-Rec's table has .4696 / .3156 for SASRec-BCE.
 """
 
