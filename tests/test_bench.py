@@ -268,7 +268,8 @@ def test_what_runs_on_a_gpu_agrees_with_the_peer(tmp_path, monkeypatch, dtype):
     ours, theirs = (m.prepare(**small, length=8, rank=2)["work"] for m in (jax_sft, torch_sft))
     np.testing.assert_allclose(ours.answer(), theirs.answer(), rtol=1e-5 if exact else 0.01)
     assert ours.memory is None and theirs.memory is None  # a CPU: the system is asked
-    assert ours.info == {"chip": "cpu", "flops": chip.sft_flops(shape.TINY, 2, 8, 2)}
+    known = {"chip": "cpu", "flops": chip.sft_flops(shape.TINY, 2, 8, 2)}
+    assert ours.info == theirs.info == known
 
 
 def test_products_of_codes_are_those_of_what_they_stand_for():

@@ -71,11 +71,11 @@ def peers_memory(device: str) -> Callable[[], int] | None:
     return None if device == "cpu" else lambda: torch.cuda.max_memory_allocated() // 2**20
 
 
-def peers(device: str) -> dict[str, str]:
-    """{"chip": the name of torch's device}; nothing for a CPU."""
+def peers(device: str) -> str:
+    """The name of torch's device."""
     import torch
 
-    return {} if device == "cpu" else {"chip": torch.cuda.get_device_name()}
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name()
 
 
 def sft_flops(shape: Mapping[str, Any], batch: int, length: int, rank: int) -> float:

@@ -48,10 +48,9 @@ def prepare(
     def logits() -> np.ndarray:
         return shape.centred(model(input_ids=ids, **more).logits[:, -1].float().cpu().numpy())
 
-    info = chip.peers(device)
-    if info:
-        width = model.dtype.itemsize
-        sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, width
+    sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, model.dtype.itemsize
+    info = {"chip": chip.peers(device)}
+    if not adapters:
         info |= {"moved": chip.decoding_bytes(*sizes)}
     return {"work": Work(generate, logits, versions, info, memory=chip.peers_memory(device))}
 

@@ -85,7 +85,8 @@ def prepare(
 
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, trl)}
     memory = chip.peers_memory(device)
-    return {"work": Work(step, first_losses, versions, chip.peers(device), memory=memory)}
+    info = {"chip": chip.peers(device)}
+    return {"work": Work(step, first_losses, versions, info, memory=memory)}
 
 
 def tokenizer(size: str):
