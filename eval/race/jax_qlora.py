@@ -3,6 +3,7 @@
 So both compute the same losses, and their ratio is the price of the codes alone.
 """
 
+import shutil
 from typing import Any
 
 from eval.race import shape
@@ -24,10 +25,12 @@ def prepare(
     from jaxrec import quant
     from jaxrec.hub import quantised
 
-    folder = shape.CACHE / f"llama_{size}"
-    if size == "7b" and not folder.exists():
-        quant_load.make(folder, size)  # shard by shard
-    folder = folder if folder.exists() else shape.model_folder(size)
+    folder = shape.CACHE / "llama_7b" if size == "7b" else shape.model_folder(size)
+    if not folder.exists():  # shard by shard, and whole or not at all
+        building = folder.with_suffix(".new")
+        shutil.rmtree(building, ignore_errors=True)
+        quant_load.make(building, size)
+        building.rename(folder)
     cfg, params = quantised.load(
         folder, kind, head=True, param_dtype=dtype, dtype=dtype, attention=attention
     )
