@@ -32,17 +32,17 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff format --check .
 
 bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (an hour and a half on an idle machine), in results/bench
-	$(VENV)/bin/python -m eval.bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
+	$(VENV)/bin/python -m bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 bench-gpu: $(VENV)/dev $(BENCH_VENV)/peers ## the races that need an NVIDIA GPU, in results/bench_gpu (not run by us yet)
 	$(call PIP,$(VENV)) -e '.[$(EXTRAS),gpu]'
-	$(VENV)/bin/python -m eval.bench --device gpu --peers $(BENCH_VENV)/bin/python --out results/bench_gpu
+	$(VENV)/bin/python -m bench --device gpu --peers $(BENCH_VENV)/bin/python --out results/bench_gpu
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
-	$(VENV)/bin/python -m eval.report
-	$(VENV)/bin/python -m eval.report --readme docs/search.md
-	$(VENV)/bin/python -m eval.report --readme docs/alignment.md
-	$(VENV)/bin/python -m eval.report --readme docs/speed.md
+	$(VENV)/bin/python -m bench.report
+	$(VENV)/bin/python -m bench.report --readme docs/search.md
+	$(VENV)/bin/python -m bench.report --readme docs/alignment.md
+	$(VENV)/bin/python -m bench.report --readme docs/speed.md
 
 clean: ## the environments and caches
 	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) .cache .pytest_cache .ruff_cache

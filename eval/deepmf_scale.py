@@ -1,6 +1,6 @@
 """DeepMF at the specification's size: 728,000 people, 1.57 million items, 6.7 million ratings: speed and memory.
 
-    python -m eval.deepmf_scale configs/deepmf_scale.py
+    python -m eval.deepmf_scale configs/recommend/deepmf_scale.py
 
 The ratings are synthetic (Zipf popularity on both sides); model, batch and optimiser are the specified ones. Row-lazy
 Adam is trained once over all epochs; dense Adam makes a few measured steps, and its time for all of them is
@@ -66,7 +66,7 @@ def in_a_process(cfg: DeepMFScale, contender: str) -> dict[str, Any]:
         for field in dataclasses.fields(cfg)
         if field.name != "contender"
     ]
-    words = [sys.executable, "-m", "eval.deepmf_scale", *flags, f"--contender={contender}"]
+    words = [sys.executable, "-m", "jaxrec.eval.deepmf_scale", *flags, f"--contender={contender}"]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ)
     if done.returncode:
         raise config.RunError(f"{contender} ended with status {done.returncode}: see above")
@@ -79,8 +79,8 @@ def train(cfg: DeepMFScale) -> dict[str, Any]:
 
     from jaxrec import mesh, objectives
     from jaxrec.data.source import ArraySource, Prefetch
-    from jaxrec.models import deepmf as model
-    from jaxrec.models.deepmf import DeepMFShape, Ratings
+    from jaxrec.models.items import deepmf as model
+    from jaxrec.models.items.deepmf import DeepMFShape, Ratings
     from jaxrec.recommenders.deepmf_fit import FitConfig, rmse_of
     from jaxrec.training import optimizer, step
 

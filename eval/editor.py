@@ -28,10 +28,10 @@ from jaxrec.data.candidate_sets import (
 )
 from jaxrec.data.shown_pieces import first_shown
 from jaxrec.detection import group_weights
-from jaxrec.models.draft_vectors import DraftReading, read_drafts
-from jaxrec.models.editor import EditorBatch
-from jaxrec.models.editor_folder import load_editor
-from jaxrec.models.text_vectors import Texts
+from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts
+from jaxrec.models.personal.editor import EditorBatch
+from jaxrec.models.personal.editor_folder import load_editor
+from jaxrec.models.text.text_vectors import Texts
 from jaxrec.results import print_table, write_results
 
 MEASURES = ("mrr", "top1", "pairs", "against_other", "against_original", "keep")
@@ -63,7 +63,7 @@ def main(cfg: EditorEvalConfig) -> Path:
     root = Path(cfg.model)
     folds = sorted(path for path in root.glob("[0-9]*") if (path / "own_p" / "model").is_dir())
     if not folds:
-        raise RunError(f"there is no trained editor in {root}: run train.editor first")
+        raise RunError(f"there is no trained editor in {root}: run jaxrec.train.editor first")
     facts = checkpoint.load_facts(folds[0] / "own_p" / "model")
     if max(cfg.ks) > facts["pieces"]:
         raise RunError(

@@ -1,8 +1,8 @@
 """GenRec end to end: query + user -> persona -> search, diversity, re-ranking -> ten items with reasons -> reward.
 
-    python -m jaxrec.dialogue.instruction_pairs --limit 2000 --out runs/genrec/few      what the models learned from
-    python -m eval.explain configs/genrec.py
-    python -m eval.explain configs/genrec.py --speaker SFT --rows 32
+    python -m jaxrec.rewards.instruction_pairs --limit 2000 --out runs/genrec/few      what the models learned from
+    python -m eval.explain configs/recommend/genrec.py
+    python -m eval.explain configs/recommend/genrec.py --speaker SFT --rows 32
 
 Answers the config's requests on the terminal, each item with its reason, who wrote it and what it earns; then the
 table: every model on XRec's held-out readers and on held-out people who rated; then the latency of every stage.
@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxrec.eval import explain_table
+from jaxrec.eval.explain_writer import ModelRow, Writer
+from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
+from jaxrec.eval.recommend_flow import RULE, Request, items_of
 
-from eval import explain_table
-from eval.explain_writer import ModelRow, Writer
-from eval.flow_parts import PartsConfig, World, flow_parts, read_world
-from eval.recommend_flow import RULE, Request, items_of
 from jaxrec import config, results
 from jaxrec.config import ConfigError
-from jaxrec.dialogue import reward as rewards
 from jaxrec.dialogue.explanation import Explainer, Reader, Reason, Subject
-from jaxrec.dialogue.instruction_pairs import ItemFacts, item_facts
-from jaxrec.dialogue.reward import Sample, Score, scored
-from jaxrec.models.sentence import SentenceEncoder
-from jaxrec.models.token_vectors import TokenVectors
+from jaxrec.models.text.sentence import SentenceEncoder
+from jaxrec.models.text.token_vectors import TokenVectors
 from jaxrec.people.words import words
 from jaxrec.recommenders.flow import STAGES, Answer, Flow, FlowSettings
+from jaxrec.rewards import reward as rewards
+from jaxrec.rewards.instruction_pairs import ItemFacts, item_facts
+from jaxrec.rewards.reward import Sample, Score, scored
 from jaxrec.text_metrics import Catalogue
 
 SHOWN = ("model", "perplexity", "rouge_l", "similarity", "named", "another", "persona")

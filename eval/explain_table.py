@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxrec.eval.explain_writer import ModelRow, Writer, perplexity
 
-from eval.explain_writer import ModelRow, Writer, perplexity
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import XREC
 from jaxrec.dialogue.prompts import template_reason
-from jaxrec.dialogue.reward import Reward, Sample, Score, scored
+from jaxrec.rewards.reward import Reward, Sample, Score, scored
 from jaxrec.text_metrics import Catalogue, EmbedTokens, distinct_n, rouge_l, soft_matches
 
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ from jaxrec.data import text
 from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
 from jaxrec.losses.tokens import weighted
-from jaxrec.models.completion import Completion
-from jaxrec.models.tuned_folder import load_tuned
+from jaxrec.models.language.completion import Completion
+from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.structs import Tokens
 
 LONGEST = 192  # tokens of a prompt that room is made for, so that all batches share their programs

@@ -12,9 +12,7 @@ import numpy as np
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Histories, Split, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
-from jaxrec.data.world.shop_set import interaction_set
-from jaxrec.data.world.shops import make_shops
-from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.people.persona_count import choose_k, plot_count
 from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
 from jaxrec.people.preferences import DAY, preference_vectors
@@ -25,6 +23,8 @@ from jaxrec.recommenders.flow import FlowParts
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
 from jaxrec.retrieval.index import Index
+from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.shops import make_shops
 
 _log = logging.getLogger(__name__)
 TREND_HALF_LIFE = 90 * DAY

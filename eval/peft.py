@@ -1,7 +1,7 @@
 """Every PEFT method on customer-support intents and answers: quality, parameters, bytes, memory, time.
 
-    JAXREC_DATA=... python -m eval.peft configs/peft_small.py
-    JAXREC_DATA=... python -m eval.peft configs/peft_small.py --tasks bitext --methods lora dora --seeds 1
+    JAXREC_DATA=... python -m eval.peft configs/language/peft_small.py
+    JAXREC_DATA=... python -m eval.peft configs/language/peft_small.py --tasks bitext --methods lora dora --seeds 1
 
 All methods make the same steps over the same rows. Each one's learning rate is chosen on the validation part, by nats a
 token with seed 0, from its own short grid (`rates`); the test part is read once, with the chosen rate. Resumable row
@@ -22,15 +22,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxrec.eval.peft_counted import claims, counted
+from jaxrec.eval.peft_plot import plot
+from jaxrec.eval.peft_tasks import Task, task
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes
 
-from eval.peft_counted import claims, counted
-from eval.peft_plot import plot
-from eval.peft_tasks import Task, task
-from eval.peft_training import UNTUNED, Method, Outcome, Sizes
 from jaxrec import config, mesh, results
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
-from jaxrec.models.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
 from jaxrec.nn.generate import backbone_generator
 
 METHODS = (
@@ -98,7 +98,7 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
         results.write_results(
             cfg.results, "peft", rows, config=config.to_dict(cfg), wall_s=wall, filename=f"{name}.json",
             task=asked.facts() | {"measure": asked.measure}, backbone=backbone_facts(base),
-            command=f"python -m eval.peft configs/peft_small.py --tasks {name}",
+            command=f"python -m eval.peft configs/language/peft_small.py --tasks {name}",
         )  # fmt: skip
         plot(rows, name, asked.measure, Path(cfg.results) / f"{name}.png")
         found += rows
@@ -197,7 +197,7 @@ def saved_bytes(method: Method, tree: Any) -> int:
 
 def measured_memory(cfg: PeftConfig, method: str, name: str, cache: Path) -> dict[str, float]:
     """`peak_mb`: the most a process that trains this way holds beyond Python, jax and the libraries."""
-    words = [sys.executable, "-m", "eval.peft_memory", "--model", cfg.model, "--task", name]
+    words = [sys.executable, "-m", "jaxrec.eval.peft_memory", "--model", cfg.model, "--task", name]
     words += ["--method", method, "--cache", str(cache)]
     words += ["--sizes", json.dumps(config.to_dict(cfg.sizes))]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))

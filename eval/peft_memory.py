@@ -8,21 +8,11 @@ libraries). `--cache` is jax's compilation cache: where the program lies in it, 
 
 import argparse
 import json
-import resource
 import sys
-from pathlib import Path
 
 import jax
 
-
-def peak_mb() -> float:
-    """The most memory this process has held."""
-    try:  # getrusage counts what the parent held when it forked, too
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
-    except OSError:
-        scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes here
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+from jaxrec.usage import peak_mb
 
 
 def main() -> int:
@@ -42,10 +32,11 @@ def main() -> int:
         jax.config.update("jax_compilation_cache_dir", flags.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from eval.peft_tasks import task
-    from eval.peft_training import Method, Sizes
+    from jaxrec.eval.peft_tasks import task
+    from jaxrec.eval.peft_training import Method, Sizes
+
     from jaxrec import mesh
-    from jaxrec.models.tuned_folder import load_tuned
+    from jaxrec.models.language.tuned_folder import load_tuned
 
     devices = mesh.make(devices=jax.devices()[:1])
     asked = task(flags.task)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxrec.eval.peft_tasks import Task
 
-from eval.peft_tasks import Task
 from jaxrec import delta as deltas
 from jaxrec import mesh, objectives, quant
 from jaxrec.data.instruction_batches import packing_order
@@ -24,8 +24,8 @@ from jaxrec.data.source import ArraySource
 from jaxrec.data.text import pack, pad
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import following
-from jaxrec.models.tuned_folder import Tuned
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.tuned_folder import Tuned
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.nn.generate import Generator, backbone_generator
 from jaxrec.nn.sampling import sampling

@@ -1,7 +1,7 @@
 """Does p carry the person? People's own labels, unseen people on unseen items, k examples each.
 
-    python -m eval.personalize configs/popquorn.py --out runs/popquorn
-    python -m eval.personalize configs/popquorn.py --out runs/popquorn-validation --validate
+    python -m eval.personalize configs/personal/popquorn.py --out runs/popquorn
+    python -m eval.personalize configs/personal/popquorn.py --out runs/popquorn-validation --validate
 
 Prints the table and writes OUT/results.json, OUT/k_curve.png and OUT/folds/, from which a stopped run goes on.
 The claim is the gap between own p and the rows beside it: the pooled model, the mean p, another person's p.
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxrec.eval.personalize_features import item_vectors
+from jaxrec.eval.personalize_items import ItemConfig, LoraConfig, view_items
+from jaxrec.eval.personalize_plot import k_curve
+from jaxrec.eval.personalize_rows import Case, PersonConfig, Trainer, fold_rows
+from jaxrec.eval.personalize_speed import onboarding_speed
+from jaxrec.eval.personalize_split import Cards, assign_folds, cards, split
 
-from eval.personalize_features import item_vectors
-from eval.personalize_items import ItemConfig, LoraConfig, view_items
-from eval.personalize_plot import k_curve
-from eval.personalize_rows import Case, PersonConfig, Trainer, fold_rows
-from eval.personalize_speed import onboarding_speed
-from eval.personalize_split import Cards, assign_folds, cards, split
 from jaxrec import config, metrics
 from jaxrec.data.judgements import Judgements, JudgementsConfig, read
-from jaxrec.models.profile import FitConfig
+from jaxrec.models.personal.profile import FitConfig
 from jaxrec.results import print_table, write_results
 
 RIVALS = ("pooled", "mean_p", "shuffled_p", "own_lora", "language_only", "global_mode")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxrec import checkpoint
 from jaxrec.hub import minilm
-from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.models.text.sentence import SentenceEncoder
 
 
 class TopLayers(SentenceEncoder):

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxrec.eval.personalize_split import Cards
 from jaxtyping import Array, Float, PyTree
 
-from eval.personalize_split import Cards
 from jaxrec.data.judgements import Judgements
-from jaxrec.models.selector import Selector, SelectorConfig
+from jaxrec.models.personal.selector import Selector, SelectorConfig
 
 
 @dataclasses.dataclass(frozen=True)

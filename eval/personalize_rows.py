@@ -11,13 +11,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxrec.eval.personalize_items import ItemConfig, ItemView, LoraConfig, lora_log_p
+from jaxrec.eval.personalize_split import Cards
 from jaxtyping import Array, Float, PyTree
 
-from eval.personalize_items import ItemConfig, ItemView, LoraConfig, lora_log_p
-from eval.personalize_split import Cards
 from jaxrec import mesh as meshes
 from jaxrec.losses.classification import cross_entropy
-from jaxrec.models.profile import (
+from jaxrec.models.personal.profile import (
     Evidence,
     FitConfig,
     Gaussian,
@@ -25,7 +25,7 @@ from jaxrec.models.profile import (
     ProfileEncoderConfig,
     fit_profiles,
 )
-from jaxrec.models.selector import Selector, SelectorConfig
+from jaxrec.models.personal.selector import Selector, SelectorConfig
 from jaxrec.structs import Aux
 from jaxrec.training import step as steps
 from jaxrec.training.optimizer import OptConfig, make

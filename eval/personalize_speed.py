@@ -4,14 +4,14 @@ import time
 
 import jax
 import numpy as np
+from jaxrec.eval.personalize_rows import Case, Trainer, frozen_of
 
-from eval.personalize_rows import Case, Trainer, frozen_of
-from jaxrec.models.profile import Gaussian
+from jaxrec.models.personal.profile import Gaussian
 
 
 def onboarding_speed(
     trainer: Trainer, params: dict, case: Case, k: int, people: int = 256
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """encoder_ms_per_tenant (one person alone in the batch, median of 50) and gradient_tenants_per_s (256 at once)."""
     frozen = frozen_of(case.view, trainer.cfg.content)
     cards = (case.examples.item_US, case.examples.label_US, case.examples.first(k))

@@ -19,12 +19,12 @@ from jaxrec.calibration import Calibration
 from jaxrec.config import RunError
 from jaxrec.data.policy_sets import TEST, TRAIN, PolicySet, PolicySetConfig, read_policy_set
 from jaxrec.dialogue.decision import CAUTION, REMEDIES, decide
-from jaxrec.models.policy import PolicyBatch
-from jaxrec.models.policy_folder import PolicyModel, load_policy, rows_of
-from jaxrec.models.text_vectors import Texts, read_texts
+from jaxrec.models.personal.policy import PolicyBatch
+from jaxrec.models.personal.policy_folder import PolicyModel, load_policy, rows_of
+from jaxrec.models.text.text_vectors import Texts, read_texts
 from jaxrec.results import print_table, write_results
 
-VARIANTS = ("own_p", "no_p", "no_grounds")  # as train.policy writes them, the headline first
+VARIANTS = ("own_p", "no_p", "no_grounds")  # as jaxrec.train.policy writes them, the headline first
 REMEDY = {**REMEDIES, "severe": "safe_fallback"}
 
 
@@ -49,7 +49,7 @@ def main(cfg: PolicyEvalConfig) -> Path:
     folds = sorted(path for path in root.glob("[0-9]*") if path.is_dir())
     variants = [v for v in VARIANTS if folds and (folds[0] / v / "model").is_dir()]
     if not variants:
-        raise RunError(f"there is no trained policy head in {root}: run train.policy first")
+        raise RunError(f"there is no trained policy head in {root}: run jaxrec.train.policy first")
     facts = checkpoint.load_facts(folds[0] / variants[0] / "model")
     data = read_policy_set(config.from_dict(PolicySetConfig, facts["data"]))
     reading = {**facts["reading"], "cache": cfg.cache}

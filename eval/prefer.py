@@ -1,8 +1,8 @@
 """What each preference loss gives on held-out pairs, beside the untuned model and the rule "the shorter answer".
 
-    python -m eval.prefer configs/prefer_hh_eval.py
-    python -m eval.prefer configs/prefer_sample_eval.py
-    python -m eval.prefer configs/prefer_hh_eval.py --validate     # for choosing settings: no test row is seen
+    python -m eval.prefer configs/language/prefer_hh_eval.py
+    python -m eval.prefer configs/language/prefer_sample_eval.py
+    python -m eval.prefer configs/language/prefer_hh_eval.py --validate     # for choosing settings: no test row is seen
 
 Of a language model a Delta is trained, of a personal model each tenant's p alone, or its head. A fixed number of steps
 for all losses, and nothing is chosen by the test rows. Columns: `accuracy` (the chosen answer has the higher reward of
@@ -29,10 +29,10 @@ from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thu
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import MeshConfig
-from jaxrec.models.personal_folder import load_personal
-from jaxrec.models.tenant_start import starting_p
-from jaxrec.models.tuned_folder import load_tuned
-from jaxrec.models.tuned_lm import LM, TenantLM, TunedLM
+from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
+from jaxrec.models.personal.personal_folder import load_personal
+from jaxrec.models.personal.tenant_start import starting_p
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer

@@ -1,6 +1,6 @@
 """The recommenders' tables, one experiment file a row: ranking, ratings, cross-domain, and GenRec's flow.
 
-    python -m eval.recommend configs/beauty_popularity.py          what came next, among all items or among 100
+    python -m eval.recommend configs/recommend/beauty_popularity.py      what came next, among all items or among 100
     python -m eval.recommend FILE --help                           the flags of that file's kind of table
     python -m eval.recommend FILE --seeds 0 --out runs/trial       a flag overrides one field of the file
 
@@ -14,10 +14,10 @@ import sys
 from jaxrec import config
 
 MODULES = (
-    "eval.recommend_ranking",
-    "eval.recommend_rating",
-    "eval.recommend_cross",
-    "eval.recommend_flow",
+    "jaxrec.eval.recommend_ranking",
+    "jaxrec.eval.recommend_rating",
+    "jaxrec.eval.recommend_cross",
+    "jaxrec.eval.recommend_flow",
 )
 
 
@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
         if {"--help", "-h"} & set(argv):
             print(__doc__)
             return
-        raise config.ConfigError("name an experiment file, configs/beauty_popularity.py say")
+        raise config.ConfigError(
+            "name an experiment file, configs/recommend/beauty_popularity.py say"
+        )
     chosen = type(config.read_file(object, argv[0]))
     if chosen.__module__ not in MODULES:
         raise config.ConfigError(

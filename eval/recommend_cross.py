@@ -1,7 +1,7 @@
 """Cross-domain recommendation: people who are cold in one shop and known from others.
 
-    python -m eval.recommend configs/cdrib_game_video.py
-    python -m eval.recommend configs/shops_sample.py
+    python -m eval.recommend configs/recommend/cdrib_game_video.py
+    python -m eval.recommend configs/recommend/shops_sample.py
 
 A pair of shops is asked as CDRIB asks (Cao et al., ICDE 2022): each held-out item of a cold person stands against 999
 items of its shop, drawn uniformly with replacement, none of which the person took in the test; ties count against the
@@ -22,9 +22,9 @@ from jaxrec import config, metrics, results
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Histories, Holdout, Interactions, from_lists, histories
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.data.world.shops import SHOPS, make_shops
 from jaxrec.recommenders.cross_domain import CrossDomain, CrossDomainConfig
 from jaxrec.recommenders.linear_mapping import LinearMapping
+from jaxrec.world.shops import SHOPS, make_shops
 
 KS = (1, 5, 10)
 SIMULATED = 0.15  # of the sample world's people: their events in one shop are hidden to choose by

@@ -1,7 +1,7 @@
 """GenRec's flow without its language model: user id + query -> vector -> persona -> search -> diversify -> re-rank.
 
-    python -m eval.recommend_flow configs/genrec_flow.py
-    python -m eval.recommend_flow configs/genrec_flow.py --parts.choose-personas     # k by elbow and silhouette
+    python -m eval.recommend_flow configs/recommend/genrec_flow.py
+    python -m eval.recommend_flow configs/recommend/genrec_flow.py --parts.choose-personas  # k by elbow and silhouette
 
 Fits what it needs, or takes it from OUT. Answers the config's requests on the terminal, then measures: held-out items
 asked for by their brand and category words, with and without personal re-ranking, and the latency of every stage.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxrec.eval import flow_table
+from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 
-from eval import flow_table
-from eval.flow_parts import PartsConfig, World, flow_parts, read_world
 from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout

@@ -1,7 +1,7 @@
 """How well does a recommender rank what came next? One data set, one recommender, several seeds, one row.
 
-    python -m eval.recommend configs/beauty_item_knn.py
-    python -m eval.recommend configs/beauty_bpr.py --seeds 0 --recommender.opt.lr 3e-3
+    python -m eval.recommend configs/recommend/beauty_item_knn.py
+    python -m eval.recommend configs/recommend/beauty_bpr.py --seeds 0 --recommender.opt.lr 3e-3
 
 Fits once for each seed with early stopping on the validation people, then asks all test people. Prints the table and
 writes OUT/NAME.json. RUNS/NAME/seed_S/ keeps the recommender and its numbers: a seed that is done is not run again.
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from eval.recommend_measures import (
+from jaxrec.eval.recommend_measures import (
     LIST,
     Measured,
     Protocol,
@@ -31,15 +30,16 @@ from eval.recommend_measures import (
     diversity_vectors,
     split,
 )
+
 from jaxrec import config, ranking
 from jaxrec.config import RunError
 from jaxrec.data.histories import Split
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
-from jaxrec.data.world.shop_set import interaction_set
-from jaxrec.data.world.shops import Shops, make_shops
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
 from jaxrec.results import print_table, write_results
+from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.shops import Shops, make_shops
 
 RecommenderConfig = functools.reduce(operator.or_, kinds.config_classes())  # a union of them all
 PROTOCOLS = {"full": "full", "sampled-100": "sampled-100 (99 uniform negatives)"}

@@ -1,8 +1,8 @@
 """Predicted ratings: RMSE and MAE of DeepMF beside its floors, over random folds or the published ones.
 
-    python -m eval.recommend_rating configs/ml100k_deepmf.py      # DeepMF exactly as specified
-    python -m eval.recommend_rating configs/ml100k_best.py        # random 5-fold, the best variants
-    python -m eval.recommend_rating configs/ml100k_u1.py          # u1.base / u1.test
+    python -m eval.recommend_rating configs/recommend/ml100k_deepmf.py      # DeepMF exactly as specified
+    python -m eval.recommend_rating configs/recommend/ml100k_best.py        # random 5-fold, the best variants
+    python -m eval.recommend_rating configs/recommend/ml100k_u1.py          # u1.base / u1.test
 
 "5-fold": random parts of all ratings, each held out once (Surprise's KFold); a value is the mean over folds, and its
 deviation that over seeds. "blocks": five blocks of the file's order, which in ML-100K are u1 .. u5. No number of a
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxrec.eval.rating_floors import bias_floor, mean_floor, svd_floor
 
-from eval.rating_floors import bias_floor, mean_floor, svd_floor
 from jaxrec import config, results
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories

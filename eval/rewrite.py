@@ -18,14 +18,14 @@ from jaxrec import config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import Rewrite, asked, rewrites
-from jaxrec.data.world.grammar import fact_met
-from jaxrec.data.world.style import fraction_met
-from jaxrec.data.world.tenants import generate
 from jaxrec.detection import group_weights
-from jaxrec.models.answering import Answering
-from jaxrec.models.onboarding import infer_p, read_pieces
-from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.onboarding import infer_p, read_pieces
+from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.results import print_table, write_results
+from jaxrec.world.grammar import fact_met
+from jaxrec.world.style import fraction_met
+from jaxrec.world.tenants import generate
 
 MEASURES = ("style", "facts", "both")
 

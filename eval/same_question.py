@@ -1,6 +1,6 @@
 """The same questions to unseen businesses of different temper: what each answers, in its own voice.
 
-    python -m eval.same_question configs/same_question_sample.py
+    python -m eval.same_question configs/personal/same_question_sample.py
 
 Nothing but p differs between the answers to a question. Writes OUT/same_question.json: {"questions": [{"question",
 "answers": [{"tenant", "name", "style", "answer", "met", "checks"}]}]}, where `met` counts the style checks met.
@@ -17,20 +17,20 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.world.businesses import KEYS, read_businesses
-from jaxrec.data.world.records import Tenant
-from jaxrec.data.world.style import check
-from jaxrec.data.world.tenants import generate
 from jaxrec.mesh import MeshConfig
-from jaxrec.models.answering import Answering
-from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.personal_folder import load_personal
+from jaxrec.world.businesses import KEYS, read_businesses
+from jaxrec.world.records import Tenant
+from jaxrec.world.style import check
+from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)
 class SameQuestionConfig:
     """Some questions for some businesses of one onboarded model."""
 
-    profile: str = "runs/sample/personalize/profile"  # of train.personalize
+    profile: str = "runs/sample/personalize/profile"  # of jaxrec.train.personalize
     questions: tuple[str, ...] = (
         "What time do you open on Saturday?",
         "Can I get my money back if I change my mind?",

@@ -1,7 +1,7 @@
 """How fast and how exactly are items found? Recall@10 against latency for each kind of index, one query at a time.
 
-    python -m eval.search configs/search_1m57.py       1.57 million x 768 from the generator
-    python -m eval.search configs/search_real.py       all real sentence vectors at hand (MiniLM)
+    python -m eval.search configs/search/search_1m57.py       1.57 million x 768 from the generator
+    python -m eval.search configs/search/search_real.py       all real sentence vectors at hand (MiniLM)
 
 Every index is built, saved, and served by a process of its own that only loads it (`search_serve`): its time for search
 + diversification (30 found, 10 kept), its memory. Recall is against exact search in float32, before any rounding.
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxrec.eval import search_geometry, search_plan, search_plot, search_serve, search_texts
+from jaxrec.eval.search_vectors import SHAPE, Vectors
 from tqdm import tqdm
 
-from eval import search_geometry, search_plan, search_plot, search_serve, search_texts
-from eval.search_vectors import SHAPE, Vectors
 from jaxrec import config
 from jaxrec.config import ConfigError
 from jaxrec.results import print_table, write_results

@@ -1,4 +1,4 @@
-"""Fits the generator of `eval.search_vectors` to real sentence vectors, and prints both geometries side by side.
+"""Fits the generator of `jaxrec.eval.search_vectors` to real sentence vectors, and prints both geometries side by side.
 
     python -m eval.search_fit                 measures both at several sizes; writes results/search/geometry.json
     python -m eval.search_fit --steps 150     searches for better constants first, and prints them
@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxrec.eval.search_geometry import distances, extrapolated, geometry, slope
+from jaxrec.eval.search_texts import real_vectors
+from jaxrec.eval.search_vectors import SHAPE, Shape, Vectors
 
-from eval.search_geometry import distances, extrapolated, geometry, slope
-from eval.search_texts import real_vectors
-from eval.search_vectors import SHAPE, Shape, Vectors
 from jaxrec.results import print_table, write_results
 
 SIZES = (1000, 3000, 10_000, 30_000, 100_000)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jaxrec.hub.minilm import packaged
 from jaxrec.hub.tokenizer import Tokenizer
-from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.nn.encoder import Encoder, EncoderConfig
 
 MPNET = EncoderConfig(

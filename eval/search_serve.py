@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.race.worker import busy_seconds, own_seconds
 from jaxrec import config as configs
 from jaxrec.config import RunError
 from jaxrec.retrieval.diversity import diversify
 from jaxrec.retrieval.index import Index
+from jaxrec.usage import busy_seconds, own_seconds, peak_mb
 
 SHORTLIST = 30  # of the specification: thirty found, ten kept
 WARM_UP = 20
@@ -63,7 +62,7 @@ def serve(job: Job, threads: int) -> tuple[list[dict[str, Any]], np.ndarray]:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(dataclasses.asdict(job)))
         env = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "eval.search_serve", str(path)]
+        command = [sys.executable, "-m", "jaxrec.eval.search_serve", str(path)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
@@ -90,7 +89,7 @@ def answer(
             if rounds[-1][0]["others"] <= QUIET:
                 break
         numbers, items_QK = min(rounds, key=lambda r: r[0]["others"])
-        told.append({**numbers, "rss_mb": _peak_mb(), "load_s": load_s})
+        told.append({**numbers, "rss_mb": round(peak_mb(), 1), "load_s": load_s})
         answers.append(items_QK)
     return told, np.stack(answers)
 
@@ -130,15 +129,6 @@ def _round(
     return numbers, np.stack(items)
 
 
-def _peak_mb() -> float:
-    try:  # of this program alone; what getrusage says begins with the memory of the program that started it
-        words = Path("/proc/self/status").read_text().split()
-        kilobytes = int(words[words.index("VmHWM:") + 1])
-    except (OSError, ValueError):
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(kilobytes / 1024, 1)
-
-
 def main() -> None:
     """Reads the job, writes what was found and what it took."""
     parser = argparse.ArgumentParser(
@@ -151,7 +141,7 @@ def main() -> None:
     job = configs.from_dict(Job, json.loads(path.read_text()))
     encode = None
     if job.encoder:
-        from eval.search_query import query_encoder
+        from jaxrec.eval.search_query import query_encoder
 
         encode = query_encoder(job.encoder)
     told, answers = answer(job, encode)

@@ -48,7 +48,7 @@ def all_texts(most: int = 20_000, seed: int = 0) -> tuple[list[str], dict[str, i
 
 def real_vectors(n: int, cache: Path) -> tuple[Float[np.ndarray, "I D"], dict[str, int]]:
     """MiniLM's vectors of the first n of `all_texts`, kept in `cache` by the texts' hash. Raises ModelMissing."""
-    from jaxrec.models.sentence import SentenceEncoder
+    from jaxrec.models.text.sentence import SentenceEncoder
 
     texts, counts = all_texts()
     texts = texts[:n]

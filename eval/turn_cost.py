@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder, decoder_cache
 from jaxrec.nn.stack import every_layer, recut
 from jaxrec.structs import Tokens

@@ -1,6 +1,6 @@
 """Does p carry a business's voice? Unseen businesses answer held-out questions with their own p and with other ones.
 
-    python -m eval.voices configs/voices_sample.py --out results/voices
+    python -m eval.voices configs/personal/voices_sample.py --out results/voices
 
 Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), the nearest
 neighbour (copy the closest onboarding answer), and the right answer itself. Columns: nats a token of the right answer,
@@ -12,20 +12,20 @@ import dataclasses
 import time
 
 import numpy as np
+from jaxrec.eval.turn_cost import turn_cost
 
-from eval.turn_cost import turn_cost
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.world.businesses import KEYS, read_businesses
-from jaxrec.data.world.floors import nearest, token_f1
-from jaxrec.data.world.grammar import fact_met
-from jaxrec.data.world.records import Dialogue, Tenant
-from jaxrec.data.world.style import check, fraction_met
-from jaxrec.data.world.tenants import generate
 from jaxrec.mesh import MeshConfig
-from jaxrec.models.answering import Answering
-from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.personal_folder import load_personal
+from jaxrec.world.businesses import KEYS, read_businesses
+from jaxrec.world.floors import nearest, token_f1
+from jaxrec.world.grammar import fact_met
+from jaxrec.world.records import Dialogue, Tenant
+from jaxrec.world.style import check, fraction_met
+from jaxrec.world.tenants import generate
 
 P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 
@@ -34,7 +34,7 @@ P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 class VoicesConfig:
     """A comparison of vectors p on one onboarded model."""
 
-    profile: str = "runs/sample/personalize/profile"  # of train.personalize
+    profile: str = "runs/sample/personalize/profile"  # of jaxrec.train.personalize
     dialogues: int = 8  # held-out ones of each tenant
     question: int = 40
     answer: int = 96

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.line_chart import HEIGHT, WIDTH, Chart, Series, chart
+from jaxrec.eval.line_chart import HEIGHT, WIDTH, Chart, Series, chart
+
 from jaxrec import config
 from jaxrec.config import RunError
 from jaxrec.log import read_metrics

@@ -8,6 +8,7 @@ Whatever is wrong with either is said in one line that begins with "config:", an
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
 import json
 import re
@@ -107,9 +108,7 @@ def load(config_class: type[T], argv: Sequence[str], description: str | None = N
 
 def read_file(config_class: type[T], path: str | Path) -> T:
     """The `config` of an experiment file, checked against the annotations of `config_class`."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no experiment file {path}")
+    path = find_experiment(path)
     _alias_running_script()
     names = _call(config_class, lambda: runpy.run_path(str(path)), where=f"{path}: ")
     if "config" not in names:
@@ -124,6 +123,32 @@ def read_file(config_class: type[T], path: str | Path) -> T:
     if problem := next(_problems(value, config_class, "config"), None):
         raise ConfigError(f"{path}: {problem}")
     return value
+
+
+def experiments() -> dict[str, Path]:
+    """The experiment files that come with jaxrec, by name ("sft_sample")."""
+    room = importlib.util.find_spec("jaxrec.configs")
+    folders = room.submodule_search_locations or () if room else ()
+    files = [path for folder in folders for path in Path(folder).rglob("[!_]*.py")]
+    return {path.stem: path for path in sorted(files)}
+
+
+def find_experiment(path: str | Path) -> Path:
+    """The experiment file at `path`; else the one of jaxrec's own with that name, wherever the program was started.
+
+    `sft_sample`, `configs/sft_sample.py` and `configs/language/sft_sample.py` are the same file. Raises ConfigError,
+    with the nearest name, where there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    known = experiments()
+    of_ours = path.parent == Path() or path.parts[0] == "configs"
+    if of_ours and path.suffix in ("", ".py") and path.stem in known:
+        return known[path.stem]
+    close = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"there is no experiment file {path}{hint}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -179,14 +204,16 @@ def _plain(value: Any) -> Any:
 
 
 def _alias_running_script() -> None:
-    """Lets an experiment file's `from train.x import XConfig` find the class of the script that runs as __main__.
+    """Lets an experiment file's `from jaxrec.train.x import XConfig` find the class of the running script.
 
     Without it `python -m train.x` would load train/x.py twice, and the two XConfig would differ.
     """
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if main is not None and spec is not None:
-        sys.modules.setdefault(spec.name, main)
+        name = spec.name if spec.name.startswith("jaxrec.") else f"jaxrec.{spec.name}"
+        for alias in (spec.name, name):
+            sys.modules.setdefault(alias, main)
 
 
 def _command() -> str:

@@ -27,7 +27,6 @@ from typing import Any
 from jaxrec import config
 from jaxrec.config import RunError
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "configs"
 NEEDED_MB = 300  # of disk, for everything in OUT
 SHOWN = {
     "own_p_gradient": "own p, fitted",
@@ -72,7 +71,7 @@ class Stage:
 
 STAGES = (
     Stage(
-        "train.pretrain",
+        "jaxrec.train.pretrain",
         "PretrainConfig",
         "backbone_sample.py",
         "pretrain/model/tokenizer.json",
@@ -80,7 +79,7 @@ STAGES = (
         "a small language model learns to write, from nothing",
     ),
     Stage(
-        "train.retrofit",
+        "jaxrec.train.retrofit",
         "RetrofitConfig",
         "retrofit_sample.py",
         "retrofit/lfe/facts.json",
@@ -88,7 +87,7 @@ STAGES = (
         "it is frozen; a thin layer learns to turn what it reads into vectors Z",
     ),
     Stage(
-        "train.universal",
+        "jaxrec.train.universal",
         "UniversalConfig",
         "universal_sample.py",
         "universal/model/facts.json",
@@ -96,7 +95,7 @@ STAGES = (
         "one shared head learns the voices of many businesses, each from its p",
     ),
     Stage(
-        "train.personalize",
+        "jaxrec.train.personalize",
         "PersonalizeConfig",
         "personalize_sample.py",
         "personalize/profile/facts.json",
@@ -104,7 +103,7 @@ STAGES = (
         "businesses that it never met are onboarded: a p for each, from examples",
     ),
     Stage(
-        "eval.voices",
+        "jaxrec.eval.voices",
         "VoicesConfig",
         "voices_sample.py",
         "voices/results.json",
@@ -112,7 +111,7 @@ STAGES = (
         "they answer new questions, with their own p and with other ones",
     ),
     Stage(
-        "eval.same_question",
+        "jaxrec.eval.same_question",
         "SameQuestionConfig",
         "same_question_sample.py",
         "voices/same_question.json",
@@ -134,7 +133,7 @@ def main(cfg: DemoConfig) -> Path:
     settings = {stage.name: experiment(stage, out, cfg.quick) for stage in STAGES}
     record = Record(out, cfg.quick)
     record.refuse_others(settings)
-    page = importlib.import_module("eval.voices_page")
+    page = importlib.import_module("jaxrec.eval.voices_page")
     try:
         run(settings, record)
         report = page.main(page.PageConfig(run=str(out)))
@@ -180,7 +179,7 @@ def prepare(out: Path, fresh: bool) -> None:
 def experiment(stage: Stage, out: Path, quick: bool) -> Any:
     """The stage's configuration: its experiment file, with every path in it moved to OUT."""
     kind = getattr(importlib.import_module(stage.module), stage.config_class)
-    cfg = moved(config.read_file(kind, EXPERIMENTS / stage.experiment), out)
+    cfg = moved(config.read_file(kind, stage.experiment), out)
     cfg = changed(cfg, "out", str(out / stage.folder))
     if hasattr(cfg, "loop"):  # an interruption should cost seconds, not the stage
         cfg = changed(cfg, "loop.save_every", 50)

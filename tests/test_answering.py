@@ -10,8 +10,8 @@ import tiny_personal as tiny
 
 from jaxrec.data import turns
 from jaxrec.data.text import pad, train_tokenizer
-from jaxrec.models.answering import Answering
-from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
 

@@ -15,17 +15,17 @@ import tiny_personal as tiny
 
 from jaxrec import checkpoint, config, hub
 from jaxrec.data.text import train_tokenizer
-from jaxrec.data.world.tenants import generate
 from jaxrec.hub.weights import check_vocabulary
-from jaxrec.models.personal_folder import save_personal
+from jaxrec.models.personal.personal_folder import save_personal
+from jaxrec.world.tenants import generate
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = {
-    "train.pretrain": "PretrainConfig",
-    "train.retrofit": "RetrofitConfig",
-    "train.universal": "UniversalConfig",
-    "train.personalize": "PersonalizeConfig",
-    "eval.voices": "VoicesConfig",
+    "jaxrec.train.pretrain": "PretrainConfig",
+    "jaxrec.train.retrofit": "RetrofitConfig",
+    "jaxrec.train.universal": "UniversalConfig",
+    "jaxrec.train.personalize": "PersonalizeConfig",
+    "jaxrec.eval.voices": "VoicesConfig",
 }
 
 
@@ -33,7 +33,7 @@ CLASSES = {
 def refused(capsys, tmp_path, monkeypatch):
     """Runs a script with these flags, in this process; gives the one line that it said and the exit status."""
     monkeypatch.chdir(tmp_path)
-    for script in ("train.retrofit", "train.universal", "train.personalize"):
+    for script in ("jaxrec.train.retrofit", "jaxrec.train.universal", "jaxrec.train.personalize"):
         monkeypatch.setattr(import_module(script), "generate", lambda: few)
     few = generate(n=5)
 
@@ -90,7 +90,13 @@ def models(tmp_path_factory, words) -> Path:
 
 
 def test_from_a_shell_a_mistake_is_one_line_on_stderr_and_a_status(tmp_path):
-    command = [sys.executable, "-m", "train.retrofit", "--backbone", str(tmp_path / "nowhere")]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxrec.train.retrofit",
+        "--backbone",
+        str(tmp_path / "nowhere"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
@@ -104,12 +110,12 @@ def test_an_unknown_field_names_the_nearest(refused, script):
 
 
 def test_a_wrong_type(refused):
-    said, status = refused("train.pretrain", "--opt.lr", "fast")
+    said, status = refused("jaxrec.train.pretrain", "--opt.lr", "fast")
     assert (status, "--opt.lr" in said) == (2, True), said
 
 
 def test_sizes_that_cannot_be_are_refused_before_anything_runs(refused):
-    said, status = refused("train.pretrain", "--model.heads", "3", "--model.groups", "2")
+    said, status = refused("jaxrec.train.pretrain", "--model.heads", "3", "--model.groups", "2")
     assert (status, "3 heads" in said) == (2, True), said
 
 
@@ -121,7 +127,7 @@ def test_sizes_that_cannot_be_are_refused_before_anything_runs(refused):
         (("--mesh.fsdp", "-1"), "at most one is -1"),
     ],
 )
-@pytest.mark.parametrize("script", ["train.pretrain", "train.personalize"])
+@pytest.mark.parametrize("script", ["jaxrec.train.pretrain", "jaxrec.train.personalize"])
 def test_a_mesh_that_does_not_divide_the_devices(refused, script, flags, why):
     said, status = refused(script, *flags)
     assert (status, why in said) == (1, True), said
@@ -130,7 +136,7 @@ def test_a_mesh_that_does_not_divide_the_devices(refused, script, flags, why):
 def test_a_batch_that_the_mesh_does_not_divide(refused, tmp_path, words):
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in words))
     said, status = refused(
-        "train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9", "--rows", "12",
+        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9", "--rows", "12",
         "--model.vocab", "290",
     )  # fmt: skip
     assert (status, "12 rows does not divide" in said) == (1, True), said
@@ -154,35 +160,41 @@ def test_a_batch_that_the_mesh_does_not_divide(refused, tmp_path, words):
 )
 def test_a_line_of_a_text_file_that_cannot_be_read_is_named(refused, tmp_path, content, why):
     (tmp_path / "notes.jsonl").write_text(content)
-    said, status = refused("train.pretrain", "--texts", "notes.jsonl")
+    said, status = refused("jaxrec.train.pretrain", "--texts", "notes.jsonl")
     assert (status, why in said) == (1, True), said
 
 
 @pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b'{"text": "a"}\n')[:-9]])
 def test_a_damaged_archive(refused, tmp_path, content):
     (tmp_path / "notes.jsonl.gz").write_bytes(content)
-    said, status = refused("train.pretrain", "--texts", "notes.jsonl.gz")
+    said, status = refused("jaxrec.train.pretrain", "--texts", "notes.jsonl.gz")
     assert (status, "notes.jsonl.gz cannot be read" in said) == (1, True), said
 
 
 def test_texts_that_are_not_there(refused, monkeypatch, tmp_path):
-    said, status = refused("train.pretrain", "--texts", "novels")
+    said, status = refused("jaxrec.train.pretrain", "--texts", "novels")
     assert (status, "'novels' is no file or folder" in said) == (1, True), said
     monkeypatch.delenv("JAXREC_DATA", raising=False)
-    said, status = refused("train.pretrain", "--texts", "sgd")
+    said, status = refused("jaxrec.train.pretrain", "--texts", "sgd")
     assert (status, "set JAXREC_DATA" in said) == (1, True), said
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))
-    said, status = refused("train.pretrain", "--texts", "sgd")
+    said, status = refused("jaxrec.train.pretrain", "--texts", "sgd")
     assert (status, "no data set 'sgd'" in said) == (1, True), said
 
 
 def test_texts_too_few_for_what_is_asked(refused, tmp_path, words):
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in words))
-    said, status = refused("train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "99")
+    said, status = refused(
+        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "99"
+    )
     assert (status, "none would be held out" in said) == (1, True), said
-    said, status = refused("train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "1")
+    said, status = refused(
+        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "1"
+    )
     assert (status, "none would be trained on" in said) == (1, True), said
-    said, status = refused("train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9")
+    said, status = refused(
+        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9"
+    )
     assert (status, "tokens of the 2048 asked for" in said) == (1, True), said
 
 
@@ -197,9 +209,11 @@ def test_a_tokenizer_that_is_not_there_or_too_large(refused, models, tmp_path, w
         "280",
         "--tokenizer",
     )
-    said, status = refused("train.pretrain", *flags, "none.json")
+    said, status = refused("jaxrec.train.pretrain", *flags, "none.json")
     assert (status, "no file none.json" in said) == (1, True), said
-    said, status = refused("train.pretrain", *flags, str(models / "backbone" / "tokenizer.json"))
+    said, status = refused(
+        "jaxrec.train.pretrain", *flags, str(models / "backbone" / "tokenizer.json")
+    )
     assert (status, "290 tokens, but the embedding only 280 rows" in said) == (1, True), said
     with pytest.raises(config.RunError):
         check_vocabulary(41, tiny.DECODER)
@@ -208,7 +222,7 @@ def test_a_tokenizer_that_is_not_there_or_too_large(refused, models, tmp_path, w
 def test_a_folder_that_cannot_be_written(refused, tmp_path, models):
     (tmp_path / "taken").write_text("a file stands where the folder should be")
     said, status = refused(
-        "train.personalize", "--model", str(models / "personal"), "--out", "taken/run",
+        "jaxrec.train.personalize", "--model", str(models / "personal"), "--out", "taken/run",
         "--tenants", "kestrel_travel", "--rows", "8", "--loop.steps", "1", "--loop.no-progress",
     )  # fmt: skip
     assert (status, "taken" in said) == (1, True), said
@@ -219,15 +233,15 @@ def test_a_folder_that_cannot_be_written(refused, tmp_path, models):
 
 def test_a_model_that_is_not_there(refused, tmp_path):
     for script, flag in (
-        ("train.retrofit", "--backbone"),
-        ("train.universal", "--lfe"),
-        ("train.personalize", "--model"),
-        ("eval.voices", "--profile"),
+        ("jaxrec.train.retrofit", "--backbone"),
+        ("jaxrec.train.universal", "--lfe"),
+        ("jaxrec.train.personalize", "--model"),
+        ("jaxrec.eval.voices", "--profile"),
     ):
         said, status = refused(script, flag, str(tmp_path / "nowhere"))
         assert (status, "nowhere" in said) == (1, True), said
     (tmp_path / "empty").mkdir()
-    said, status = refused("train.retrofit", "--backbone", "empty")
+    said, status = refused("jaxrec.train.retrofit", "--backbone", "empty")
     assert (status, "config.json is missing" in said) == (1, True), said
 
 
@@ -252,7 +266,7 @@ def test_weights_that_do_not_fit_the_config(refused, models, tmp_path, field, va
     told = json.loads((copy / "config.json").read_text())
     told = {k: v for k, v in {**told, field: value}.items() if v is not None}
     (copy / "config.json").write_text(json.dumps(told))
-    said, status = refused("train.retrofit", "--backbone", "copy")
+    said, status = refused("jaxrec.train.retrofit", "--backbone", "copy")
     assert (status, why in said) == (1, True), said
 
 
@@ -263,38 +277,39 @@ def test_a_damaged_model(refused, models, tmp_path, name):
     for path in (models / "backbone").iterdir():
         whole = path.read_bytes()
         (copy / path.name).write_bytes(whole[: len(whole) // 2] if path.name == name else whole)
-    said, status = refused("train.retrofit", "--backbone", "copy")
+    said, status = refused("jaxrec.train.retrofit", "--backbone", "copy")
     assert (status, f"{name} is damaged" in said) == (1, True), said
 
 
 def test_parts_that_were_trained_on_another_backbone(refused, models):
-    said, status = refused("train.universal", "--lfe", str(models / "old_lfe"))
+    said, status = refused("jaxrec.train.universal", "--lfe", str(models / "old_lfe"))
     assert (status, "trained on a backbone with hash 0000" in said) == (1, True), said
-    said, status = refused("train.personalize", "--model", str(models / "old"))
+    said, status = refused("jaxrec.train.personalize", "--model", str(models / "old"))
     assert (status, "trained on a backbone with hash 1111" in said) == (1, True), said
 
 
 def test_a_folder_of_another_stage(refused, models):
-    said, status = refused("train.personalize", "--model", str(models / "lfe"))
+    said, status = refused("jaxrec.train.personalize", "--model", str(models / "lfe"))
     assert (status, "lacks 'personal'" in said) == (1, True), said
-    said, status = refused("train.universal", "--lfe", str(models / "personal"))
+    said, status = refused("jaxrec.train.universal", "--lfe", str(models / "personal"))
     assert (status, "lacks 'lfe'" in said) == (1, True), said
 
 
-@pytest.mark.parametrize("script", ["train.retrofit", "train.universal"])
+@pytest.mark.parametrize("script", ["jaxrec.train.retrofit", "jaxrec.train.universal"])
 def test_a_teacher_of_another_vocabulary(refused, models, tmp_path, script):
     weights = tiny.backbone()
     hub.save(tmp_path / "teacher", tiny.DECODER, weights)
-    start = {"train.retrofit": ("--backbone", "backbone"), "train.universal": ("--lfe", "lfe")}[
-        script
-    ]
+    start = {
+        "jaxrec.train.retrofit": ("--backbone", "backbone"),
+        "jaxrec.train.universal": ("--lfe", "lfe"),
+    }[script]
     said, status = refused(script, start[0], str(models / start[1]), "--teacher", "teacher")
     assert (status, "teacher teacher has 40 tokens" in said) == (1, True), said
 
 
 def test_a_site_that_does_not_exist(refused, models):
     said, status = refused(
-        "train.personalize", "--model", str(models / "personal"), "--tenants", "kestrel_travel",
+        "jaxrec.train.personalize", "--model", str(models / "personal"), "--tenants", "kestrel_travel",
         "--own-delta.lora-rank", "2", "--own-delta.lora-sites", "query",
     )  # fmt: skip
     assert (status, "pattern 'query' matches no LoRA site" in said) == (1, True), said
@@ -305,11 +320,11 @@ def test_a_site_that_does_not_exist(refused, models):
 
 def test_a_tenant_who_is_unknown_or_has_too_few_examples(refused, models):
     model = ("--model", str(models / "personal"))
-    said, status = refused("train.personalize", *model, "--tenants", "kestrel")
+    said, status = refused("jaxrec.train.personalize", *model, "--tenants", "kestrel")
     assert (status, "no tenant 'kestrel'" in said) == (1, True), said
     for number in ("0", "61"):
         said, status = refused(
-            "train.personalize", *model, "--tenants", "kestrel_travel", "--examples", number
+            "jaxrec.train.personalize", *model, "--tenants", "kestrel_travel", "--examples", number
         )
         assert (status, f"{number} are asked for" in said) == (1, True), said
 

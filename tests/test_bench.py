@@ -9,14 +9,15 @@ import time
 import numpy as np
 import pytest
 
-from eval import bench, bench_table
-from eval.race import chip, gpu_card, harness, shape
-from eval.race.card import RACES
-from eval.race.harness import Against, Entry, Measured, Race
-from eval.race.worker import Work, calls_of, timed
+from bench import __main__ as bench
+from bench import bench_table
+from bench.race import chip, gpu_card, harness, shape
+from bench.race.card import RACES
+from bench.race.harness import Against, Entry, Measured, Race
+from bench.race.worker import Work, calls_of, timed
 
 CONTENDER = """
-from eval.race.worker import Work
+from bench.race.worker import Work
 
 def prepare(value=1.0, missing=False, broken=False):
     print("libraries may print")
@@ -256,7 +257,7 @@ def test_what_runs_on_a_gpu_agrees_with_the_peer(tmp_path, monkeypatch, dtype):
     """The GPU card's contenders on a CPU: Qwen2's layout, both sides, both types."""
     pytest.importorskip("torch")
     pytest.importorskip("peft")
-    from eval.race import jax_decode, jax_sft, torch_decode, torch_sft
+    from bench.race import jax_decode, jax_sft, torch_decode, torch_sft
 
     monkeypatch.setattr(shape, "CACHE", tmp_path)
     monkeypatch.setattr(shape, "NEW", 4)
@@ -273,7 +274,7 @@ def test_what_runs_on_a_gpu_agrees_with_the_peer(tmp_path, monkeypatch, dtype):
 
 
 def test_products_of_codes_are_those_of_what_they_stand_for():
-    from eval.race import jax_matmul
+    from bench.race import jax_matmul
 
     small = {"into": 128, "out": 256, "repeated": 2}
     codes, floats = (jax_matmul.prepare(stored, **small) for stored in ("nf4", "bfloat16"))
@@ -286,7 +287,7 @@ def test_products_of_codes_are_those_of_what_they_stand_for():
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["hstu", "tiger"])
 def test_a_recommenders_step_learns(model):
-    from eval.race import jax_recommenders
+    from bench.race import jax_recommenders
 
     work = jax_recommenders.prepare(model, rows=1)["work"]
     work.run()
@@ -314,7 +315,7 @@ def test_what_both_sides_read(tmp_path, monkeypatch):
 def test_tenants_do_the_same_work(tmp_path, monkeypatch, module):
     """Tenant 0's answer is the same alone, merged, beside fifteen others, and in a stream."""
     monkeypatch.setattr(shape, "CACHE", tmp_path)
-    works = importlib.import_module(f"eval.race.jax_{module}").prepare(size="tiny", batch=4)
+    works = importlib.import_module(f"bench.race.jax_{module}").prepare(size="tiny", batch=4)
     answers = {name: np.asarray(w.answer()) for name, w in works.items() if w.answer is not None}
     assert {"shared", "distinct", "stream_10000"} <= set(answers)
     for answer in answers.values():
@@ -324,7 +325,7 @@ def test_tenants_do_the_same_work(tmp_path, monkeypatch, module):
 
 def test_we_decode_what_the_peer_decodes(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from eval.race import jax_decode, torch_decode
+    from bench.race import jax_decode, torch_decode
 
     monkeypatch.setattr(shape, "CACHE", tmp_path)
     monkeypatch.setattr(shape, "NEW", 8)
@@ -337,7 +338,7 @@ def test_we_decode_what_the_peer_decodes(tmp_path, monkeypatch):
 def test_llama_cpp_decodes_what_we_decode(tmp_path, monkeypatch):
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gguf")
-    from eval.race import gguf_file, jax_decode, llama_cpp
+    from bench.race import gguf_file, jax_decode, llama_cpp
 
     monkeypatch.setattr(shape, "CACHE", tmp_path)
     monkeypatch.setattr(shape, "NEW", 4)
@@ -351,7 +352,7 @@ def test_llama_cpp_decodes_what_we_decode(tmp_path, monkeypatch):
 
 
 def test_our_training_step_learns(tmp_path, monkeypatch):
-    from eval.race import jax_sft
+    from bench.race import jax_sft
 
     monkeypatch.setattr(shape, "CACHE", tmp_path)
     work = jax_sft.prepare(size="tiny", batch=2, length=8, rank=2)["work"]

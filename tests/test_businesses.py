@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrec.data.world.businesses import KEYS, read_business, read_businesses
-from jaxrec.data.world.style import check
+from jaxrec.world.businesses import KEYS, read_business, read_businesses
+from jaxrec.world.style import check
 
-TEXTS = Path(str(resources.files("jaxrec.data.world") / "texts"))
+TEXTS = Path(str(resources.files("jaxrec.world") / "texts"))
 
 
 def test_six_businesses_two_held_out():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxrec.data.item_codes import ItemCodesError
-from jaxrec.models import code_beam
-from jaxrec.models.code_layers import LayersConfig
-from jaxrec.models.generative_rec import CodeDecoder, CodeDecoderConfig
-from jaxrec.models.tiger import Tiger, TigerConfig
+from jaxrec.models.items import code_beam
+from jaxrec.models.items.code_layers import LayersConfig
+from jaxrec.models.items.generative_rec import CodeDecoder, CodeDecoderConfig
+from jaxrec.models.items.tiger import Tiger, TigerConfig
 
 SIZES = (5, 4, 6)
 SMALL = LayersConfig(d_model=16, layers=2, heads=2, head_dim=8, d_ff=32, dropout=0.1, init_std=0.5)

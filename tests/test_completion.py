@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.models.completion import Completion
+from jaxrec.models.language.completion import Completion
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 CFG = DecoderConfig(

@@ -8,8 +8,8 @@ import pytest
 from jaxrec.data import corpus
 from jaxrec.data.explanations import read_explained
 from jaxrec.data.text import train_tokenizer
-from jaxrec.data.world import tenants
-from jaxrec.data.world.businesses import read_businesses
+from jaxrec.world import tenants
+from jaxrec.world.businesses import read_businesses
 
 
 def test_a_folder_is_its_notes_in_order(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from jaxrec.eval.recommend_cross import CrossShopConfig, Task, drawn, main, of_shop, pair, table
 
-from eval.recommend_cross import CrossShopConfig, Task, drawn, main, of_shop, pair, table
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.interaction_sets import DataConfig

@@ -11,8 +11,8 @@ import pytest
 from jaxrec import checkpoint, mesh, objectives
 from jaxrec.data.histories import Histories, Interactions, histories
 from jaxrec.mesh import MeshConfig
-from jaxrec.models import deepmf as model
-from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known, Ratings
+from jaxrec.models.items import deepmf as model
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known, Ratings
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig

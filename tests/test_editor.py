@@ -15,12 +15,12 @@ from jaxrec.data.candidate_sets import OUT, TEST, TRAIN, VALID, CandidateSet, Ca
 from jaxrec.data.rewrites import rewrites
 from jaxrec.data.shown_pieces import first_shown, shown
 from jaxrec.data.surface import NAMES, surface
-from jaxrec.data.world.grammar import fact_met
-from jaxrec.data.world.style import fraction_met
-from jaxrec.data.world.tenants import generate
-from jaxrec.models.editor import Edited, Editor, EditorBatch, EditorConfig, chosen, edit
-from jaxrec.models.text_vectors import Texts
+from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, chosen, edit
+from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
+from jaxrec.world.grammar import fact_met
+from jaxrec.world.style import fraction_met
+from jaxrec.world.tenants import generate
 
 POPQUORN = CandidateSetConfig("popquorn", "popquorn/email_rewriting.csv.gz", folds=5)
 
@@ -215,9 +215,10 @@ def planted() -> CandidateSet:
 
 @pytest.mark.slow
 def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
-    import eval.editor as ask
-    import train.editor as stage
-    from jaxrec.models.profile import ProfileEncoderConfig
+    import jaxrec.eval.editor as ask
+    import jaxrec.train.editor as stage
+
+    from jaxrec.models.personal.profile import ProfileEncoderConfig
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig
 
@@ -250,7 +251,7 @@ def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
 
 
 def test_measures_by_hand_with_ties_against():
-    import eval.editor as ask
+    import jaxrec.eval.editor as ask
 
     batch = EditorBatch(np.array([9, 9]), np.array([[1, 2, 9], [1, 9, -1]]), np.array([[1, -1, 0], [1, 0, 0]]),
                         None, None)  # fmt: skip

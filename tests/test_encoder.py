@@ -8,7 +8,7 @@ import pytest
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub.minilm import SHA256, check_hash
-from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.nn.encoder import Encoder, EncoderConfig, mean_pool, unit
 
 CFG = EncoderConfig(

@@ -11,29 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxrec.eval import explain, explain_table, flow_parts
+from jaxrec.eval.explain import ExplainConfig
+from jaxrec.eval.explain_table import Held
+from jaxrec.eval.explain_writer import ModelRow, Writer
+from jaxrec.eval.flow_parts import PartsConfig
+from jaxrec.eval.recommend_flow import Request
 
-from eval import explain, explain_table, flow_parts
-from eval.explain import ExplainConfig
-from eval.explain_table import Held
-from eval.explain_writer import ModelRow, Writer
-from eval.flow_parts import PartsConfig
-from eval.recommend_flow import Request
 from jaxrec import delta as deltas
 from jaxrec import hub
 from jaxrec.config import ConfigError
 from jaxrec.data.explanations import Shards
 from jaxrec.data.text import train_tokenizer
-from jaxrec.data.world.shops import make_shops
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation, query_prompt, rating_prompt
-from jaxrec.dialogue.reward import GenRec
-from jaxrec.models.sentence import SentenceEncoder
-from jaxrec.models.token_vectors import TokenVectors
-from jaxrec.models.tuned_folder import load_tuned, save_tuned
+from jaxrec.models.language.tuned_folder import load_tuned, save_tuned
+from jaxrec.models.text.sentence import SentenceEncoder
+from jaxrec.models.text.token_vectors import TokenVectors
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.encoder import Encoder, EncoderConfig
 from jaxrec.recommenders.popularity import Popularity
+from jaxrec.rewards.reward import GenRec
 from jaxrec.text_metrics import Catalogue
+from jaxrec.world.shops import make_shops
 
 CFG = DecoderConfig(
     vocab=320, d_model=16, layers=1, heads=2, groups=1, head_dim=8, d_ff=24, max_positions=320,

@@ -12,11 +12,11 @@ from jaxrec.data.explanations import Distinct, ExplanationError, Shards, part_of
 from jaxrec.data.histories import Interactions
 from jaxrec.data.interaction_sets import InteractionSet, Items
 from jaxrec.data.readers.raw import Problems
-from jaxrec.dialogue import instruction_pairs
 from jaxrec.dialogue.explanation import Explainer, Reader, Subject
-from jaxrec.dialogue.instruction_pairs import PairsConfig, item_facts, rated_rows
 from jaxrec.dialogue.prompts import PromptError
 from jaxrec.people.personas import PersonasConfig
+from jaxrec.rewards import instruction_pairs
+from jaxrec.rewards.instruction_pairs import PairsConfig, item_facts, rated_rows
 from jaxrec.text_metrics import Catalogue
 
 XREC = {"uid": 1, "iid": 7, "title": "Tea &amp; Co", "user_summary": "Likes tea.",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxrec.data.world.floors import nearest, overlap, recall, similarity, tenant_rows, token_f1
-from jaxrec.data.world.tenants import generate
+from jaxrec.world.floors import nearest, overlap, recall, similarity, tenant_rows, token_f1
+from jaxrec.world.tenants import generate
 
 
 def test_nearest_copies_the_answer_of_the_closest_question():

@@ -10,10 +10,10 @@ import pytest
 from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.item_codes import ItemCodes, ItemCodesError
 from jaxrec.losses.codes import next_codes
-from jaxrec.models.code_layers import LayersConfig
-from jaxrec.models.generative_rec import CodeDecoder, CodeDecoderConfig, item_vectors
-from jaxrec.models.semantic_id import RqVaeConfig
-from jaxrec.models.tiger import Tiger, TigerConfig
+from jaxrec.models.items.code_layers import LayersConfig
+from jaxrec.models.items.generative_rec import CodeDecoder, CodeDecoderConfig, item_vectors
+from jaxrec.models.items.semantic_id import RqVaeConfig
+from jaxrec.models.items.tiger import Tiger, TigerConfig
 from jaxrec.objectives.generative_rec import tiger
 from jaxrec.recommenders.generative_rec import GenerativeRec, GenerativeRecConfig, prefixes
 from jaxrec.recommenders.item_codes import SemanticIdConfig, taken_together

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from eval import growth, report
-from eval.growth import GrowthConfig, GrowthError, Points
-from eval.growth_cases import case
-from eval.growth_paper import AXES, Cost, Machine, Sizes, anchored, cost, exponent, sites, thin
+from bench import growth, report
+from bench.growth import GrowthConfig, GrowthError, Points
+from bench.growth_cases import case
+from bench.growth_paper import AXES, Cost, Machine, Sizes, anchored, cost, exponent, sites, thin
 from jaxrec.config import load
 from jaxrec.delta import DeltaConfig, shapes
 from jaxrec.nn.decoder import Decoder, DecoderConfig

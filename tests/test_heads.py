@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.heads import GenerativeHead, HeadConfig, Memory, head_cache, memory_of
+from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, Memory, head_cache, memory_of
 from jaxrec.structs import Delta, LFEOutput
 
 CFG = HeadConfig(vocab=30, d_model=16, layers=2, heads=2, d_ff=24, d_z=8)

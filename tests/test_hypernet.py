@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.hypernet import Hypernet
+from jaxrec.models.personal.hypernet import Hypernet
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from tests.test_delta import EVERY, SITES
 

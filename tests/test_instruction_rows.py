@@ -15,8 +15,8 @@ from jaxrec.data.instructions import (
     shorten,
 )
 from jaxrec.data.text import Example, train_tokenizer
-from jaxrec.data.world import tenants
 from jaxrec.hub import Tokenizer
+from jaxrec.world import tenants
 
 TALK = (("user", "Are you open?"), ("assistant", "Yes, until six."))
 LONGER = (*TALK, ("user", "And on Sunday?"), ("assistant", "No, never."))

@@ -3,7 +3,7 @@
 import json
 import re
 
-from jaxrec.data.world.instructions import FAMILIES, instructions
+from jaxrec.world.instructions import FAMILIES, instructions
 
 
 def test_counts_and_determinism():

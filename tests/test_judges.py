@@ -9,8 +9,10 @@ import pytest
 import tiny_personal as tiny
 
 from jaxrec.data.pairs import read_pairs
-from jaxrec.dialogue import judges
-from jaxrec.dialogue.judges import (
+from jaxrec.models.language.tuned_lm import TunedLM
+from jaxrec.models.personal.continuations import ContinuationError, scorer
+from jaxrec.rewards import judges
+from jaxrec.rewards.judges import (
     Choice,
     JudgeConfig,
     JudgeError,
@@ -18,8 +20,6 @@ from jaxrec.dialogue.judges import (
     Preference,
     RuleJudge,
 )
-from jaxrec.models.continuations import ContinuationError, scorer
-from jaxrec.models.tuned_lm import TunedLM
 
 POLITE = "Thank you for asking, we deliver on every day of the week to your door."
 RUDE = "No."

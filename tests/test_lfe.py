@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.lfe import LFE, LFEConfig, extract
+from jaxrec.models.personal.lfe import LFE, LFEConfig, extract
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
 

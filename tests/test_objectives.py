@@ -11,8 +11,8 @@ import tiny_personal as tiny
 from jaxrec import mesh as meshes
 from jaxrec import objectives
 from jaxrec.data import text
-from jaxrec.models.heads import GenerativeHead, HeadConfig, memory_of
-from jaxrec.models.lfe import LFE, LFEConfig
+from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
+from jaxrec.models.personal.lfe import LFE, LFEConfig
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Retrofit, Tokens
 from jaxrec.tables import RowAdam

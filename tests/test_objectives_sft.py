@@ -11,7 +11,7 @@ from jaxrec.data import text
 from jaxrec.data.instruction_batches import batches
 from jaxrec.data.text import Example
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
 

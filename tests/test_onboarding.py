@@ -7,8 +7,7 @@ import tiny_personal as tiny
 from jaxrec.data import turns
 from jaxrec.data.text import train_tokenizer
 from jaxrec.data.turns import ANSWER, FEEDBACK, GUIDE, Pieces
-from jaxrec.data.world.tenants import generate
-from jaxrec.models.onboarding import (
+from jaxrec.models.personal.onboarding import (
     KnownZ,
     evidence_of,
     infer_p,
@@ -16,6 +15,7 @@ from jaxrec.models.onboarding import (
     read_pieces,
     turn_source,
 )
+from jaxrec.world.tenants import generate
 
 KINDS = [GUIDE, GUIDE, ANSWER, ANSWER, ANSWER, FEEDBACK, FEEDBACK]
 U, R, L = 3, len(KINDS), 4

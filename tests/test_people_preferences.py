@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from jaxrec.data.histories import Histories, from_lists
-from jaxrec.data.world.shops import SHOPS, make_shops
 from jaxrec.people import preferences
 from jaxrec.people.demographics import anonymised
 from jaxrec.people.preferences import DAY, FadingMean, HalfLives, preference_vectors
 from jaxrec.people.rhythm import rhythm
 from jaxrec.people.unified import Event, ItemKnowledge, UnifiedProfile
+from jaxrec.world.shops import SHOPS, make_shops
 
 RNG = np.random.default_rng(0)
 VECTORS_IE = RNG.normal(size=(9, 4)).astype(np.float32)

@@ -11,14 +11,14 @@ from jaxrec import checkpoint, config, hub, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
-from jaxrec.models.personal_folder import (
+from jaxrec.models.personal.personal_folder import (
     BackboneMismatch,
     load_lfe,
     load_personal,
     load_teacher,
     save_personal,
 )
-from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder
 
 CFG = dataclasses.replace(tiny.DECODER, vocab=290, cuts=(1,))

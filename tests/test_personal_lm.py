@@ -9,8 +9,8 @@ import pytest
 import tiny_personal as tiny
 
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.lfe import LFEConfig
-from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
+from jaxrec.models.personal.lfe import LFEConfig
+from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.structs import Tokens
 
 LM = tiny.LM

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from jaxrec.eval import personalize
+from jaxrec.eval.personalize_features import item_vectors
+from jaxrec.eval.personalize_items import ItemConfig, LoraConfig, base_rates, components
+from jaxrec.eval.personalize_rows import PersonConfig, another_of_same, episodes, mean_by_language
+from jaxrec.eval.personalize_split import assign_folds, cards, split
 
-from eval import personalize
-from eval.personalize_features import item_vectors
-from eval.personalize_items import ItemConfig, LoraConfig, base_rates, components
-from eval.personalize_rows import PersonConfig, another_of_same, episodes, mean_by_language
-from eval.personalize_split import assign_folds, cards, split
 from jaxrec.config import ConfigError, load
 from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
-from jaxrec.models.profile import FitConfig
+from jaxrec.models.personal.profile import FitConfig
 from jaxrec.training.optimizer import OptConfig
 
 

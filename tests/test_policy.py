@@ -12,14 +12,14 @@ from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data import policy_sets
 from jaxrec.data.policy_sets import TEST, TRAIN, VALID, PolicySet, PolicySetConfig
-from jaxrec.data.world.grammar import fact_met
-from jaxrec.data.world.judged_answers import judged_answers
-from jaxrec.data.world.style import check
-from jaxrec.data.world.tenants import generate
-from jaxrec.models.policy import PolicyHead, PolicyHeadConfig
-from jaxrec.models.policy_folder import load_policy
-from jaxrec.models.text_vectors import Texts, compressed
+from jaxrec.models.personal.policy import PolicyHead, PolicyHeadConfig
+from jaxrec.models.personal.policy_folder import load_policy
+from jaxrec.models.text.text_vectors import Texts, compressed
 from jaxrec.structs import LFEOutput
+from jaxrec.world.grammar import fact_met
+from jaxrec.world.judged_answers import judged_answers
+from jaxrec.world.style import check
+from jaxrec.world.tenants import generate
 
 CONVABUSE = tuple(f"lewidi/LeWiDi_2-2023__ConvAbuse_{p}.json.gz" for p in ("train", "dev", "test"))
 ABCD = tuple(f"abcd/{part}.json" for part in ("guidelines", "kb", "ontology"))
@@ -201,8 +201,9 @@ VECTORS = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
 
 @pytest.mark.slow
 def test_training_and_judging_from_end_to_end(tmp_path, monkeypatch, capsys):
-    import eval.policy as judge
-    import train.policy as stage
+    import jaxrec.eval.policy as judge
+    import jaxrec.train.policy as stage
+
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig
 

@@ -9,25 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_rewarded as tiny
+from jaxrec.train import ppo
 
 from jaxrec import hub, mesh
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.dialogue.reward import RewardError, Score
 from jaxrec.losses import policy_gradient as pg
-from jaxrec.models.completion import Completion
-from jaxrec.models.tuned_folder import load_tuned
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.completion import Completion
+from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.ppo import assess_grpo, grpo
+from jaxrec.rewards.reward import RewardError, Score
 from jaxrec.training import optimizer
 from jaxrec.training import step as steps
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.training.rollout import KlConfig, RolloutConfig
-from train import ppo
 
 make_mesh = mesh.make
 CFG = DecoderConfig(

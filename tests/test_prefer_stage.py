@@ -9,27 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_personal as tiny
+from jaxrec.train import prefer as stage
 
 from jaxrec import checkpoint, hub
 from jaxrec import delta as deltas
 from jaxrec import mesh as meshes
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
-from jaxrec.dialogue.judges import JudgeConfig
 from jaxrec.losses.preference import PreferenceError, PreferenceLoss
-from jaxrec.models.tuned_folder import load_tuned
-from jaxrec.models.tuned_lm import TenantLM, TunedLM
+from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.models.language.tuned_lm import TenantLM, TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives import reference as references
 from jaxrec.objectives.prefer import both, prefer
 from jaxrec.objectives.reference import ReferenceFailed, with_reference
+from jaxrec.rewards.judges import JudgeConfig
 from jaxrec.structs import Pairs, Thumbs, Turns
 from jaxrec.tables import RowAdam
 from jaxrec.training import gradients, optimizer, partition
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.training.step import init_state, make_step
-from train import prefer as stage
 
 LM = TunedLM(Decoder(tiny.DECODER))
 SPEC = DeltaConfig(lora_rank=2, lora_sites="q|v")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.profile import (
+from jaxrec.models.personal.profile import (
     Evidence,
     FitConfig,
     Gaussian,

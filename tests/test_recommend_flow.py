@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from jaxrec.configs.recommend.genrec_flow_sample import config as sample
+from jaxrec.eval import flow_parts, flow_table, recommend_flow
+from jaxrec.eval.flow_parts import PartsConfig
+from jaxrec.eval.recommend_flow import FlowConfig, Request
 
-from configs.genrec_flow_sample import config as sample
-from eval import flow_parts, flow_table, recommend_flow
-from eval.flow_parts import PartsConfig
-from eval.recommend_flow import FlowConfig, Request
 from jaxrec.config import ConfigError
-from jaxrec.data.world.shops import make_shops
-from jaxrec.models.sequential import SASRecConfig
+from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.recommenders.flow import Candidates, FlowWeights
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
+from jaxrec.world.shops import make_shops
 
 DIM = 48
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxrec.eval import recommend
+from jaxrec.eval import recommend_measures as measures
+from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld, main
 
-from eval import recommend
-from eval import recommend_measures as measures
-from eval.recommend_ranking import RankingConfig, SampleWorld, main
 from jaxrec import config as config_files
 from jaxrec import ranking
 from jaxrec.config import RunError
 from jaxrec.data.histories import Holdout, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.data.world.shop_set import interaction_set
-from jaxrec.data.world.shops import make_shops
 from jaxrec.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
+from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.shops import make_shops
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLD = SampleWorld(people=60)
@@ -143,7 +143,7 @@ def test_the_vectors_that_tell_how_diverse(world, tmp_path):
 def test_the_command_finds_the_table_by_the_files_class(tmp_path, capsys):
     file = tmp_path / "tiny.py"
     file.write_text(
-        "from eval.recommend_ranking import RankingConfig, SampleWorld\n"
+        "from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld\n"
         "config = RankingConfig(name='tiny', data=SampleWorld(people=30), diversity='categories')\n"
     )
     flags = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
@@ -163,7 +163,7 @@ def test_the_command_finds_the_table_by_the_files_class(tmp_path, capsys):
     assert "python -m eval.recommend FILE --help" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("[!_]*.py")), ids=lambda p: p.stem)
 def test_a_ranking_experiment_is_named_like_its_file(path):
     if "RankingConfig" in path.read_text():
         assert config_files.read_file(RankingConfig, path).name == path.stem

@@ -12,13 +12,13 @@ import pytest
 from jaxrec.checkpoint import CheckpointError
 from jaxrec.config import RunError
 from jaxrec.data.histories import Histories, from_lists, leave_one_out
-from jaxrec.models.code_layers import LayersConfig
-from jaxrec.models.deepmf import DeepMFShape
-from jaxrec.models.generative_rec import CodeDecoderConfig
-from jaxrec.models.gru import GRUConfig
-from jaxrec.models.hstu import HSTUConfig
-from jaxrec.models.semantic_id import RqVaeConfig
-from jaxrec.models.sequential import SASRecConfig
+from jaxrec.models.items.code_layers import LayersConfig
+from jaxrec.models.items.deepmf import DeepMFShape
+from jaxrec.models.items.generative_rec import CodeDecoderConfig
+from jaxrec.models.items.gru import GRUConfig
+from jaxrec.models.items.hstu import HSTUConfig
+from jaxrec.models.items.semantic_id import RqVaeConfig
+from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.bpr import BPRConfig

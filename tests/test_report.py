@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import report
+from bench import report
 from jaxrec.results import write_results
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxrec.dialogue.reward import (
+from jaxrec.rewards.reward import (
     GenRec,
     RewardError,
     Sample,
@@ -102,7 +102,7 @@ def test_a_wrong_answer_names_its_sample(reward, said):
 
 def test_rewards_by_name(monkeypatch):
     assert by_name("genrec") == GenRec()
-    assert by_name("jaxrec.dialogue.reward:gaming") is gaming
+    assert by_name("jaxrec.rewards.reward:gaming") is gaming
     for name, said in {
         "genrc": "no reward 'genrc'; there are genrec",
         "no.such.module:x": "cannot be imported",

@@ -13,8 +13,8 @@ from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data.rewrites import REWRITE, asked, rewrite_rows, rewrites
 from jaxrec.data.text import train_tokenizer
-from jaxrec.data.world.tenants import generate
-from jaxrec.models.personal_folder import load_personal, save_personal
+from jaxrec.models.personal.personal_folder import load_personal, save_personal
+from jaxrec.world.tenants import generate
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,9 @@ def test_tenants_without_planted_facts_are_refused():
 
 @pytest.mark.slow
 def test_training_and_judging_from_end_to_end(tok, tmp_path, monkeypatch):
-    import eval.rewrite as judge
-    import train.rewrite as stage
+    import jaxrec.eval.rewrite as judge
+    import jaxrec.train.rewrite as stage
+
     from jaxrec.training.loop import LoopConfig
 
     cfg = dataclasses.replace(tiny.DECODER, vocab=tok.size, cuts=())

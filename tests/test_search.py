@@ -5,17 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from jaxrec.eval import search, search_fit, search_geometry, search_plan, search_serve, search_texts
+from jaxrec.eval.search_vectors import BLOCK, SHAPE, Vectors
 
-from eval import (
-    report,
-    search,
-    search_fit,
-    search_geometry,
-    search_plan,
-    search_serve,
-    search_texts,
-)
-from eval.search_vectors import BLOCK, SHAPE, Vectors
+from bench import report
 from jaxrec import config
 from jaxrec.config import ConfigError
 from jaxrec.data.folder import DataMissing
@@ -111,7 +104,7 @@ def test_the_loss_of_a_shape_with_itself_is_zero():
 def toy(tmp_path_factory):
     """The sample's configuration with few vectors, run with the serving process replaced by a call."""
     folder = tmp_path_factory.mktemp("search")
-    cfg = config.read_file(search.SearchConfig, "configs/search_sample.py")
+    cfg = config.read_file(search.SearchConfig, "configs/search/search_sample.py")
     cfg = dataclasses.replace(
         cfg, n=3000, dim=32, queries=40, work=str(folder / "work"), out=str(folder), threads=1
     )

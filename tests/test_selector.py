@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.selector import ENTRANCES, Selector, SelectorConfig, score_candidates
+from jaxrec.models.personal.selector import ENTRANCES, Selector, SelectorConfig, score_candidates
 
 KEY = jax.random.key(0)
 

@@ -11,8 +11,8 @@ import pytest
 from jaxrec.data import item_codes
 from jaxrec.data.item_codes import ItemCodes, ItemCodesError
 from jaxrec.losses.quantization import commitment, rotated, straight_through
-from jaxrec.models import semantic_id
-from jaxrec.models.semantic_id import Codebooks, RqVae, RqVaeConfig, begin, commit, quantise
+from jaxrec.models.items import semantic_id
+from jaxrec.models.items.semantic_id import Codebooks, RqVae, RqVaeConfig, begin, commit, quantise
 from jaxrec.objectives.semantic_id import semantic_id as objective
 from jaxrec.recommenders.item_codes import SemanticIdConfig, read_or_make
 from jaxrec.training.loop import LoopConfig

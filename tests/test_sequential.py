@@ -10,9 +10,9 @@ import pytest
 from jaxrec import checkpoint, ranking
 from jaxrec.data.histories import Histories, from_lists, leave_one_out
 from jaxrec.data.history_rows import pack, pack_whole
-from jaxrec.models.gru import GRU, GRUConfig
-from jaxrec.models.hstu import HSTU, HSTUConfig, time_bucket
-from jaxrec.models.sequential import SASRec, SASRecConfig
+from jaxrec.models.items.gru import GRU, GRUConfig
+from jaxrec.models.items.hstu import HSTU, HSTUConfig, time_bucket
+from jaxrec.models.items.sequential import SASRec, SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.recommenders import vector_ranks
 from jaxrec.recommenders.recommender import NotFitted, NothingToLearn

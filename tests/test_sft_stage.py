@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxrec.train import sft
 
 from jaxrec import checkpoint, hub, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
-from jaxrec.models.personal_folder import BackboneMismatch
-from jaxrec.models.sampled import SampleConfig
-from jaxrec.models.tuned_folder import base_hash, load_tuned
+from jaxrec.models.language.sampled import SampleConfig
+from jaxrec.models.language.tuned_folder import base_hash, load_tuned
+from jaxrec.models.personal.personal_folder import BackboneMismatch
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from train import sft
 
 CFG = DecoderConfig(
     vocab=300, d_model=32, layers=2, heads=2, groups=1, head_dim=16, d_ff=48, max_positions=96,

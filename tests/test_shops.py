@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxrec.data.world.floors import shop_rows
-from jaxrec.data.world.shops import DAY, DAYS, SHOPS, START, TAGS, _item, make_shops, read_catalog
+from jaxrec.world.floors import shop_rows
+from jaxrec.world.shops import DAY, DAYS, SHOPS, START, TAGS, _item, make_shops, read_catalog
 
 
 @pytest.fixture(scope="module")

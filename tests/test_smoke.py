@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from jaxrec import checkpoint, config, hub, log, mesh
-from jaxrec.data.world import tenants as world
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.lfe import LFEConfig
-from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.personal.lfe import LFEConfig
+from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.nn.decoder import DecoderConfig
 from jaxrec.structs import Tokens
 from jaxrec.training import step
 from jaxrec.training.optimizer import OptConfig
+from jaxrec.world import tenants as world
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "retrofit", "universal", "personalize")
@@ -32,7 +32,7 @@ def experiment(name: str, script: str, **changes):
     kind = next(
         k for n, k in vars(module).items() if n.endswith("Config") and k.__module__ == script
     )
-    cfg = config.read_file(kind, ROOT / "configs" / f"{name}.py")
+    cfg = config.read_file(kind, name)
     if "loop" in changes:
         quiet = {"progress": False, "log_every": 1, **changes["loop"]}
         changes["loop"] = dataclasses.replace(cfg.loop, **quiet)
@@ -61,9 +61,14 @@ def ran(tmp_path_factory):
         plain, made, saved, told = world.generate, [], {}, {}
         small = functools.cache(lambda: plain(n=20))
         patch.setattr(world, "generate", small)
-        for script in ("train.retrofit", "train.universal", "train.personalize", "eval.voices"):
+        for script in (
+            "jaxrec.train.retrofit",
+            "jaxrec.train.universal",
+            "jaxrec.train.personalize",
+            "jaxrec.eval.voices",
+        ):
             patch.setattr(import_module(script), "generate", small)
-        make, save = step.make_step, import_module("train.universal").save_personal
+        make, save = step.make_step, import_module("jaxrec.train.universal").save_personal
 
         def remembered(*args, **named):
             made.append(make(*args, **named))
@@ -74,7 +79,7 @@ def ran(tmp_path_factory):
             save(folder, lm, encoder, params, *rest)
 
         patch.setattr(step, "make_step", remembered)
-        patch.setattr(import_module("train.universal"), "save_personal", kept)
+        patch.setattr(import_module("jaxrec.train.universal"), "save_personal", kept)
         for name, cfg in configs(out).items():
             script = name.removesuffix("_own")
             room = "eval" if name == "voices" else "train"
@@ -93,36 +98,36 @@ def configs(out: Path) -> dict:
     personal, profile = str(out / "universal" / "model"), str(out / "personalize" / "profile")
     tenants = ("kestrel_travel", *(t.key for t in world.generate() if t.held_out))
     sizes = {"question": 12, "answer": 16, "rows": 8}
-    universal = experiment("universal_sample", "train.universal")
+    universal = experiment("universal_sample", "jaxrec.train.universal")
     head = dataclasses.replace(universal.head, d_model=32, heads=2, groups=1, d_ff=48)
     encoder = dataclasses.replace(universal.encoder, width=16, queries=2, heads=2)
     onboard = {"model": personal, "tenants": tenants, "piece": 12, "examples": 4, **sizes}
     return {
         "pretrain": experiment(
-            "backbone_sample", "train.pretrain", model=model, opt=OptConfig(lr=1e-2), length=48, rows=8,
+            "backbone_sample", "jaxrec.train.pretrain", model=model, opt=OptConfig(lr=1e-2), length=48, rows=8,
             loop={"steps": 12, "eval_every": 6}, out=str(out / "pretrain"),
         ),
         "retrofit": experiment(
-            "retrofit_sample", "train.retrofit", backbone=model_folder,
+            "retrofit_sample", "jaxrec.train.retrofit", backbone=model_folder,
             lfe=LFEConfig(d_z=16, top_k=2),
             cuts=(1,), lora=DeltaConfig(lora_rank=2, stacks="stack_1"), context=12, length=16, rows=16, accum=2,
             loop={"steps": 4, "eval_every": 2}, out=str(out / "retrofit"),
         ),
         "universal": experiment(
-            "universal_sample", "train.universal", lfe=lfe, head=head, encoder=encoder, d_p=8,
+            "universal_sample", "jaxrec.train.universal", lfe=lfe, head=head, encoder=encoder, d_p=8,
             hyper_width=8, piece=12, **sizes, loop={"steps": 4, "eval_every": 2},
             out=str(out / "universal"),
         ),
         "personalize": experiment(
-            "personalize_sample", "train.personalize", **onboard, loop={"steps": 3},
+            "personalize_sample", "jaxrec.train.personalize", **onboard, loop={"steps": 3},
             out=str(out / "personalize"),
         ),
         "personalize_own": experiment(
-            "personalize_sample", "train.personalize", **onboard, loop={"steps": 2},
+            "personalize_sample", "jaxrec.train.personalize", **onboard, loop={"steps": 2},
             own_delta=DeltaConfig(lora_rank=2, lora_sites="q|v"), out=str(out / "own"),
         ),
         "voices": experiment(
-            "voices_sample", "eval.voices", profile=profile, dialogues=1, **sizes,
+            "voices_sample", "jaxrec.eval.voices", profile=profile, dialogues=1, **sizes,
             out=str(out / "voices"),
         ),
     }  # fmt: skip
@@ -233,24 +238,29 @@ def test_the_voices_are_compared_and_recorded(ran):
 def test_vectors_are_not_compared_where_tenants_have_none(ran):
     cfg = dataclasses.replace(configs(ran.out)["voices"], profile=str(ran.out / "own" / "profile"))
     with pytest.raises(config.RunError, match="no p: onboard them without own_delta"):
-        import_module("eval.voices").main(cfg)
+        import_module("jaxrec.eval.voices").main(cfg)
 
 
 def test_training_again_in_a_finished_folder_changes_nothing(ran):
     """A finished run that is started again resumes at its end."""
     before = checkpoint.load_params(ran.out / "personalize" / "profile")
-    import_module("train.personalize").main(configs(ran.out)["personalize"])
+    import_module("jaxrec.train.personalize").main(configs(ran.out)["personalize"])
     after = checkpoint.load_params(ran.out / "personalize" / "profile")
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("[!_]*.py")), ids=lambda p: p.stem)
 def test_every_experiment_loads_as_what_its_command_takes(path):
     """The script that the docstring calls with this file defines the class of its `config`."""
     told = ast.get_docstring(ast.parse(path.read_text()))
-    command = re.findall(rf"python -m (\S+) configs/{re.escape(path.name)}", told)
+    name = path.relative_to(ROOT).as_posix()
+    command = re.findall(rf"python -m (\S+) {re.escape(name)}", told)
     assert command, "the docstring has no command for this file"
-    written = import_module(f"configs.{path.stem}").config
-    where = type(written).__module__  # eval.recommend picks the script by the class
+    in_bench = command[0].startswith("bench")
+    written = import_module(
+        ("" if in_bench else "jaxrec.") + name.removesuffix(".py").replace("/", ".")
+    ).config
+    where = type(written).__module__.removeprefix("jaxrec.")
+    # eval.recommend picks the script by the class
     assert where == command[0] or (command[0], where[:15]) == ("eval.recommend", "eval.recommend_")
     assert config.load(type(written), [str(path)]) == written

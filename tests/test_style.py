@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxrec.data.world.style import (
+from jaxrec.world.style import (
     VALUES,
     Style,
     body,

@@ -8,10 +8,10 @@ from itertools import combinations
 
 import pytest
 
-from jaxrec.data.world.grammar import fact_met, spoken, topics, trades
-from jaxrec.data.world.records import TOPICS
-from jaxrec.data.world.style import VALUES, check
-from jaxrec.data.world.tenants import generate, is_held_out, paraphrases
+from jaxrec.world.grammar import fact_met, spoken, topics, trades
+from jaxrec.world.records import TOPICS
+from jaxrec.world.style import VALUES, check
+from jaxrec.world.tenants import generate, is_held_out, paraphrases
 
 
 @pytest.fixture(scope="module")

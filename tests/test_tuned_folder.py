@@ -14,8 +14,7 @@ from jaxrec.config import RunError
 from jaxrec.data.chat import OwnChat, PlainChat, TemplateChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.personal_folder import BackboneMismatch
-from jaxrec.models.tuned_folder import (
+from jaxrec.models.language.tuned_folder import (
     base_hash,
     base_of,
     chat_of,
@@ -24,6 +23,7 @@ from jaxrec.models.tuned_folder import (
     save_model,
     save_tuned,
 )
+from jaxrec.models.personal.personal_folder import BackboneMismatch
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 CFG = DecoderConfig(

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec import delta as deltas
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
 

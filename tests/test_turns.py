@@ -5,7 +5,7 @@ import pytest
 
 from jaxrec.data import turns
 from jaxrec.data.text import train_tokenizer
-from jaxrec.data.world.tenants import generate
+from jaxrec.world.tenants import generate
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The world's own report runs, prints its parts, and is quick to ask for help."""
 
-from jaxrec.data.world.__main__ import Config, main
+from jaxrec.world.__main__ import Config, main
 
 
 def test_the_report_has_all_its_parts(capsys):

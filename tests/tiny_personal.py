@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.heads import HeadConfig
-from jaxrec.models.lfe import LFEConfig
-from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
-from jaxrec.models.profile import Evidence, ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.personal.heads import HeadConfig
+from jaxrec.models.personal.lfe import LFEConfig
+from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
+from jaxrec.models.personal.profile import Evidence, ProfileEncoder, ProfileEncoderConfig
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens, Turns
 

@@ -10,9 +10,9 @@ from jaxrec import delta as deltas
 from jaxrec import mesh as meshes
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.models.completion import Completion, prompt_rows, written_ids
-from jaxrec.models.tuned_lm import TunedLM
-from jaxrec.models.value import init_value
+from jaxrec.models.language.completion import Completion, prompt_rows, written_ids
+from jaxrec.models.language.tuned_lm import TunedLM
+from jaxrec.models.language.value import init_value
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift, grpo, ppo
 from jaxrec.structs import Tokens

@@ -12,7 +12,7 @@ from tiny_personal import random_like
 
 from jaxrec import hub
 from jaxrec.losses.preference import PreferenceLoss
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference

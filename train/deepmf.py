@@ -1,7 +1,7 @@
 """Fit DeepMF to ratings, tell its RMSE on a fifth of them held out, and save it.
 
-    python -m train.deepmf configs/deepmf_sample.py
-    python -m train.deepmf configs/deepmf_ml100k.py
+    python -m train.deepmf configs/recommend/deepmf_sample.py
+    python -m train.deepmf configs/recommend/deepmf_ml100k.py
 
 OUT/model is what `DeepMF.load` reads: it predicts ratings, folds new people in, and its user vectors make personas.
 Log and checkpoints are in OUT.
@@ -16,11 +16,11 @@ from jaxrec import config, mesh
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.data.world.rated import rated
-from jaxrec.data.world.shops import make_shops
 from jaxrec.mesh import HostsConfig
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.side_features import SideFeatures
+from jaxrec.world.rated import rated
+from jaxrec.world.shops import make_shops
 
 
 @dataclasses.dataclass(frozen=True)

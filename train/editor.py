@@ -1,6 +1,6 @@
 """Train the editor: which of several drafts is a person's own, and whether a draft may go out as it stands.
 
-    JAXREC_DATA=... python -m train.editor configs/editor_popquorn.py
+    JAXREC_DATA=... python -m train.editor configs/personal/editor_popquorn.py
     JAXREC_DATA=... python -m eval.editor --model runs/editor_popquorn
 
 p is inferred from pieces known of the person, a random few of them at each step, so that unseen people can be asked
@@ -27,11 +27,11 @@ from jaxrec.data.candidate_sets import (
 from jaxrec.data.shown_pieces import first_shown, shown
 from jaxrec.data.source import ArraySource
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.draft_vectors import DraftReading, read_drafts
-from jaxrec.models.editor import Editor, EditorBatch, EditorConfig, evidence_of
-from jaxrec.models.editor_folder import EditorModel, save_editor
-from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
-from jaxrec.models.text_vectors import Texts
+from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts
+from jaxrec.models.personal.editor import Editor, EditorBatch, EditorConfig, evidence_of
+from jaxrec.models.personal.editor_folder import EditorModel, save_editor
+from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig

@@ -1,10 +1,10 @@
 """Train a generative recommender: semantic ids in, the next item's codes out; stops by beam search on validation.
 
-    python -m train.generative_rec configs/generative_sample.py
-    python -m train.generative_rec configs/generative_sample.py --recommender.model.form flat --out runs/flat
+    python -m train.generative_rec configs/recommend/generative_sample.py
+    python -m train.generative_rec configs/recommend/generative_sample.py --recommender.model.form flat --out runs/flat
 
 OUT/model is what the recommender's `load` reads. A row of the tables comes from
-`python -m eval.recommend configs/beauty_generative.py`.
+`python -m eval.recommend configs/recommend/beauty_generative.py`.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from pathlib import Path
 from jaxrec import config, ranking
 from jaxrec.data.histories import histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.data.world.shop_set import interaction_set
-from jaxrec.data.world.shops import make_shops
 from jaxrec.recommenders.generative_rec import GenerativeRec, GenerativeRecConfig
+from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.shops import make_shops
 
 
 @dataclasses.dataclass(frozen=True)

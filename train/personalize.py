@@ -1,8 +1,8 @@
 """Onboard tenants: fit each one's p (or a Delta of its own) to its examples, everything else frozen.
 
-    python -m train.personalize configs/personalize_sample.py
-    python -m train.personalize configs/personalize_sample.py --examples 5 --tenants kestrel_travel
-    python -m train.personalize configs/personalize_sample.py --own-delta.lora-rank 4    # no p: a LoRA each
+    python -m train.personalize configs/personal/personalize_sample.py
+    python -m train.personalize configs/personal/personalize_sample.py --examples 5 --tenants kestrel_travel
+    python -m train.personalize configs/personal/personalize_sample.py --own-delta.lora-rank 4    # no p: a LoRA each
 
 All tenants are fitted at once, each by its own examples alone. p starts from what the profile encoder infers. Writes
 OUT/profile: p_encoder and p [U, E] (or the bank of deltas), facts.json naming the tenants.
@@ -20,21 +20,21 @@ from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.data.world.businesses import read_businesses
-from jaxrec.data.world.records import Tenant
-from jaxrec.data.world.style import CUSTOMER, ORDER
-from jaxrec.data.world.tenants import generate
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.heads import GenerativeHead
-from jaxrec.models.onboarding import infer_p, read_pieces
-from jaxrec.models.personal_folder import load_personal
+from jaxrec.models.personal.heads import GenerativeHead
+from jaxrec.models.personal.onboarding import infer_p, read_pieces
+from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.objectives.restraint import Restraint
 from jaxrec.structs import Tokens, Turns
 from jaxrec.tables import RowAdam
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
+from jaxrec.world.businesses import read_businesses
+from jaxrec.world.records import Tenant
+from jaxrec.world.style import CUSTOMER, ORDER
+from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     )
     facts = {"tenants": [t.key for t in chosen], "model": cfg.model, "examples": cfg.examples}
     checkpoint.save_params(Path(cfg.out) / "profile", saved, facts)
-    return {"step": int(fitted.state.step)}
+    return {"step": float(fitted.state.step)}
 
 
 def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:

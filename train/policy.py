@@ -1,6 +1,6 @@
 """Train the policy head: what is wrong with an answer, label by label, with p and without.
 
-    JAXREC_DATA=... python -m train.policy configs/policy_convabuse.py
+    JAXREC_DATA=... python -m train.policy configs/personal/policy_convabuse.py
     JAXREC_DATA=... python -m eval.policy --model runs/policy_convabuse
 
 Texts are read once by a frozen encoder and kept on disk. p comes from a table (tenants or judges that are known) or
@@ -25,11 +25,11 @@ from jaxrec.data.policy_sets import TRAIN, VALID, PolicySet, PolicySetConfig, re
 from jaxrec.data.source import ArraySource
 from jaxrec.losses.multi_label import binary_cross_entropy, positive_weights
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.onboarding import blank
-from jaxrec.models.policy import PolicyBatch, PolicyHead, PolicyHeadConfig
-from jaxrec.models.policy_folder import PolicyModel, rows_of, save_policy
-from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
-from jaxrec.models.text_vectors import Texts, read_texts
+from jaxrec.models.personal.onboarding import blank
+from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, PolicyHeadConfig
+from jaxrec.models.personal.policy_folder import PolicyModel, rows_of, save_policy
+from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.text.text_vectors import Texts, read_texts
 from jaxrec.objectives.policy import policy
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig

@@ -1,8 +1,8 @@
 """Reinforcement learning of a language model from a reward: PPO with a value head, or GRPO without one.
 
-    python -m train.ppo configs/genrec_ppo.py
-    python -m train.ppo configs/ppo_grpo.py
-    python -m train.ppo configs/genrec_ppo.py --reward my_package.rewards:brevity
+    python -m train.ppo configs/language/genrec_ppo.py
+    python -m train.ppo configs/language/ppo_grpo.py
+    python -m train.ppo configs/language/genrec_ppo.py --reward my_package.rewards:brevity
 
 Starts from a model and, where given, an adapter, which then is the reference that straying from has a price. Writes
 OUT/adapter (or OUT/model, where the backbone itself was trained), OUT/rollouts.jsonl (a line a rollout: the reward and
@@ -22,14 +22,14 @@ from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.dialogue.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
-from jaxrec.dialogue.rewarded_prompts import Prompt, read_prompts
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.completion import Completion, prompt_rows, written_ids
-from jaxrec.models.tuned_folder import Tuned, load_tuned, save_model, save_tuned
-from jaxrec.models.value import init_value
+from jaxrec.models.language.completion import Completion, prompt_rows, written_ids
+from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.models.language.value import init_value
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
+from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
+from jaxrec.rewards.rewarded_prompts import Prompt, read_prompts
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, loop, optimizer, partition, step
 from jaxrec.training.loop import LoopConfig

@@ -1,8 +1,8 @@
 """Preference training: DPO and its kin on pairs of answers, KTO on single thumbs.
 
-    python -m train.prefer configs/prefer_hh.py
-    python -m train.prefer configs/prefer_hh.py --loss.kind ipo --method dora
-    python -m train.prefer configs/prefer_sample.py                        # tenants' p alone, of a personal model
+    python -m train.prefer configs/language/prefer_hh.py
+    python -m train.prefer configs/language/prefer_hh.py --loss.kind ipo --method dora
+    python -m train.prefer configs/language/prefer_sample.py               # tenants' p alone, of a personal model
 
 A language model (`base`) is tuned by a Delta or whole; of a personal model (`personal`) what trains is each tenant's p,
 or whatever `train` names. Writes OUT/adapter (OUT/model where weights of the base moved; OUT/profile for tenants),
@@ -36,18 +36,24 @@ from jaxrec.data.row_buckets import BucketedRows, in_buckets
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thumb_rows
 from jaxrec.delta import DeltaConfig
-from jaxrec.dialogue.judges import Choice, JudgeConfig, LanguageJudge, label
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.continuations import plain, scorer
-from jaxrec.models.personal_folder import load_personal
-from jaxrec.models.tenant_start import starting_p
-from jaxrec.models.tuned_folder import Tuned, delta_like, load_tuned, save_model, save_tuned
-from jaxrec.models.tuned_lm import LM, TenantLM, TunedLM
+from jaxrec.models.language.tuned_folder import (
+    Tuned,
+    delta_like,
+    load_tuned,
+    save_model,
+    save_tuned,
+)
+from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
+from jaxrec.models.personal.continuations import plain, scorer
+from jaxrec.models.personal.personal_folder import load_personal
+from jaxrec.models.personal.tenant_start import starting_p
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference
+from jaxrec.rewards.judges import Choice, JudgeConfig, LanguageJudge, label
 from jaxrec.structs import Pairs, Thumbs
 from jaxrec.tables import RowAdam
 from jaxrec.training import gradients, loop, optimizer, partition, step
@@ -148,7 +154,7 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     facts = {"stage": "prefer", "loss": config.to_dict(how), "step": fitted.best, **told}
     save(cfg, start, whole(best), facts)
     write_held(Path(cfg.out) / "held.json", before, judged.by_group(whole(best)), told)
-    return told | {"best_step": fitted.best}
+    return told | {"best_step": float(fitted.best)}
 
 
 def check(cfg: PreferConfig) -> None:

@@ -1,7 +1,7 @@
 """Pretrain a small decoder on text: the backbone (and the teacher) of everything that runs without a network.
 
-    python -m train.pretrain configs/backbone_small.py
-    python -m train.pretrain configs/backbone_small.py --model.layers 8 --out runs/deeper
+    python -m train.pretrain configs/language/backbone_small.py
+    python -m train.pretrain configs/language/backbone_small.py --model.layers 8 --out runs/deeper
 
 Writes OUT/model, a Hugging Face folder (config.json, model.safetensors, tokenizer.json) that later stages, and
 `transformers`, load; and OUT/metrics.jsonl with held-out bits per byte under `bits_per_byte`.
@@ -89,7 +89,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     folder = Path(cfg.out) / "model"
     hub.save(folder, cfg.model, jax.device_get(fitted.state.params))
     tok.save(folder / "tokenizer.json")
-    return {"bits_per_byte": fitted.value, "best_step": fitted.best}
+    return {"bits_per_byte": fitted.value, "best_step": float(fitted.best)}
 
 
 def bits_per_byte(model: Decoder, tok: text.Tokenizer, held: list, cfg: PretrainConfig):

@@ -1,7 +1,7 @@
 """Retrofit a frozen backbone: train what turns its hidden states into Z, by four objectives, until they plateau.
 
-    python -m train.retrofit configs/retrofit_sample.py
-    python -m train.retrofit configs/retrofit_sample.py \\
+    python -m train.retrofit configs/personal/retrofit_sample.py
+    python -m train.retrofit configs/personal/retrofit_sample.py \\
         --cuts 2 --lora.lora-rank 8 --lora.stacks stack_1     # and a LoRA on the layers above the second
 
 Distil a teacher's next-token logits, restore masked spans, tell paraphrases from other questions, and route to topics:
@@ -21,20 +21,20 @@ from jaxrec import delta as deltas
 from jaxrec.data import turns
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.text import Tokenizer
-from jaxrec.data.world.businesses import read_businesses
-from jaxrec.data.world.instructions import instructions
-from jaxrec.data.world.records import TOPICS
-from jaxrec.data.world.tenants import generate, paraphrases
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.heads import GenerativeHead, HeadConfig, memory_of
-from jaxrec.models.lfe import LFE, LFEConfig
-from jaxrec.models.personal_folder import load_backbone, load_teacher
+from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
+from jaxrec.models.personal.lfe import LFE, LFEConfig
+from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.structs import Retrofit, Tokens
 from jaxrec.training import gradients, loop, optimizer, partition, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
+from jaxrec.world.businesses import read_businesses
+from jaxrec.world.instructions import instructions
+from jaxrec.world.records import TOPICS
+from jaxrec.world.tenants import generate, paraphrases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
         "stopped": fitted.stopped,
     }
     checkpoint.save_params(Path(cfg.out) / "lfe", kept, facts)
-    return {"loss": fitted.value, "step": int(fitted.state.step)}
+    return {"loss": fitted.value, "step": float(fitted.state.step)}
 
 
 def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -> dict:

@@ -1,6 +1,6 @@
 """Train a rewriter: the head that reads a draft beside the question, and says it again in the tenant's own voice.
 
-    python -m train.rewrite configs/rewrite_sample.py
+    python -m train.rewrite configs/personal/rewrite_sample.py
     python -m eval.rewrite --model runs/rewrite_sample/model
 
 Starts from a universal model and goes on by its objective: a draft is one more turn of the conversation that Z is made
@@ -16,13 +16,13 @@ from jaxrec import config, mesh, objectives
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
-from jaxrec.data.world.tenants import generate
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.onboarding import infer_p, read_pieces, turn_source
-from jaxrec.models.personal_folder import load_personal, save_personal
+from jaxrec.models.personal.onboarding import infer_p, read_pieces, turn_source
+from jaxrec.models.personal.personal_folder import load_personal, save_personal
 from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
+from jaxrec.world.tenants import generate
 
 TRAINED = ("head", "hypernet", "encoder")
 
@@ -83,7 +83,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     whole = {**kept, **own, "profile": {"p": table}}
     keys = [t.key for t in tenants]
     save_personal(Path(cfg.out) / "model", model.lm, model.encoder, whole, keys, model.facts)
-    return {"step": int(fitted.state.step)}
+    return {"step": float(fitted.state.step)}
 
 
 if __name__ == "__main__":

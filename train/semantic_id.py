@@ -1,10 +1,10 @@
 """Make semantic ids for a catalogue: texts to vectors, vectors to codes, every item's tuple its own.
 
-    python -m train.semantic_id configs/beauty_semantic_id.py
-    python -m train.semantic_id configs/beauty_semantic_id.py --ids.kind rqkmeans --out runs/beauty_ids/rqkmeans
+    python -m train.semantic_id configs/recommend/beauty_semantic_id.py
+    python -m train.semantic_id configs/recommend/beauty_semantic_id.py --ids.kind rqkmeans
 
 OUT/codes.npy is the table, OUT/facts.json says how it is: collisions before and after, usage and perplexity of each
-level, and the part of the vectors' variance that the codes leave unexplained. `configs/beauty_generative.py` reads it.
+level, and the part of the vectors' variance that the codes leave unexplained. beauty_generative reads it.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Train a sequence recommender (SASRec, HSTU or GRU) on packed histories, and say how it ranks.
 
-    python -m train.sequential configs/sequential_sample.py
+    python -m train.sequential configs/recommend/sequential_sample.py
     python -m train.sequential --data.name amazon14-beauty --recommender.loss.kind full
 
 Leave-one-out: each person's last item is the test's, the one before decides when to stop. Writes OUT/model, which
@@ -15,8 +15,8 @@ import numpy as np
 from jaxrec import config, ranking
 from jaxrec.data.histories import Histories, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.data.world.shops import make_shops
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
+from jaxrec.world.shops import make_shops
 
 
 @dataclasses.dataclass(frozen=True)

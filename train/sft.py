@@ -1,9 +1,9 @@
 """Supervised fine-tuning of a language model, whole or by any adapter, on instructions and chats.
 
-    python -m train.sft configs/sft_sample.py
-    python -m train.sft configs/sft_sample.py --method dora --opt.lr 3e-3
-    python -m train.sft configs/sft_sample.py --method full --opt.lr 3e-4 --out runs/sft_full
-    python -m train.sft configs/sft_sample.py --quantise nf4 --dtype bfloat16           # QLoRA
+    python -m train.sft configs/language/sft_sample.py
+    python -m train.sft configs/language/sft_sample.py --method dora --opt.lr 3e-3
+    python -m train.sft configs/language/sft_sample.py --method full --opt.lr 3e-4 --out runs/sft_full
+    python -m train.sft configs/language/sft_sample.py --quantise nf4 --dtype bfloat16           # QLoRA
 
 Writes OUT/adapter (and OUT/peft, where Hugging Face PEFT knows the method), or OUT/model where weights of the model
 itself were trained, or merged into it (--merge); OUT/samples.jsonl, answers written during training; and held-out
@@ -33,9 +33,15 @@ from jaxrec.data.instructions import (
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import weighted
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.sampled import SampleConfig, Sampled
-from jaxrec.models.tuned_folder import Tuned, delta_like, load_tuned, save_model, save_tuned
-from jaxrec.models.tuned_lm import TunedLM
+from jaxrec.models.language.sampled import SampleConfig, Sampled
+from jaxrec.models.language.tuned_folder import (
+    Tuned,
+    delta_like,
+    load_tuned,
+    save_model,
+    save_tuned,
+)
+from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, loop, optimizer, partition, step
@@ -123,7 +129,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     )  # fmt: skip
     best = best_of(cfg, fitted.state.params, tuned)
     save(cfg, tuned, best, frozen, fitted)
-    return {cfg.loop.monitor: fitted.value, "best_step": fitted.best}
+    return {cfg.loop.monitor: fitted.value, "best_step": float(fitted.best)}
 
 
 def check(cfg: SftConfig) -> None:

@@ -1,10 +1,10 @@
 """Train the head that all tenants share, A(p), and the encoder that infers p: one model of many voices.
 
-    python -m train.universal configs/universal_sample.py
-    python -m train.universal configs/universal_sample.py --teacher runs/teacher/model --distil 0.5
+    python -m train.universal configs/personal/universal_sample.py
+    python -m train.universal configs/personal/universal_sample.py --teacher runs/teacher/model --distil 0.5
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone
-and LFE are frozen. Writes OUT/model (jaxrec.models.personal_folder). In OUT/metrics.jsonl: `held_nll`, nats a token on
+and LFE are frozen. Writes OUT/model. In OUT/metrics.jsonl: `held_nll`, nats a token on
 training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training. The profile table in
 OUT/model holds the p that the encoder infers of each training tenant.
 """
@@ -17,20 +17,20 @@ import numpy as np
 
 from jaxrec import config, mesh, objectives
 from jaxrec.data import turns
-from jaxrec.data.world.businesses import read_businesses
-from jaxrec.data.world.records import Tenant
-from jaxrec.data.world.tenants import generate
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.answering import Answering
-from jaxrec.models.heads import HeadConfig, warm_start
-from jaxrec.models.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
-from jaxrec.models.personal_folder import load_lfe, load_teacher, save_personal
-from jaxrec.models.personal_lm import PersonalConfig, PersonalLM
-from jaxrec.models.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.heads import HeadConfig, warm_start
+from jaxrec.models.personal.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
+from jaxrec.models.personal.personal_folder import load_lfe, load_teacher, save_personal
+from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
+from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
+from jaxrec.world.businesses import read_businesses
+from jaxrec.world.records import Tenant
+from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     kept = {name: part for name, part in frozen.items() if name != "backbone"}
     whole = {**kept, "profile": {"p": table}, **own}
     save_personal(Path(cfg.out) / "model", lm, encoder, whole, [t.key for t in tenants], facts)
-    return {cfg.loop.monitor: fitted.value, "step": int(fitted.state.step)}
+    return {cfg.loop.monitor: fitted.value, "step": float(fitted.state.step)}
 
 
 def init_params(

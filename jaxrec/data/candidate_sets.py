@@ -18,10 +18,10 @@ from jaxrec.config import RunError
 from jaxrec.data.judgements import JudgementError, find
 from jaxrec.data.policy_sets import OUT, TEST, TRAIN, VALID, Library
 from jaxrec.data.turns import sentences
-from jaxrec.data.world import grammar
-from jaxrec.data.world.conversations import RIVAL, Talk
-from jaxrec.data.world.judged_answers import rival
-from jaxrec.data.world.tenants import generate
+from jaxrec.world import grammar
+from jaxrec.world.conversations import RIVAL, Talk
+from jaxrec.world.judged_answers import rival
+from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,9 +84,9 @@ def encode(tok: text.Tokenizer, documents: Sequence[Document]) -> list[text.Exam
 
 
 def _world() -> Iterator[Document]:
-    from jaxrec.data.world.businesses import read_businesses
-    from jaxrec.data.world.instructions import instructions
-    from jaxrec.data.world.tenants import generate
+    from jaxrec.world.businesses import read_businesses
+    from jaxrec.world.instructions import instructions
+    from jaxrec.world.tenants import generate
 
     for tenant in [*generate(), *read_businesses()]:
         if tenant.held_out:

@@ -185,9 +185,9 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _world() -> Iterator[tuple[str, Any]]:
-    from jaxrec.data.world.businesses import read_businesses
-    from jaxrec.data.world.instructions import instructions
-    from jaxrec.data.world.tenants import generate
+    from jaxrec.world.businesses import read_businesses
+    from jaxrec.world.instructions import instructions
+    from jaxrec.world.tenants import generate
 
     turns = lambda of: {"turns": [{"role": t.role, "text": t.text} for t in of.turns]}
     for tenant in [*generate(), *read_businesses()]:

@@ -68,7 +68,7 @@ def load(folder: str | Path) -> ItemCodes:
         return ItemCodes(codes_IQ.astype(np.int64), tuple(facts.pop("sizes")), facts)
     except (OSError, ValueError, KeyError) as error:
         raise ItemCodesError(
-            f"no table of semantic ids can be read in {folder} ({error}): make one with train.semantic_id"
+            f"no table of semantic ids can be read in {folder} ({error}): make one with jaxrec.train.semantic_id"
         ) from error
 
 

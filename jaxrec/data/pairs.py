@@ -141,8 +141,8 @@ def _rows(source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _world(part: str) -> Iterator[tuple[str, Any]]:
-    from jaxrec.data.world.businesses import read_businesses
-    from jaxrec.data.world.tenants import generate
+    from jaxrec.world.businesses import read_businesses
+    from jaxrec.world.tenants import generate
 
     for tenant in [*generate(), *read_businesses()]:
         if part and tenant.held_out != (part == "held"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrec.config import RunError
 from jaxrec.data.judgements import Judgements, JudgementsConfig, find, read
-from jaxrec.data.world.judged_answers import judged_answers
+from jaxrec.world.judged_answers import judged_answers
 
 TRAIN, VALID, TEST, OUT = 0, 1, 2, -1
 

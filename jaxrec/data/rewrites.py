@@ -12,11 +12,11 @@ import numpy as np
 
 from jaxrec.data.text import Tokenizer, pad
 from jaxrec.data.turns import TurnRows, answer_of, question_of
-from jaxrec.data.world import grammar
-from jaxrec.data.world.conversations import RIVAL, Talk
-from jaxrec.data.world.judged_answers import rival
-from jaxrec.data.world.records import Tenant
-from jaxrec.data.world.style import Style
+from jaxrec.world import grammar
+from jaxrec.world.conversations import RIVAL, Talk
+from jaxrec.world.judged_answers import rival
+from jaxrec.world.records import Tenant
+from jaxrec.world.style import Style
 
 REWRITE = "Please say it in our own voice."
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.text import Example, Rows, Tokenizer, pad
-from jaxrec.data.world.records import TOPICS, Dialogue, Tenant
+from jaxrec.world.records import TOPICS, Dialogue, Tenant
 
 GUIDE, ANSWER, FEEDBACK = 0, 1, 2  # kinds of evidence
 KINDS = 3

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxrec.data.history_rows import HistoryRows
 from jaxrec.losses import ranking
-from jaxrec.models import bpr as model
+from jaxrec.models.items import bpr as model
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 from jaxrec.tables import RowAdam

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxrec.models import deepmf as model
-from jaxrec.models.deepmf import DeepMFShape, Ratings
+from jaxrec.models.items import deepmf as model
+from jaxrec.models.items.deepmf import DeepMFShape, Ratings
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 from jaxrec.tables import RowAdam

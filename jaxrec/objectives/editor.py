@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 
 from jaxrec.losses.multi_label import binary_cross_entropy
 from jaxrec.losses.preference import sigmoid
-from jaxrec.models.editor import Editor, EditorBatch, profile_of, scored
-from jaxrec.models.profile import ProfileEncoder
+from jaxrec.models.personal.editor import Editor, EditorBatch, profile_of, scored
+from jaxrec.models.personal.profile import ProfileEncoder
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 from jaxrec.training.partition import merge

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jaxrec import mesh as meshes
 from jaxrec.data.row_buckets import take
 from jaxrec.losses.preference import PreferenceLoss
-from jaxrec.models.tuned_lm import LM
+from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.prefer import Reference, judge_pairs, judge_thumbs
 from jaxrec.structs import Pairs, Thumbs
 

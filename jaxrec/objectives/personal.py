@@ -17,9 +17,9 @@ from jaxrec.delta import take
 from jaxrec.losses.classification import cross_entropy
 from jaxrec.losses.contrastive import info_nce
 from jaxrec.losses.tokens import distil, next_token
-from jaxrec.models.heads import GenerativeHead, memory_of
-from jaxrec.models.lfe import LFE, extract
-from jaxrec.models.personal_lm import PersonalLM
+from jaxrec.models.personal.heads import GenerativeHead, memory_of
+from jaxrec.models.personal.lfe import LFE, extract
+from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.restraint import NONE, Restraint, added, restrained
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns

@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrec.losses.multi_label import binary_cross_entropy
-from jaxrec.models.policy import PolicyBatch, PolicyHead, judged, profile_of
-from jaxrec.models.profile import ProfileEncoder
+from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, judged, profile_of
+from jaxrec.models.personal.profile import ProfileEncoder
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 from jaxrec.training.partition import merge

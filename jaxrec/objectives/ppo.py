@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.losses import policy_gradient as pg
-from jaxrec.models.tuned_lm import LM
-from jaxrec.models.value import values_before
+from jaxrec.models.language.tuned_lm import LM
+from jaxrec.models.language.value import values_before
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux, PyTree
 from jaxrec.training.partition import merge

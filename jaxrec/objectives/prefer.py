@@ -21,7 +21,7 @@ from jaxrec.losses.preference import (
     policy_kl,
 )
 from jaxrec.losses.tokens import following, next_log_probs
-from jaxrec.models.tuned_lm import LM
+from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux, Pairs, Thumbs, Tokens
 from jaxrec.training.gradients import Spanning

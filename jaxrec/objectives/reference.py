@@ -17,7 +17,7 @@ from jaxtyping import Float, PyTree
 from jaxrec import mesh as meshes
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
-from jaxrec.models.tuned_lm import LM
+from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.prefer import answers
 from jaxrec.structs import Pairs, Thumbs
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from jaxrec.losses.quantization import codebook, commitment, reconstruction
-from jaxrec.models.semantic_id import Codebooks, RqVae, stats_of
+from jaxrec.models.items.semantic_id import Codebooks, RqVae, stats_of
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 

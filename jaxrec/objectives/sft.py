@@ -7,7 +7,7 @@ is the `LM`'s business. Rows may be packed: the denominator counts learned token
 from typing import Any
 
 from jaxrec.losses.tokens import weighted
-from jaxrec.models.tuned_lm import LM
+from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import targets
 from jaxrec.structs import Aux

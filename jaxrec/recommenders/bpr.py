@@ -18,7 +18,7 @@ from jaxrec.data.histories import Histories, Holdout
 from jaxrec.data.history_rows import HistoryRows, Negatives
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.mesh import MeshConfig
-from jaxrec.models import bpr as model
+from jaxrec.models.items import bpr as model
 from jaxrec.objectives.bpr import bpr, bpr_tables
 from jaxrec.recommenders import vector_ranks
 from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 
 from jaxrec import checkpoint, config
 from jaxrec.data.histories import Histories, Holdout
-from jaxrec.models import deepmf as model
-from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known
+from jaxrec.models.items import deepmf as model
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf_fit import Fit, FitConfig, Rated, context_of, known_of
 from jaxrec.recommenders.rating_context import RatingContext

@@ -16,8 +16,8 @@ from jaxrec import checkpoint, mesh, objectives
 from jaxrec.data.histories import Histories
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.mesh import MeshConfig
-from jaxrec.models import deepmf as model
-from jaxrec.models.deepmf import DeepMFError, DeepMFShape, Known, Ratings
+from jaxrec.models.items import deepmf as model
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known, Ratings
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.rating_context import RatingContext
 from jaxrec.recommenders.side_features import SideFeatures

@@ -21,9 +21,9 @@ from jaxrec.data.history_rows import pack
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.data.item_codes import ItemCodes, ItemCodesError, load, read_published
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.models import code_beam
-from jaxrec.models.generative_rec import CodeDecoder, CodeDecoderConfig, item_vectors
-from jaxrec.models.tiger import Tiger, TigerConfig
+from jaxrec.models.items import code_beam
+from jaxrec.models.items.generative_rec import CodeDecoder, CodeDecoderConfig, item_vectors
+from jaxrec.models.items.tiger import Tiger, TigerConfig
 from jaxrec.objectives.generative_rec import generative_rec, tiger
 from jaxrec.recommenders.item_codes import (
     SemanticIdConfig,

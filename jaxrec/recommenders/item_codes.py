@@ -20,9 +20,9 @@ from jaxrec.data import item_codes
 from jaxrec.data.histories import Histories
 from jaxrec.data.item_codes import ItemCodes
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.models import semantic_id as models
-from jaxrec.models.semantic_id import RqVae, RqVaeConfig
-from jaxrec.models.sentence import SentenceEncoder
+from jaxrec.models.items import semantic_id as models
+from jaxrec.models.items.semantic_id import RqVae, RqVaeConfig
+from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig

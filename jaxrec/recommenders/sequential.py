@@ -20,9 +20,9 @@ from jaxrec import checkpoint, config, mesh, ranking
 from jaxrec.data.histories import Histories, Holdout
 from jaxrec.data.history_rows import DrawnItems, HistoryRows, Negatives, pack, pack_whole
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.models.gru import GRU, GRUConfig
-from jaxrec.models.hstu import HSTU, HSTUConfig
-from jaxrec.models.sequential import SASRec, SASRecConfig
+from jaxrec.models.items.gru import GRU, GRUConfig
+from jaxrec.models.items.hstu import HSTU, HSTUConfig
+from jaxrec.models.items.sequential import SASRec, SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.recommenders import vector_ranks
 from jaxrec.recommenders.recommender import NotFitted, NothingToLearn, Recommender, must_learn

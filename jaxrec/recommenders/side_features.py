@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxrec.data.interaction_sets import InteractionSet
-from jaxrec.models.deepmf import DeepMFError
+from jaxrec.models.items.deepmf import DeepMFError
 
 AGES = (18, 25, 35, 45, 50, 56)  # MovieLens' own groups
 

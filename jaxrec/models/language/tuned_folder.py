@@ -1,0 +1,278 @@
+"""A tuned model's folder: what was trained, and the name and hash of the base that it belongs to.
+
+FOLDER/params       the Delta (and what else was trained beside the backbone: a value head, ...)
+FOLDER/facts.json   base (where it lay, relative and as given), its hash, the DeltaConfig, the stacks' cuts
+
+The base is a Hugging Face folder or hub id, and is never copied. It is recognised by its file's own weights, so an
+adapter that was trained through NF4 codes of a base is the adapter of that base, whatever it is loaded as.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxrec import checkpoint, config, mesh
+from jaxrec import delta as deltas
+from jaxrec.config import RunError
+from jaxrec.data import text
+from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
+from jaxrec.delta import DeltaConfig
+from jaxrec.hub.peft import load_peft
+from jaxrec.hub.tokenizer import Tokenizer
+from jaxrec.hub.weights import check_vocabulary, find, load, save
+from jaxrec.models.language.tuned_lm import TunedLM
+from jaxrec.models.personal.personal_folder import BackboneMismatch
+from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.nn.stack import stack_sizes
+from jaxrec.structs import Delta
+from jaxrec.training.partition import paths
+
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
+_TOKENIZER_FILES += ("chat_template*", "generation_config.json")
+_SAMPLES, _CHUNK = 16, 256  # bytes of each tensor that its hash reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A loaded model, tuned or not yet: `tree` has "backbone", and "delta" and what else the adapter brought."""
+
+    cfg: DecoderConfig
+    tree: dict[str, PyTree]
+    chat: ChatFormat
+    base: str  # where the backbone came from
+    base_hash: str
+    spec: DeltaConfig  # of tree["delta"]; empty where there is none
+    facts: dict[str, Any]  # of the adapter's folder
+
+    @property
+    def model(self) -> Decoder:
+        """The module of the backbone."""
+        return Decoder(self.cfg)
+
+    @property
+    def lm(self) -> TunedLM:
+        """The model as the tuning stages see it, without dropout."""
+        return TunedLM(self.model)
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def load_tuned(
+    source: str | Path,
+    adapter: str | Path = "",
+    *,
+    devices: jax.sharding.Mesh | None = None,
+    quantise: str = "",
+    param_dtype: Any = None,
+    cuts: tuple[int, ...] | None = None,
+    plain: bool | None = None,
+    **changes: Any,
+) -> Tuned:
+    """A model as one tree, from where it lies.
+
+    source: a Hugging Face folder or hub id; or an adapter's folder, whose base is then found by itself. adapter: a
+    folder of ours (`save_tuned`) or of HF PEFT, on top of `source`. quantise: "nf4" or "int8" weights for the
+    backbone. cuts: of the layers into stacks; as the adapter's, or none, when None. changes: fields of the
+    DecoderConfig (`dtype="bfloat16"`, `remat="full"`). plain: no chat template, as `PlainChat`; as the adapter was
+    trained when None. With `devices` everything is placed on that mesh.
+    Raises BackboneMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
+    """
+    source = str(source)
+    if not adapter and is_adapter(source):
+        source, adapter = base_of(source), source
+    folder = find(source)
+    facts = checkpoint.load_facts(adapter) if adapter and not _is_peft(adapter) else {}
+    if adapter and not _is_peft(adapter) and "base_hash" not in facts:
+        raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_hash'")
+    found = base_hash(folder)
+    if facts and facts["base_hash"] != found:
+        raise BackboneMismatch(
+            f"{adapter} was trained on the base {facts['base_given']} with hash {facts['base_hash']}, but {source} has"
+            f" {found}: name the base that it belongs to, or train it again"
+        )
+    own_cuts = tuple(facts.get("cuts", ()))
+    changes |= {"cuts": own_cuts if cuts is None else cuts}
+    cfg, params = _backbone(source, devices, quantise, param_dtype, changes)
+    chat = chat_of(folder, bool(facts.get("plain", False)) if plain is None else plain)
+    check_vocabulary(chat.size, cfg)
+    tree: dict[str, PyTree] = {"backbone": params}
+    spec = DeltaConfig()
+    if adapter and _is_peft(adapter):
+        tree["delta"], spec = load_peft(adapter, cfg, params)
+    elif adapter:
+        spec = config.from_dict(DeltaConfig, facts["delta"])
+        tree |= _own_parts(adapter, spec, dataclasses.replace(cfg, cuts=own_cuts), cfg)
+    if devices is not None:
+        tree |= {
+            name: mesh.place(devices, part) for name, part in tree.items() if name != "backbone"
+        }
+    return Tuned(cfg, tree, chat, source, found, spec, facts)
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether this is an adapter's folder, ours or of HF PEFT."""
+    return _is_peft(folder) or (
+        (Path(folder) / "facts.json").is_file() and not (Path(folder) / "config.json").is_file()
+    )
+
+
+def base_of(adapter: str | Path) -> str:
+    """Where an adapter's base lies: relative to it if it is still there, else as it was given."""
+    if _is_peft(adapter):
+        named = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        return str(named.get("base_model_name_or_path") or "")
+    facts = checkpoint.load_facts(adapter)
+    if "base_given" not in facts:
+        raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_given'")
+    near = Path(adapter) / facts["base"] if facts["base"] else None
+    return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
+
+
+def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
+    """How the model of a folder writes conversations: by its template, in our own format, or plainly.
+
+    plain: a prompt and its completion as they stand, whatever the model could.
+    """
+    tok = Tokenizer(folder)
+    if tok.has_template and not plain:
+        return TemplateChat(tok)
+    try:
+        return OwnChat(text.Tokenizer.load(Path(folder) / "tokenizer.json"), plain)
+    except text.TextError:
+        return PlainChat(tok)
+
+
+def base_hash(folder: str | Path) -> str:
+    """A hash of a checkpoint's tensors: their names, types, shapes, and 4 KB of each, however they lie in files.
+
+    Reads a few MB of a 7B model. It tells weights apart; it is no defence against forgery.
+    """
+    seen = {}
+    for path in sorted(find(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+            tensors = json.loads(file.read(head))
+            for name, one in tensors.items():
+                if name == "__metadata__":
+                    continue
+                start, stop = one["data_offsets"]
+                whole = hashlib.sha256(f"{name} {one['dtype']} {one['shape']}".encode())
+                for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
+                    file.seek(8 + head + int(at))
+                    whole.update(file.read(min(_CHUNK, stop - int(at))))
+                seen[name] = whole.digest()
+    return hashlib.sha256(b"".join(seen[name] for name in sorted(seen))).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------------------- saving
+
+
+def save_tuned(
+    folder: str | Path,
+    tree: Mapping[str, PyTree],
+    *,
+    cfg: DecoderConfig,
+    base: str,
+    spec: DeltaConfig,
+    hashed: str = "",
+    plain: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes every part of `tree` but the backbone, replacing what was there.
+
+    base: where the backbone came from (a folder or a hub id); hashed: its `base_hash`, read where not given.
+    spec: the DeltaConfig of tree["delta"]. plain: it was trained without a chat template.
+    facts: more for facts.json (the stage, the step, a score).
+    """
+    folder = Path(folder)
+    parts = {name: part for name, part in tree.items() if name != "backbone"}
+    if not parts:
+        raise ValueError("nothing but a backbone: save_model writes that")
+    local = Path(base).expanduser().is_dir()
+    told = {
+        "base": os.path.relpath(Path(base).expanduser(), folder) if local else "",
+        "base_given": str(Path(base).expanduser().resolve()) if local else base,
+        "base_hash": hashed or base_hash(base),
+        "delta": config.to_dict(spec),
+        "cuts": cfg.cuts,
+        "plain": plain,
+        **(facts or {}),
+    }
+    checkpoint.save_params(folder, parts, told)
+
+
+def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str | Path) -> None:
+    """Writes a whole model as a Hugging Face folder, with the tokenizer files of the base that it came from."""
+    folder = Path(folder)
+    save(folder, cfg, jax.device_get(params))
+    for pattern in _TOKENIZER_FILES:
+        for path in find(base).glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+
+
+def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
+    """A Delta that was saved and came back as nested dicts, a Delta again.
+
+    Raises BackboneMismatch where it is not of the layout that `spec` asks of a model of `cfg`.
+    """
+    like = deltas.shapes(Decoder.sites(cfg), spec)
+    leaves = dict(paths(saved))
+
+    def put(keys: Any, leaf: Any) -> Any:
+        path = mesh.path_of(keys)
+        found = leaves.get(path)
+        if found is None or tuple(found.shape) != tuple(leaf.shape):
+            is_there = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            raise BackboneMismatch(
+                f"the adapter has {is_there} at {path}, this base needs {tuple(leaf.shape)}: it was made for a model"
+                " of another shape"
+            )
+        return found
+
+    return jax.tree_util.tree_map_with_path(put, like)
+
+
+# ------------------------------------------------------------------------------------------------- inside
+
+
+def _is_peft(folder: str | Path) -> bool:
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def _backbone(
+    source: str, devices: Any, quantise: str, param_dtype: Any, changes: dict[str, Any]
+) -> tuple[DecoderConfig, PyTree]:
+    if quantise:
+        from jaxrec.hub import quantised
+
+        return quantised.load(
+            source, kind=quantise, param_dtype=param_dtype, mesh=devices, **changes
+        )
+    at = None if devices is None else lambda tree: mesh.shardings(devices, tree)
+    cfg, params = load(source, param_dtype=param_dtype, shardings=at, **changes)
+    if not isinstance(cfg, DecoderConfig):
+        raise RunError(f"{source} is no causal language model, so it cannot be tuned as one")
+    return cfg, params
+
+
+def _own_parts(
+    folder: str | Path, spec: DeltaConfig, saved_as: DecoderConfig, cfg: DecoderConfig
+) -> dict[str, PyTree]:
+    parts = dict(checkpoint.load_params(folder))
+    if "delta" in parts:
+        delta = delta_like(spec, saved_as, parts["delta"])
+        if saved_as.cuts != cfg.cuts:
+            sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (saved_as, cfg)]
+            delta = deltas.restack(delta, *sizes)
+        parts["delta"] = delta
+    return parts

@@ -1,0 +1,176 @@
+"""Floor 3: a language model as the tuning stages see it: what a batch says, how likely that is, how it goes on.
+
+Which parameters train is the script's rule of paths, and what a Delta does is the decoder's business: so `sft`,
+`prefer` and `ppo` are written once, for a model that is tuned whole, by a Delta of any kind, by its head, or by a
+tenant's p alone.
+
+    TunedLM    batch Tokens   tree {"backbone", "delta"?}
+    TenantLM   batch Turns    tree {"backbone", "lfe", "head", "hypernet", "profile": {"p"}}
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxrec import tables
+from jaxrec.delta import with_dropout
+from jaxrec.losses import chunked_softmax
+from jaxrec.losses.tokens import following, next_log_probs
+from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.nn.decoder import Decoder, output_classes
+from jaxrec.structs import HeadOutput, Tokens, Turns
+
+
+class Said(NamedTuple):
+    """Of each token but a row's first, told at the place from which it is predicted; 0 where nobody asked."""
+
+    log_p_BL: Float[Array, "B L"]  # nats
+    best_BL: Bool[Array, "B L"]  # it is likelier than any other
+
+
+@runtime_checkable
+class LM(Protocol):
+    """What a tuning objective asks of a model."""
+
+    def said(self, batch: PyTree) -> Tokens:
+        """The token rows of a batch that are scored."""
+
+    def outputs(
+        self,
+        tree: PyTree,
+        batch: PyTree,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
+    ) -> HeadOutput:
+        """Teacher-forced logits [B, L - since, V] of `said(batch)`, from place `since` on.
+
+        `key_B`, one a row, is there while training (dropout).
+        """
+
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: PyTree,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """How likely each token of `said(batch)` is, where `places_BL` (if not given: a `loss_BL`) is not 0."""
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The same model untuned, as far as the tree still knows it: the Delta switched off, no second copy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedLM:
+    """A decoder, tuned whole or by the Delta in `tree["delta"]`.
+
+    `lora_dropout`: the part of a LoRA's input that is dropped where `outputs` is given `key_B`.
+    """
+
+    backbone: Decoder
+    lora_dropout: float = 0.0
+
+    def said(self, batch: Tokens) -> Tokens:
+        """The rows themselves."""
+        return batch
+
+    def outputs(
+        self,
+        tree: PyTree,
+        batch: Tokens,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
+    ) -> HeadOutput:
+        """As `LM.outputs`; packed rows keep their segments apart."""
+        delta = tree.get("delta")
+        if delta is not None and key_B is not None:
+            delta = with_dropout(delta, key_B, self.lora_dropout)
+        return self.backbone.apply(
+            {"params": tree["backbone"]},
+            batch.ids_BL,
+            batch.mask_BL,
+            segments_BL=batch.segments_BL,
+            positions_BL=batch.positions_BL,
+            delta=delta,
+            hidden=hidden,
+            since=since,
+        )
+
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: Tokens,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """As `LM.log_probs`. The logits are never there at once, unless the head is quantised or has a Delta."""
+        delta = tree.get("delta")
+        head = output_classes(self.backbone.cfg, tree["backbone"])
+        if head is None or (delta is not None and delta.outer.head is not None):
+            logits_BLV = self.outputs(tree, batch, key_B).logits
+            return _from_logits(logits_BLV, batch, places_BL)
+        # under jit nobody asks for these logits, and they are not made
+        z_BLD = self.outputs(tree, batch, key_B, hidden=(-1,)).hidden[0]
+        counts_BL = following(batch.loss_BL if places_BL is None else places_BL) != 0
+        return Said(
+            *chunked_softmax.log_probs(z_BLD, head[0], following(batch.ids_BL), counts_BL, head[1])
+        )
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The tree without its Delta, or with the parts of `tree["start"]` (an earlier stage's, say) in their place."""
+        rest = {name: part for name, part in tree.items() if name not in ("delta", "start")}
+        return rest | tree.get("start", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class TenantLM:
+    """A personal model: each row is answered for the tenant that `tenant_B` names, by its p in the profile table."""
+
+    lm: PersonalLM
+
+    def said(self, batch: Turns) -> Tokens:
+        """The answers."""
+        return batch.answer
+
+    def outputs(
+        self,
+        tree: PyTree,
+        batch: Turns,
+        key_B: Array | None = None,
+        hidden: Sequence[int] = (),
+        since: int = 0,
+    ) -> HeadOutput:
+        """As `LM.outputs`. Raises ValueError for a hidden state other than the last (-1): a head gives no others."""
+        del key_B
+        if any(i != -1 for i in hidden):
+            raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
+        p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        out = self.lm.answer(
+            tree, self.lm.encode(tree, batch.question), batch.answer, self.lm.personal(tree, p_BE)
+        )
+        return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
+
+    def log_probs(
+        self,
+        tree: PyTree,
+        batch: Turns,
+        key_B: Array | None = None,
+        places_BL: Array | None = None,
+    ) -> Said:
+        """As `LM.log_probs`."""
+        return _from_logits(self.outputs(tree, batch, key_B).logits, batch.answer, places_BL)
+
+    def reference(self, tree: PyTree) -> PyTree:
+        """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""
+        return {**tree, "profile": {"p": tree["start"]}}
+
+
+def _from_logits(logits_BLV: Array, said: Tokens, places_BL: Array | None) -> Said:
+    counts_BL = following(said.loss_BL if places_BL is None else places_BL) != 0
+    log_p_BL, best_BL = next_log_probs(logits_BLV, said.ids_BL)
+    return Said(jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL)

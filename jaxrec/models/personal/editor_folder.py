@@ -1,0 +1,99 @@
+"""A trained editor's folder, and its scores of many choices.
+
+FOLDER/params       editor, encoder
+FOLDER/facts.json   configs, and how texts are read
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from jaxrec import checkpoint, config
+from jaxrec.config import RunError
+from jaxrec.models.personal.editor import Editor, EditorBatch, EditorConfig, profile_of, scored
+from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.text.text_vectors import Texts
+
+
+@dataclasses.dataclass(frozen=True)
+class EditorModel:
+    """An editor with its weights; `encoder` is None where p does not enter."""
+
+    editor: Editor
+    encoder: ProfileEncoder | None
+    params: PyTree
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def profiles(
+        self, texts: Texts, batch: EditorBatch, rows: int = 256
+    ) -> Float[np.ndarray, "B E"]:
+        """p of each row from the pieces shown. Raises ValueError for an editor that takes no p."""
+        if self.encoder is None:
+            raise ValueError("this editor takes no p")
+        program = _profiles(self.editor, self.encoder)
+        return _in_parts(program, {**self.params, "texts": texts}, batch, (), rows)[0]
+
+    def scores(
+        self,
+        texts: Texts,
+        batch: EditorBatch,
+        p_BE: Float[np.ndarray, "B E"] | None = None,
+        rows: int = 256,
+    ) -> tuple[Float[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
+        """(scores, keep-logits) of every draft, under the given p (by default each row's own)."""
+        if self.encoder is not None and p_BE is None:
+            p_BE = self.profiles(texts, batch, rows)
+        given = () if p_BE is None else (np.asarray(p_BE, np.float32),)
+        score, keep = _in_parts(
+            _scores(self.editor), {**self.params, "texts": texts}, batch, given, rows
+        )
+        return score, keep
+
+
+def save_editor(folder: str | Path, model: EditorModel, facts: dict[str, Any]) -> None:
+    """Writes an editor; `facts` are further facts for facts.json (data, reading of texts)."""
+    encoder = model.encoder and config.to_dict(model.encoder.cfg)
+    own = {"editor": config.to_dict(model.editor.cfg), "encoder": encoder}
+    checkpoint.save_params(folder, model.params, {**facts, **own})
+
+
+def load_editor(folder: str | Path) -> EditorModel:
+    """An editor from its folder. Raises CheckpointError, and RunError for the folder of another model."""
+    facts = checkpoint.load_facts(folder)
+    if "editor" not in facts:
+        raise RunError(f"{folder} is no editor: its facts.json lacks 'editor'")
+    encoder = facts["encoder"]
+    return EditorModel(
+        Editor(config.from_dict(EditorConfig, facts["editor"])),
+        encoder and ProfileEncoder(config.from_dict(ProfileEncoderConfig, encoder)),
+        checkpoint.load_params(folder),
+        facts,
+    )
+
+
+def _in_parts(
+    apply: Any, tree: PyTree, batch: EditorBatch, given: tuple, rows: int
+) -> tuple[np.ndarray, ...]:
+    """One compiled program for all parts: the last is filled up with its last row."""
+    count, parts = len(batch.context_B), []
+    tree = jax.device_put(tree)
+    for start in range(0, count, rows):
+        index = np.minimum(np.arange(start, start + rows), count - 1)
+        part = jax.tree.map(lambda x, index=index: x[index], batch)
+        parts.append(jax.tree.map(np.asarray, apply(tree, part, *(x[index] for x in given))))
+    return tuple(np.concatenate(column)[:count] for column in zip(*parts, strict=True))
+
+
+@functools.cache
+def _scores(editor: Editor) -> Any:
+    return jax.jit(lambda tree, batch, p=None: scored(editor, tree, batch, p))
+
+
+@functools.cache
+def _profiles(editor: Editor, encoder: ProfileEncoder) -> Any:
+    return jax.jit(lambda tree, batch: (profile_of(editor, encoder, tree, batch),))

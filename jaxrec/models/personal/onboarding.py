@@ -1,0 +1,135 @@
+"""From what is known of tenants to evidence for the profile encoder: texts -> Z, once; then any choice of pieces.
+
+    Pieces (token rows) --LFE--> KnownZ [U, R, L, d_z] --choose S pieces--> Evidence [B, S * L, d_z]
+
+A piece is kept token by token: a greeting, an emoji or a closing word is one vector among many, and pooling would drown
+it. Stored in half precision; the LFE is frozen, so this is computed once for all epochs.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.turns import ANSWER, FEEDBACK, GUIDE, Pieces, TurnRows, choose_evidence
+from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.models.personal.profile import Evidence, ProfileEncoder
+from jaxrec.structs import Tokens, Turns
+
+
+class KnownZ(NamedTuple):
+    """Z of R pieces of each of U tenants."""
+
+    z_URLD: np.ndarray  # float16
+    mask_URL: np.ndarray
+    kind_UR: np.ndarray
+    label_UR: np.ndarray
+
+
+def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128) -> KnownZ:
+    """Runs backbone and LFE over every piece, `rows` at a time. `params` needs "backbone" and "lfe"."""
+    encode = jax.jit(lambda params, ids, mask: lm.encode(params, Tokens(ids, mask)).z_seq_BLD)
+    ids, mask = pieces.rows["ids_BL"], pieces.rows["mask_BL"]
+    count = len(ids)
+    short = -count % rows
+    ids_, mask_ = (np.pad(x, ((0, short), (0, 0))) for x in (ids, mask))
+    parts = [
+        np.asarray(encode(params, ids_[i : i + rows], mask_[i : i + rows]), np.float16)
+        for i in range(0, count + short, rows)
+    ]
+    z = np.concatenate(parts)[:count]
+    lead = pieces.kind_UR.shape
+    there = np.arange(lead[1])[None, :] < pieces.count_U[:, None]
+    return KnownZ(
+        z.reshape(*lead, *z.shape[1:]),
+        mask.reshape(*lead, -1) & there[..., None],
+        pieces.kind_UR,
+        pieces.label_UR,
+    )
+
+
+def evidence_of(
+    known: KnownZ, tenant_B: np.ndarray, index_BR: np.ndarray, there_BR: np.ndarray
+) -> Evidence:
+    """Chosen pieces of each row's tenant, their tokens one after another."""
+    at = (tenant_B[:, None], index_BR)
+    b, r, length = *index_BR.shape, known.z_URLD.shape[2]
+    wide = lambda x: np.repeat(x, length, axis=1)
+    return Evidence(
+        known.z_URLD[at].astype(np.float32).reshape(b, r * length, -1),
+        wide(known.kind_UR[at]),
+        wide(known.label_UR[at]),
+        (known.mask_URL[at] & there_BR[..., None]).reshape(b, r * length),
+    )
+
+
+def onboarding_evidence(known: KnownZ, tenants: np.ndarray, examples: int) -> Evidence:
+    """All that is known of some tenants who have given `examples` example answers: guide and feedback come on top.
+
+    With 0 examples the guide alone is left: feedback, too, is on answers.
+    """
+    kind = known.kind_UR[tenants]
+    rank = np.cumsum(kind == ANSWER, axis=1)
+    there = np.where(kind == ANSWER, rank <= examples, (kind == GUIDE) | (examples > 0))
+    there &= np.isin(kind, (GUIDE, ANSWER, FEEDBACK))
+    index = np.broadcast_to(np.arange(kind.shape[1])[None, :], kind.shape)
+    return evidence_of(known, np.asarray(tenants), index, there)
+
+
+def infer_p(
+    encoder: ProfileEncoder, params: PyTree, known: KnownZ, examples: int, tenants_a_time: int = 8
+) -> np.ndarray:
+    """p [U, E] of every tenant in `known`, inferred from its guide and `examples` examples in one pass each."""
+    apply = _jitted(encoder)
+    count = len(known.kind_UR)
+    parts = []
+    for start in range(0, count, tenants_a_time):
+        chosen = np.arange(start, start + tenants_a_time).clip(max=count - 1)
+        parts.append(np.asarray(apply(params, onboarding_evidence(known, chosen, examples))))
+    return np.concatenate(parts)[:count]
+
+
+@functools.cache
+def _jitted(encoder: ProfileEncoder):
+    return jax.jit(lambda params, evidence: encoder.apply({"params": params}, evidence))
+
+
+def blank(d_z: int) -> Evidence:
+    """Evidence of nothing, for an encoder's init."""
+    return Evidence(
+        np.zeros((1, 1, d_z), np.float32),
+        np.zeros((1, 1), np.int32),
+        np.zeros((1, 1), np.float32),
+        np.zeros((1, 1), bool),
+    )
+
+
+def turn_source(
+    rows: TurnRows,
+    pieces: Pieces,
+    known: KnownZ,
+    batch: int,
+    *,
+    pieces_a_row: int,
+    seed: int = 0,
+    share: slice | None = None,
+) -> Prefetch:
+    """Batches of `Turns`, each row with evidence of its tenant that does not hold its own answer."""
+    index, there = choose_evidence(pieces, rows.tenant_N, rows.dialogue_N, pieces_a_row, seed)
+
+    def make(picked: dict) -> Turns:
+        evidence = evidence_of(known, picked["tenant"], picked["index"], picked["there"])
+        question, answer = (Tokens(**picked[name]) for name in ("question", "answer"))
+        return Turns(question, answer, picked["tenant"], evidence)
+
+    arrays = {
+        "question": rows.question,
+        "answer": rows.answer,
+        "tenant": rows.tenant_N,
+        "index": index,
+        "there": there,
+    }
+    return Prefetch(ArraySource(arrays, batch, seed=seed, share=share, make=make))

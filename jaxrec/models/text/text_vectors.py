@@ -1,0 +1,119 @@
+"""Z of many texts by a frozen sentence encoder, made once, kept on disk, and read by index inside a jitted step.
+
+    texts --encoder (frozen)--> chosen layers' hidden states, side by side --> z_seq [I, L, D] (float16), mean --> z_cls
+
+What heads train on: a batch then holds row numbers, and `Texts.at` gives the `LFEOutput` of those rows.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import flax.struct as struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrec import checkpoint
+from jaxrec.hub import minilm
+from jaxrec.hub.tokenizer import pad
+from jaxrec.models.text.sentence import LENGTHS
+from jaxrec.nn.encoder import Encoder, mean_pool
+from jaxrec.structs import Leaf, LFEOutput
+
+
+@struct.dataclass
+class Texts:
+    """Z of I texts; the tokens' part is absent where only `z_cls` was asked for."""
+
+    z_cls_ID: Leaf
+    z_seq_ILD: Leaf | None = None  # float16; 0 where mask is False
+    mask_IL: Leaf | None = None
+
+    def at(self, index_B: Int[Array, "*b"]) -> LFEOutput:
+        """Z of the texts of these numbers; number -1 is no text: zeros, and no token."""
+        there = index_B >= 0
+        row = jnp.maximum(index_B, 0)
+        z_cls = jnp.where(there[..., None], self.z_cls_ID[row], 0.0)
+        if self.z_seq_ILD is None:
+            return LFEOutput(None, z_cls, None)
+        mask = self.mask_IL[row] & there[..., None]
+        z_seq = jnp.where(mask[..., None], self.z_seq_ILD[row].astype(jnp.float32), 0.0)
+        return LFEOutput(z_seq, z_cls, mask)
+
+
+def read_texts(
+    texts: Sequence[str],
+    *,
+    tokens: bool = False,
+    source: str | None = None,
+    layers: Sequence[int] = (-1,),
+    limit: int = 64,
+    cache: str | Path = "~/.cache/jaxrec/texts",
+    batch: int = 32,
+) -> Texts:
+    """Z of each text, cut after `limit` tokens, by MiniLM or another BERT or MPNet (`source`).
+
+    layers: whose hidden states are put side by side (D = layers x width). Kept in `cache` under the hash of texts,
+    weights and settings. Raises ValueError without texts, and what `hub.minilm` raises.
+    """
+    if not len(texts):
+        raise ValueError("no texts to read")
+    cfg, params, tokenizer = minilm(source)
+    said = repr((list(texts), cfg, tuple(layers), limit, tokens, checkpoint.fingerprint(params)))
+    path = Path(cache).expanduser() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
+    if not path.is_file():
+        print(f"reading {len(texts):,} texts by the frozen encoder, once", flush=True)
+
+        @jax.jit
+        def forward(params: dict, ids: Array, mask: Array) -> tuple[Array, Array]:
+            hidden = Encoder(cfg).apply({"params": params}, ids, mask, hidden=tuple(layers)).hidden
+            joined = jnp.concatenate(hidden, -1)
+            return joined, mean_pool(joined, mask)
+
+        rows = tokenizer.encode_all(list(texts), limit=limit)
+        longest = min(max(map(len, rows)), limit)
+        width = cfg.d_model * len(layers)
+        z_cls = np.zeros((len(rows), width), np.float32)
+        z_seq = np.zeros((len(rows), longest, width), np.float16) if tokens else None
+        mask_IL = np.arange(longest)[None, :] < np.array([len(r) for r in rows])[:, None]
+        order = np.argsort([-len(r) for r in rows], kind="stable")
+        for start in range(0, len(rows), batch):
+            index = order[start : start + batch]
+            most = len(rows[index[0]])
+            size = next((n for n in LENGTHS if n >= most), most)
+            padded = [rows[i] for i in index] + [[]] * (batch - len(index))
+            ids, mask = pad(padded, size, tokenizer.pad_id)
+            seq, mean = (np.asarray(x) for x in forward(params, jnp.array(ids), jnp.array(mask)))
+            z_cls[index] = mean[: len(index)]
+            if z_seq is not None:
+                cut = min(size, longest)
+                z_seq[index, :cut] = np.where(mask[..., None], seq, 0.0)[: len(index), :cut]
+        parts = {"z_cls": z_cls} | ({"z_seq": z_seq, "mask": mask_IL} if tokens else {})
+        _save(path, parts)
+    with np.load(path) as held:
+        return Texts(held["z_cls"], held.get("z_seq"), held.get("mask"))
+
+
+def _save(path: Path, parts: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, **parts)
+    partial.replace(path)
+
+
+def compressed(
+    z_ID: Float[np.ndarray, "I D"], seen_I: np.ndarray, most: int
+) -> Float[np.ndarray, "I W"]:
+    """Principal components of vectors, strongest first, found on the seen rows alone; each of spread 1 on them.
+
+    For heads that see few people: what all texts share carries no taste, and a small head can't overfit on it.
+    """
+    mean, spread = z_ID[seen_I].mean(0), z_ID[seen_I].std(0) + 1e-3
+    x_ID = ((z_ID - mean) / spread).astype(np.float64)
+    _, direction = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
+    x_IW = x_ID @ direction[:, ::-1][:, :most]
+    return (x_IW / (x_IW[seen_I].std(0) + 1e-6)).astype(np.float32)

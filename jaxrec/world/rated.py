@@ -1,0 +1,31 @@
+"""Ratings in the sample world: what its people would say, from 1 to 5, of items that chance showed them.
+
+rating = 3 + 1.2 x (planted score, standardised over all that the person could rate) + noise, rounded and clipped.
+So the planted score is the right answer here too, and nobody rates only what they like.
+"""
+
+import numpy as np
+
+from jaxrec.data.histories import Interactions
+from jaxrec.world.shops import Shops
+
+
+def rated(shops: Shops, each: int = 40, noise: float = 0.4, seed: int = 0) -> Interactions:
+    """`each` ratings a person, of different items, a second apart. Raises ValueError if there are not so many."""
+    people, items = shops.oracle_UI.shape
+    if not 0 < each <= items:
+        raise ValueError(f"{each} different items of {items}")
+    rng = np.random.default_rng(seed)
+    item_UT = np.stack([rng.permutation(items)[:each] for _ in range(people)])
+    score_UI = shops.oracle_UI.astype(np.float64)
+    score_UI = (score_UI - score_UI.mean(1, keepdims=True)) / score_UI.std(1, keepdims=True)
+    said_UT = 3 + 1.2 * np.take_along_axis(score_UI, item_UT, 1)
+    said_UT += noise * rng.normal(size=said_UT.shape)
+    return Interactions(
+        user_T=np.repeat(np.arange(people), each),
+        item_T=item_UT.reshape(-1),
+        users=tuple(person.id for person in shops.people),
+        items=tuple(shops.catalog.title),
+        rating_T=np.clip(np.round(said_UT), 1, 5).astype(np.float32).reshape(-1),
+        time_T=np.tile(np.arange(each), people),
+    )
