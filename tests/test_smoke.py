@@ -83,7 +83,7 @@ def ran(tmp_path_factory):
         for name, cfg in configs(out).items():
             script = name.removesuffix("_own")
             room = "eval" if name == "voices" else "train"
-            told[name] = import_module(f"{room}.{script}").main(cfg)
+            told[name] = import_module(f"jaxrec.{room}.{script}").main(cfg)
         yield Ran(out, told, made, saved)
         jax.config.update("jax_disable_most_optimizations", quickly)
 
