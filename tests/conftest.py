@@ -28,6 +28,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network is a mistake
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: what is compressed or hashed may hold the time of day, and workers then disagree.
+
+    Pytest numbers the equal names itself.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of public data sets; tests that read them are skipped where it is not there."""
