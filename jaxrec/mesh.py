@@ -45,7 +45,7 @@ RULES: Rules = (
     (r"(^|/)(attn|cross)/o/kernel/(code|scale|outer)_", P("fsdp", "tensor")),
     (r"(^|/)mlp/(gate|up)/kernel/(code|scale|outer)_", P("tensor", "fsdp")),
     (r"(^|/)mlp/down/kernel/(code|scale|outer)_", P("fsdp", "tensor")),
-    (r"(^|/)head/kernel/(code|scale|outer)_", P("tensor", "fsdp")),
+    (r"(^|/)(head/kernel|embed/table)/(code|scale|outer)_", P("tensor", "fsdp")),
     # Large tables: by row.
     (r"(^|/)(users|items|profile|history|audience)/(table|p)(/mu|/nu)?$", P("fsdp", None)),
     (r"(^|/)(users|items|profile)/(table|p)/seen$", P("fsdp")),

@@ -160,15 +160,6 @@ class LFEOutput:
 
 
 @struct.dataclass
-class Profile:
-    """All that hypernetwork, heads and retriever know of a person."""
-
-    p_BE: Leaf
-    tenant_B: Leaf | None = None
-    user_B: Leaf | None = None
-
-
-@struct.dataclass
 class KVCache:
     """Keys and values [N, B, G, M, K] by stack, compact: a row's n-th real token lies in slot n, whatever its padding.
 

@@ -78,6 +78,28 @@ def test_decoding_token_by_token_is_teacher_forcing(world, stranger):
     assert step._cache_size() <= 2
 
 
+def test_retrieved_z_is_read_in_decoding_as_in_teacher_forcing(world):
+    """Passages change the answer, in both in the same way; without them nothing changes, bit by bit."""
+    params, question, answer, p_BE = world
+    passages = tiny.tokens(np.random.default_rng(3), B, 5).replace(loss_BL=None)
+
+    @tiny.jit
+    def both(params, question, passages, answer, p_BE):
+        z, read = LM.encode(params, question), LM.encode(params, passages)
+        whole = LM.answer(params, z, answer, LM.personal(params, p_BE), read).logits
+        turn, cache = LM.turn(params, z, p_BE, retrieved=read), LM.new_cache(B, L)
+        parts = []
+        for i in range(3):
+            ids = answer.ids_BL[:, i : i + 1]
+            logits, cache = LM.step(params, turn)(ids, jnp.ones((B, 1), bool), cache)
+            parts.append(logits)
+        return whole[:, :3], jnp.stack(parts, 1)
+
+    whole, parts = both(params, question, passages, answer, p_BE)
+    np.testing.assert_allclose(parts, whole, atol=2e-4)
+    assert np.abs(whole - forced(params, question, answer, p_BE)[:, :3]).max() > 1e-3
+
+
 def test_rows_of_tenants_do_not_mix(world):
     """Another p for the second row changes the second row, and leaves the others as they are."""
     params, question, answer, p_BE = world

@@ -1,5 +1,6 @@
 """Weights in 4 and 8 bits: the published numbers bit for bit, gradients to x alone, no float kernel kept or sent."""
 
+import dataclasses
 import re
 
 import jax
@@ -11,6 +12,8 @@ from jax.sharding import NamedSharding
 from jaxrec import mesh as meshes
 from jaxrec import quant
 from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.nn.embed import scores_of, vectors_of
+from jaxrec.quant.files import packed
 from jaxrec.training import optimizer
 from jaxrec.training.step import init_state
 
@@ -79,9 +82,9 @@ def test_nf4_equals_an_independent_reference_bit_for_bit(shape):
     q, want = quant.quantise_rows(jnp.asarray(w), "nf4"), reference(w)
     np.testing.assert_array_equal(codes_of(q), want["code"])
     np.testing.assert_array_equal(np.ravel(q.scale_NFK), want["scale"])
-    packed = quant._packed(q)["nf4"]
-    np.testing.assert_array_equal(packed["outer"], want["outer"])
-    np.testing.assert_array_equal(packed["mean"], want["mean"])
+    parts = packed(q)["nf4"]
+    np.testing.assert_array_equal(parts["outer"], want["outer"])
+    np.testing.assert_array_equal(parts["mean"], want["mean"])
     np.testing.assert_array_equal(jax.jit(lambda q: q.rows())(q), want["whole"])
 
 
@@ -159,6 +162,39 @@ def test_a_quantised_model_is_its_dequantised_self_and_passes_gradients_through(
     assert 0 < away < (0.2 if kind == "nf4" else 0.02)
 
 
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_a_quantised_table_is_read_by_row_and_multiplied_whole(params, kind):
+    table = jnp.asarray(normal(40, 64))
+    small = quant.quantise_params({"embed": {"table": table}}, kind, table=True)["embed"]["table"]
+    rows = np.asarray(small.rows())
+    ids, x = jnp.array([[3, 39], [0, 3]]), jnp.asarray(normal(3, 64))[None]
+    np.testing.assert_array_equal(vectors_of(small, ids), rows[np.asarray(ids)])
+    np.testing.assert_allclose(scores_of(small, x), np.asarray(x) @ rows.T, atol=1e-4)
+    assert np.abs(rows - table).max() < (0.4 if kind == "nf4" else 0.02)
+    tied = dataclasses.replace(CFG, tied=True)
+    tree = {name: part for name, part in params.items() if name != "head"}
+    whole = quant.quantise_params(tree, kind, table=True)
+    logits = jax.jit(lambda p: Decoder(tied).apply({"params": p}, IDS).logits)
+    np.testing.assert_allclose(logits(whole), logits(quant.whole(whole)), atol=2e-5)
+
+
+def test_a_head_is_quantised_by_the_same_call_and_nothing_at_all_is_an_error():
+    head = {
+        "layer_0": {"cross": {"k": {"kernel": jnp.ones((8, 4))}}},
+        "norm": {"scale": jnp.ones(8)},
+    }
+    small = quant.quantise_params({"head": head}, "int8")["head"]
+    assert quant.is_quantised(small["layer_0"]["cross"]["k"]["kernel"])
+    assert quant.quantise_params(small, "int8")["norm"]["scale"] is small["norm"]["scale"]
+    other = {"proj": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}}
+    with pytest.raises(quant.QuantError, match=r"nothing to quantise: .*there are proj/kernel$"):
+        quant.quantise_params(other, "int8")
+    named = quant.quantise_params(other, "int8", kernels="proj/kernel")
+    assert quant.is_quantised(named["proj"]["kernel"])
+    with pytest.raises(quant.QuantError, match="there are none at all"):
+        quant.quantise_params({}, "int8")
+
+
 def test_asking_to_train_codes_is_a_clear_error(params):
     small = quant.quantise_params(params)
     with pytest.raises(quant.QuantError, match="train a Delta"):
@@ -189,7 +225,7 @@ def test_disk_and_back(params, tmp_path):
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
     w = quant.quantise_rows(jnp.asarray(normal(512, 1024)), "nf4")
-    stored = sum(np.asarray(x).nbytes for x in quant._packed(w)["nf4"].values())
+    stored = sum(np.asarray(x).nbytes for x in packed(w)["nf4"].values())
     assert stored / 512 / 1024 == pytest.approx(0.516, abs=1e-3)
 
 

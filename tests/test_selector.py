@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.personal.selector import ENTRANCES, Selector, SelectorConfig, score_candidates
+from jaxrec.models.personal.selector import ENTRANCES, Selector, SelectorConfig
 
 KEY = jax.random.key(0)
 
@@ -73,17 +73,6 @@ def test_padding_of_tokens_changes_nothing():
     )
     with pytest.raises(ValueError, match="reads tokens"):
         Selector(cfg).apply({"params": params}, z, p)
-
-
-def test_candidates_are_scored_each_for_itself():
-    selector = Selector(SelectorConfig(6 + 5, 4, 1, 8, 2))
-    z, p = jax.random.normal(KEY, (3, 6)), jax.random.normal(KEY, (3, 4))
-    candidates = jax.random.normal(KEY, (3, 4, 5))
-    params = selector.init(KEY, jnp.zeros((3, 4, 11)), p)["params"]
-    scores = score_candidates(selector, params, z, candidates, p)
-    assert scores.shape == (3, 4)
-    swapped = score_candidates(selector, params, z, candidates[:, ::-1], p)
-    np.testing.assert_allclose(swapped[:, ::-1], scores, atol=1e-5)
 
 
 def test_mistakes_are_named():

@@ -28,16 +28,23 @@ def load(
     kind: str = "nf4",
     *,
     head: bool = False,
+    table: bool = False,
     param_dtype: Any = None,
     mesh: Mesh | None = None,
     rules: meshes.Rules = meshes.RULES,
     **changes: Any,
 ) -> tuple[Config, PyTree]:
-    """(config, params) of a local folder or a hub id, the layers' kernels quantised (`kind`: "nf4" or "int8").
+    """(config, params) of a local folder or a hub id, the layers' kernels quantised.
 
-    Tables, norms and biases are not, the head only if asked for; these come in `param_dtype`, or as the file has
-    them. changes: as for `hub.load`; with `dtype="bfloat16"` a kernel becomes bf16 where it is multiplied. With a
-    mesh each weight is placed by the rules as soon as it is whole.
+    Args:
+      source: where the model lies.
+      kind: "nf4" or "int8".
+      head, table: whether the output head and the table of token vectors are quantised too. Norms and biases never are.
+      param_dtype: of what is not quantised; the file's own where not given.
+      mesh: each weight is placed on it, by the rules, as soon as it is whole.
+      rules: which axis of the mesh cuts which axis of a weight.
+      changes: fields of the config, as for `hub.load`: with `dtype="bfloat16"` a kernel becomes bf16 where it is
+        multiplied.
 
     Raises as `hub.load`, and QuantError on an unknown kind or weights that are not finite, naming the tensor.
     """
@@ -53,7 +60,7 @@ def load(
         tensors.close()
         params = {}
         for path, leaf in flat.items():
-            if quant.to_quantise(path, head):
+            if quant.to_quantise(path, head, table):
                 x = _read_quantised(tensors, path, sources[path], kind)
             else:
                 x = read_array(tensors, path, sources[path], leaf.shape, param_dtype)

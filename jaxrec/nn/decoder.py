@@ -225,7 +225,8 @@ class Decoder(nn.Module):
 def output_classes(cfg: DecoderConfig, params: PyTree) -> tuple[Array, Array | None] | None:
     """(what logits are made with [V, D], bias [V] or None), or None where the head is quantised."""
     if cfg.tied:
-        return params["embed"]["table"], None
+        table = params["embed"]["table"]
+        return None if hasattr(table, "matmul") else (table, None)
     kernel = params["head"]["kernel"]
     return None if hasattr(kernel, "matmul") else (kernel.T, params["head"].get("bias"))
 

@@ -1,5 +1,7 @@
 """Floor 2: what enters the layers: the table of vectors, and the outer delta (soft prompt, first token's offset)."""
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct as struct
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jaxrec.structs import KVCache, OuterDelta
 
 
 class Embed(nn.Module):
-    """A table of vectors [V, D], read by id, or (tied) multiplied as the head."""
+    """A table of vectors [V, D], read by id, or (tied: Press 2017) multiplied as the head. It may be quantised."""
 
     rows: int
     width: int
@@ -20,14 +22,26 @@ class Embed(nn.Module):
 
     def setup(self):
         normal = nn.initializers.normal(self.init_std)
-        self.table = weight(self, "table", (self.rows, self.width), normal)
+        self.table = weight(self, "table", (self.rows, self.width), normal, by_row=True)
 
     def __call__(self, ids_BL: Array) -> Array:
-        return jnp.take(self.table, ids_BL, axis=0)
+        return vectors_of(self.table, ids_BL)
 
     def attend(self, x_BLD: Array) -> Array:
         """Scores of x against every row."""
-        return jnp.einsum("bld,vd->blv", x_BLD, self.table.astype(x_BLD.dtype))
+        return scores_of(self.table, x_BLD)
+
+
+def vectors_of(table: Any, ids_BL: Array) -> Array:
+    """The rows of a table [V, D], or of one quantised, at these ids."""
+    return table.take(ids_BL) if hasattr(table, "matmul") else jnp.take(table, ids_BL, axis=0)
+
+
+def scores_of(table: Any, x_BLD: Array) -> Array:
+    """x against every row of a table [V, D], or of one quantised: [B, L, V], of x's type."""
+    if hasattr(table, "matmul"):
+        return table.matmul(x_BLD)
+    return jnp.einsum("bld,vd->blv", x_BLD, table.astype(x_BLD.dtype))
 
 
 @struct.dataclass

@@ -25,20 +25,31 @@ ACTIVATIONS: dict[str, Callable] = {
 }
 
 
-def weight(module: nn.Module, name: str, shape: tuple[int, ...], init: Callable) -> Any:
+def weight(
+    module: nn.Module, name: str, shape: tuple[int, ...], init: Callable, by_row: bool = False
+) -> Any:
     """The parameter `name` of a linen module: what was given to `apply`, or a new f32 array while initialising.
 
     Unlike `self.param` it lets any tree stand in an array's place (a quantised kernel), as long as what it calls
-    its `shape` is right. Raises ValueError on another shape.
+    its `shape` is right.
+
+    Args:
+      module: whose parameter it is, inside its `setup` or `__call__`.
+      name: of the parameter.
+      shape: what the module needs.
+      init: (key, shape, dtype) -> the new array.
+      by_row: it is a table, read by row; quantised, it calls itself by the shape of the kernel that multiplies.
+
+    Raises ValueError on another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
     value = module.get_variable("params", name)
-    if tuple(value.shape) != tuple(shape):
+    there = tuple(value.shape)
+    there = there[::-1] if by_row and hasattr(value, "matmul") else there
+    if there != tuple(shape):
         where = "/".join((*module.path, name))
-        raise ValueError(
-            f"parameter {where} has shape {tuple(value.shape)}, the model needs {shape}"
-        )
+        raise ValueError(f"parameter {where} has shape {there}, the model needs {tuple(shape)}")
     return value
 
 

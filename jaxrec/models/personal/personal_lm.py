@@ -104,11 +104,26 @@ class PersonalLM:
 
     # ------------------------------------------------------------------------------------------ decoding
 
-    def turn(self, params: PyTree, z: LFEOutput, p_BE: Float[Array, "B E"] | None) -> Turn:
-        """What decoding a turn needs: the memory's keys and values at every layer, and each row's Delta, made once."""
+    def turn(
+        self,
+        params: PyTree,
+        z: LFEOutput,
+        p_BE: Float[Array, "B E"] | None,
+        retrieved: LFEOutput | None = None,
+    ) -> Turn:
+        """What decoding a turn needs: the memory's keys and values at every layer, and each row's Delta, made once.
+
+        Args:
+          params: the whole tree; "head" and "hypernet" are read.
+          z: of the conversation so far, from `encode`.
+          p_BE: who answers, or None for nobody in particular.
+          retrieved: Z of passages, each row's own joined along L; their tokens stand behind the turn's in the memory,
+            in a segment of their own, exactly as in `answer`.
+        """
         delta = None if p_BE is None else materialise(self.personal(params, p_BE))
         variables = {"params": params["head"]}
-        return Turn(self.head.apply(variables, memory_of(z), delta, method="remember"), delta)
+        memory = memory_of(z, retrieved)
+        return Turn(self.head.apply(variables, memory, delta, method="remember"), delta)
 
     def step(self, params: PyTree, turn: Turn) -> Callable:
         """The StepFn of a turn: (ids_BL, mask_BL, cache) -> (logits_BV, cache). The backbone is not in it."""

@@ -95,16 +95,3 @@ class Selector(nn.Module):
         pooled_BD = jnp.einsum("bl,bld->bd", share_BL, z_seq_BLD)
         lead = jnp.expand_dims(pooled_BD, range(1, z.ndim - 1))
         return jnp.broadcast_to(lead, (*z.shape[:-1], width))
-
-
-def score_candidates(
-    selector: Selector,
-    params: dict,
-    z_cls_BD: Float[Array, "B D"],
-    candidate_BJD: Float[Array, "B J C"],
-    p_BE: Float[Array, "B E"],
-) -> Float[Array, "B J"]:
-    """A score for each of J candidates to a text, by a selector of one action that reads [z_cls, candidate]."""
-    lead = (*candidate_BJD.shape[:2], z_cls_BD.shape[-1])
-    z = jnp.concatenate([jnp.broadcast_to(z_cls_BD[:, None, :], lead), candidate_BJD], -1)
-    return selector.apply({"params": params}, z, p_BE)[..., 0]

@@ -1,0 +1,54 @@
+"""Floor 1: weights in 4 and 8 bits that stand in a float kernel's place.
+
+    Nf4     4-bit NormalFloat with double quantisation (QLoRA, Dettmers 2023), 0.52 bytes a parameter
+    Int8    8 bits with one scale for each output
+
+`layers.dense` finds `.matmul`; the rest of a model neither knows nor cares. A matrix becomes floats where it is
+multiplied, one matrix of one layer at a time, and once more in the backward pass: what is kept for that is the code.
+The gradient flows to x alone.
+
+NF4 lies as [N, F, D/2]: blocks of 64 along D share a scale, so a shard of either axis falls on the edge of a block.
+The scales (one for 64 weights) are themselves 8-bit numbers around their mean, with a float for each 256 of them in
+the order of the matrix's rows. Where 64 divides D, code and scales are those of bitsandbytes, bit for bit; a D that it
+does not divide is filled up with zeros, so that blocks begin anew in each row (there they would run on into the next).
+"""
+
+from jaxrec.quant.coding import quantise, quantise_rows
+from jaxrec.quant.files import load, save
+from jaxrec.quant.kinds import KINDS, NF4, Int8, Nf4, QuantError, check_kind, dynamic_map
+from jaxrec.quant.trees import (
+    KERNELS,
+    is_quantised,
+    kinds_in,
+    parameters,
+    place,
+    quantise_params,
+    refuse_training,
+    size_bytes,
+    to_quantise,
+    whole,
+)
+
+__all__ = [
+    "KERNELS",
+    "KINDS",
+    "NF4",
+    "Int8",
+    "Nf4",
+    "QuantError",
+    "check_kind",
+    "dynamic_map",
+    "is_quantised",
+    "kinds_in",
+    "load",
+    "parameters",
+    "place",
+    "quantise",
+    "quantise_params",
+    "quantise_rows",
+    "refuse_training",
+    "save",
+    "size_bytes",
+    "to_quantise",
+    "whole",
+]

@@ -1,0 +1,150 @@
+"""Floor 1: quantised weights among the parameters of a model: which are, where they lie, how many numbers they are."""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from jaxrec import mesh as meshes
+from jaxrec.quant.coding import quantise, quantise_rows
+from jaxrec.quant.kinds import KIND_OF, QuantError, check_kind
+
+# The matrices of a layer, whoever owns it: a backbone's `stack_0/attn/q/kernel`, a head's `layer_1/cross/o/kernel`.
+KERNELS = r"(.*/)?(stack|layer)_\d+/(.*/)?kernel"
+_SHOWN = 4  # paths that an error names
+
+
+def is_quantised(leaf: Any) -> bool:
+    """Whether this is a quantised kernel."""
+    return isinstance(leaf, tuple(KIND_OF.values()))
+
+
+def to_quantise(path: str, head: bool = False, table: bool = False, kernels: str = KERNELS) -> bool:
+    """Whether the parameter at this path is quantised.
+
+    Norms, biases and what stands beside the layers (an LFE, a hypernetwork) stay as they are.
+
+    Args:
+      path: of the parameter, its keys joined by "/".
+      head: whether the output head's kernel is quantised too.
+      table: whether the table of token vectors is quantised too.
+      kernels: full-match pattern over paths of the matrices that are.
+    """
+    return bool(
+        re.fullmatch(kernels, path)
+        or (head and re.search(r"(^|/)head/kernel$", path))
+        or (table and re.search(r"(^|/)embed/table$", path))
+    )
+
+
+def quantise_params(
+    params: PyTree,
+    kind: str = "nf4",
+    head: bool = False,
+    table: bool = False,
+    kernels: str = KERNELS,
+) -> PyTree:
+    """Parameters with their kernels quantised, those that `to_quantise` names; what is quantised already stays so.
+
+    Args:
+      params: of any module whose matrices go through `nn.layers.dense`, or a tree of several.
+      kind: one of KINDS.
+      head, table, kernels: as of `to_quantise`.
+
+    Raises QuantError as `quantise`, and where no path matches: a model that was to be small and is not must say so.
+    """
+    check_kind(kind)
+    hits = []
+
+    def replaced(keys: tuple, leaf: Any) -> Any:
+        path = meshes.path_of(keys)
+        if not to_quantise(path, head, table, kernels):
+            return leaf
+        hits.append(path)
+        if is_quantised(leaf):
+            return leaf
+        try:
+            # a table lies as checkpoints hold a kernel, [V, D]: read by row, multiplied by its transpose
+            return (quantise_rows if path.endswith("table") else quantise)(leaf, kind)
+        except QuantError as error:
+            raise QuantError(f"{path}: {error}") from error
+
+    small = jax.tree_util.tree_map_with_path(replaced, params, is_leaf=is_quantised)
+    if not hits:
+        raise QuantError(_nothing_matches(params, kernels))
+    return small
+
+
+def _nothing_matches(params: PyTree, kernels: str) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_quantised)
+    names = [meshes.path_of(keys) for keys, _ in leaves]
+    matrices = [name for name in names if name.endswith("kernel")] or names
+    more = f" and {len(matrices) - _SHOWN} more" if len(matrices) > _SHOWN else ""
+    there = f"there are {', '.join(matrices[:_SHOWN])}{more}" if names else "there are none at all"
+    return f"nothing to quantise: no parameter's path matches {kernels!r}; {there}"
+
+
+def place(mesh: Mesh, params: PyTree, rules: meshes.Rules = meshes.RULES) -> PyTree:
+    """`meshes.place` of a tree with quantised weights, each of which then knows how its code lies when multiplied.
+
+    That is the rules' layout without `fsdp`: codes are gathered along it, an eighth of what floats would be.
+    """
+
+    def informed(keys: tuple, w: Any) -> Any:
+        if not is_quantised(w):
+            return w
+        code = jax.tree.leaves(w)[0]
+        name = f"{meshes.path_of(keys)}/code_"
+        spec = meshes.spec_for(mesh, name, code.shape, rules)
+        last = (*spec, *(None,) * (code.ndim - len(spec)))[-2:]
+        return w.replace(
+            gathered=NamedSharding(mesh, P(*(None if x == "fsdp" else x for x in last)))
+        )
+
+    params = jax.tree_util.tree_map_with_path(informed, params, is_leaf=is_quantised)
+    return meshes.place(mesh, params, rules)
+
+
+def whole(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
+    """Parameters with float kernels again, as the codes say them: to merge a Delta into, or to save for others."""
+
+    def floats(keys: tuple, w: Any) -> Any:
+        if not is_quantised(w):
+            return w
+        by_row = meshes.path_of(keys).endswith("table")
+        return w.rows(dtype) if by_row else jnp.swapaxes(w.rows(dtype), -1, -2)
+
+    return jax.tree_util.tree_map_with_path(floats, params, is_leaf=is_quantised)
+
+
+def kinds_in(params: PyTree) -> set[str]:
+    """The kinds of quantisation found in a tree."""
+    leaves = jax.tree.leaves(params, is_leaf=is_quantised)
+    return {kind for kind, form in KIND_OF.items() for x in leaves if isinstance(x, form)}
+
+
+def refuse_training(params: PyTree) -> None:
+    """Raises QuantError naming the first quantised weight among parameters that are to be trained."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_quantised)
+    for keys, leaf in leaves:
+        if is_quantised(leaf):
+            raise QuantError(
+                f"{meshes.path_of(keys)} is quantised and cannot be trained: train a Delta (LoRA, ...) on the"
+                " frozen weights, or load the model unquantised to train it whole"
+            )
+
+
+def size_bytes(params: PyTree) -> int:
+    """Bytes of all arrays of a tree, as they lie in memory."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+
+
+def parameters(params: PyTree) -> int:
+    """Numbers of a model: of a quantised kernel, those that it stands for."""
+    leaves = jax.tree.leaves(params, is_leaf=is_quantised)
+    return sum(math.prod(x.shape) for x in leaves)
