@@ -2,8 +2,6 @@
 # Data sets for tests and benchmarks are found by JAXREC_DATA: `make test JAXREC_DATA=/path/to/data`.
 
 SHELL := /bin/bash
-# glibc asks the kernel for huge pages: a training step's large buffers come and go, and cost a fifth of it otherwise.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv

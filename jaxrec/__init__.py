@@ -9,6 +9,10 @@ __version__ = "0.1.0"
 
 # The scripts (`train`, `eval`) and experiment files (`configs`) lie beside the package in a checkout and inside it in a
 # wheel. Under the name `jaxrec.train` they are found in both.
-_beside = _Path(__file__).parent.parent
-if (_beside / "train" / "sft.py").is_file():
-    __path__.append(str(_beside))
+_here = _Path(__file__).parent
+if not (_here / "train").is_dir():
+    __path__.append(str(_here.parent))
+
+from jaxrec import start as _start  # noqa: E402 (it is found in a checkout's own package in any case)
+
+_start.as_module(__name__)

@@ -11,15 +11,18 @@ import difflib
 import importlib.util
 import io
 import json
+import os
 import re
 import runpy
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from jaxrec.start import say_so
 
 T = TypeVar("T")
 
@@ -47,19 +50,36 @@ def run(
 ) -> None:
     """What a script ends with: `config.run(main, XConfig, __doc__)`. A RunError is said in one line.
 
-    So is what the operating system refuses (no permission, no room, no such folder): it comes with an errno.
+    So is what the operating system refuses (no permission, no room, no such folder): it comes with an errno; and
+    Ctrl-C, with exit status 130 as shells have it.
     """
+    cfg = None
     try:
-        main(cli(config_class, description, argv))
+        cfg = cli(config_class, description, argv)
+        say_so()
+        main(cfg)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except KeyboardInterrupt:
+        saved = Path(getattr(cfg, "out", "")) / "checkpoints"
+        again = f"; the same command goes on from {saved}" if saved.is_dir() else ""
+        print(f"\nstopped{again}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        leave_pipe()
     except OSError as error:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         raise SystemExit(RunError.status) from None
+
+
+def leave_pipe() -> NoReturn:
+    """Ends the program quietly when nobody reads its output any more (`... | head`), with the status of SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
+    raise SystemExit(128 + 13) from None
 
 
 def cli(
@@ -217,8 +237,11 @@ def _alias_running_script() -> None:
 
 
 def _command() -> str:
-    """How the running script was called, for the usage line."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    """How the running script was called, for the usage line; the `jaxrec` command says it as `__called__`."""
+    main = sys.modules.get("__main__")
+    if called := getattr(main, "__called__", ""):
+        return f"{called} [FILE]"
+    spec = getattr(main, "__spec__", None)
     return f"python -m {spec.name} [FILE]" if spec is not None else Path(sys.argv[0]).name
 
 

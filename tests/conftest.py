@@ -25,6 +25,7 @@ os.environ["OMP_NUM_THREADS"] = (
 )
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["JAXREC_NO_REEXEC"] = "1"  # a run that a test starts begins once; see jaxrec.start
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network is a mistake
 
 

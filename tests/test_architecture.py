@@ -14,13 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
-    "types config",
+    "types config start",
     "structs sites delta quant tables mesh checkpoint log usage metrics text_metrics detection calibration "
     "ranking results losses data world",
     "nn training retrieval people",
     "models hub dialogue rewards twin",
     "objectives recommenders serve",
-    "demo chat recommend answer",
+    "demo chat recommend answer command __main__",
 ]
 FLOOR_OF = {room: floor for floor, names in enumerate(FLOORS) for room in names.split()}
 FLOOR_OF |= {

@@ -4,6 +4,8 @@ A round is every contender once. A ratio is taken inside a round, so what slows 
 both sides of it. A round during which other programs used more than `FOREIGN` of a core is thrown away unseen and
 run again; when that happens too often the row says so.
 
+A contender of ours starts as a user's run does, with huge pages (`jaxrec.start`); the peers get them by the same line.
+
 `met` says whether a bar was reached: by the median, except that a bar of 1.0 ("as fast as") holds when the worst round
 is not below 0.97. It is None below five clean rounds. `memory_ratio` is our peak over the base's (see `worker`).
 """
