@@ -8,6 +8,7 @@ Saving is asynchronous and atomic: a checkpoint appears under its number when al
 ones go only after that. A state is restored onto whatever mesh the new run has.
 """
 
+import itertools
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config as configs
+from jaxrec import files
 from jaxrec import mesh as meshes
 from jaxrec.structs import TrainState
 
@@ -98,7 +100,7 @@ class Checkpoints:
         try:
             self._orbax.save(step, args=parts)
             if self._config is not None and jax.process_index() == 0:
-                _write(self.folder / "config.json", self._config)
+                files.write_json(self.folder / "config.json", self._config, 2, default=str)
         except Exception as error:
             raise self._failed(f"step {step}", error) from error
 
@@ -140,7 +142,7 @@ class Checkpoints:
         """The size of each file, by which a cut one is known; written just before the checkpoint takes its number."""
         if jax.process_index() == 0:
             for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-                _write(folder / _LIST, _sizes(folder))
+                files.write_json(folder / _LIST, _sizes(folder), 2)
 
     def _check_files(self, step: int) -> None:
         """Raises ValueError for a file that is cut or gone, before orbax stumbles over it in many threads at once.
@@ -233,17 +235,13 @@ def save_params(path: str | Path, params: Tree, facts: Mapping[str, Any] | None 
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
-    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    fresh = path.with_name(path.name + ".new")
     try:
         with ocp.StandardCheckpointer() as writer:
             writer.save(fresh / "params", params, force=True)
         if jax.process_index() == 0:
-            _write(fresh / "facts.json", dict(facts or {}))
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
-                path.rename(old)
-            fresh.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            files.write_json(fresh / "facts.json", dict(facts or {}), 2, default=str)
+            files.put_in_place(fresh, path)
     except Exception as error:
         raise CheckpointError(f"the parameters could not be saved to {path}: {error}") from error
     meshes.meet(f"saved-{path.name}")
@@ -281,13 +279,10 @@ def load_facts(path: str | Path) -> dict[str, Any]:
 
 
 def _whole(path: str | Path) -> Path:
-    """The folder, or the older one that a kill between two renames left behind."""
-    path = Path(path).absolute()
-    old = path.with_name(path.name + ".old")
-    for folder in (path, old):
-        if (folder / "facts.json").is_file():
-            return folder
-    raise CheckpointError(f"there are no saved parameters in {path}")
+    folder = files.whole_folder(path, "facts.json")
+    if folder is None:
+        raise CheckpointError(f"there are no saved parameters in {Path(path).absolute()}")
+    return folder
 
 
 # ------------------------------------------------------------------------------------------ hash
@@ -299,18 +294,15 @@ def fingerprint(tree: Tree) -> str:
     Each leaf is summed on the devices where it lies (two position-dependent sums of its bits, modulo 2^32: integer
     addition does not mind the order), so nothing is gathered. It tells weights apart; it is no defence against forgery.
     """
-    import hashlib
-
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         return ""
-    whole = hashlib.sha256()
-    for (keys, leaf), sums in zip(
-        leaves, [_sums(jnp.asarray(leaf)) for _, leaf in leaves], strict=True
-    ):
-        whole.update(f"{meshes.path_of(keys)} {np.shape(leaf)} {leaf.dtype}".encode())
-        whole.update(np.asarray(sums).tobytes())
-    return whole.hexdigest()[:16]
+    sums = [_sums(jnp.asarray(leaf)) for _, leaf in leaves]  # all are under way before one is read
+    parts = (
+        (f"{meshes.path_of(keys)} {np.shape(leaf)} {leaf.dtype}", np.asarray(own))
+        for (keys, leaf), own in zip(leaves, sums, strict=True)
+    )
+    return files.content_hash(*itertools.chain.from_iterable(parts), digits=16)
 
 
 @jax.jit
@@ -357,11 +349,5 @@ def _raised_anyway(record: logging.LogRecord) -> bool:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Of the parts' files; those beside the parts are orbax's own, which it still rewrites."""
-    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    fresh.replace(path)
+    paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec import config
+from jaxrec import config, files
 from jaxrec.config import RunError
 
 NEEDED_MB = 300  # of disk, for everything in OUT
@@ -255,9 +255,7 @@ class Record:
             row["seconds"] = round(before + time.monotonic() - began, 1)
             self.peak_gb = max(self.peak_gb, peak_memory_gb())
             told = {"quick": self.quick, "peak_gb": self.peak_gb, "stages": self.stages}
-            fresh = self.out / f".{self.FILE}.new"
-            fresh.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
-            fresh.replace(self.out / self.FILE)
+            files.write_json(self.out / self.FILE, told)
 
     def seconds(self) -> float:
         """Of all stages, interrupted attempts included."""

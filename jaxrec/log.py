@@ -22,6 +22,7 @@ import jax
 from tqdm import tqdm
 
 from jaxrec import config as configs
+from jaxrec import files
 from jaxrec.results import commit, versions
 
 _SHOWN = ("loss", "tokens/s", "examples/s")  # beside the bar, as far as they are there
@@ -150,9 +151,7 @@ def environment() -> dict[str, Any]:
 def _continued(path: Path, start: int) -> Any:
     """The file, opened for appending, holding only rows up to `start`."""
     kept = [row for row in read_metrics(path) if row["step"] <= start] if path.exists() else []
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    fresh.replace(path)
+    files.write_json_lines(path, kept)
     return path.open(
         "ab", buffering=0
     )  # every line is in the file at once, and closing cannot fail

@@ -8,16 +8,16 @@ configuration, its versions and its machine.
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxrec import files
 
 # What the rows of the known benchmarks must carry; they may carry more.
 ROW_KEYS = {
@@ -70,7 +70,7 @@ def write_results(
     record |= {"config": config, "seed": seed, "versions": versions() | dict(peers or {})}
     record |= {"hardware": hardware(), "commit": commit(), "wall_s": round(wall_s, 2), **more}
     path = Path(out_dir) / filename
-    _write_atomically(path, json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+    files.write_json(path, _plain(record), allow_nan=False)
     return path
 
 
@@ -190,18 +190,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

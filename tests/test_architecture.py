@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
-    "types config start",
+    "types config start files",
     "structs sites delta quant tables mesh checkpoint log usage metrics text_metrics detection calibration "
     "ranking results losses data world",
     "nn training retrieval people",

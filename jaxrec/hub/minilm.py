@@ -3,12 +3,12 @@
 The package is a third party's: its weights are checked against a known hash before they are used.
 """
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 from jaxtyping import PyTree
 
+from jaxrec.files import file_hash
 from jaxrec.hub.config import ModelError, ModelMissing
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load
@@ -50,8 +50,7 @@ def packaged() -> Path:
 
 def check_hash(path: Path, expected: str) -> None:
     """Raises ModelError when a file's SHA-256 is not the expected one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_hash(path)
     if found != expected:
         raise ModelError(
             f"{path} has SHA-256 {found}, expected {expected}: these are other weights"

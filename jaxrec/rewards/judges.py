@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jaxrec.config import RunError
+from jaxrec.files import open_atomically
 
 
 class JudgeError(RunError, ValueError):
@@ -255,9 +256,7 @@ def label(
     not from 0 to 1.
     """
     path, counts = Path(path), Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w", encoding="utf-8") as file:
+    with open_atomically(path) as file:
         for part in _parts(choices, batch):
             asked = [c for c in part if c.first.strip() != c.second.strip()]
             counts["same answers"] += len(part) - len(asked)
@@ -268,7 +267,6 @@ def label(
                 row = _row(choice, said, threshold, counts)
                 if row:
                     file.write(json.dumps(row | {"group": group}, ensure_ascii=False) + "\n")
-    fresh.replace(path)
     return {
         name: counts[name]
         for name in ("written", "second", "below threshold", "no difference", "same answers")

@@ -5,10 +5,11 @@ OUT/reward.png        the reward and its parts, signs of gaming, KL, lengths
 OUT/samples.jsonl     texts to the same prompts at several steps, with their scores
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxrec.files import continue_json_lines, read_json_lines
 
 
 class RolloutRecord:
@@ -20,34 +21,19 @@ class RolloutRecord:
 
     def add(self, number: int, numbers: Mapping[str, Any]) -> None:
         """The line of rollout `number` (0, 1, ...)."""
-        path = self.out / "rollouts.jsonl"
-        rows = [row for row in read_lines(path) if row["rollout"] < number]
-        write_lines(path, [*rows, {"rollout": number, **numbers}])
+        row = {"rollout": number, **numbers}
+        continue_json_lines(self.out / "rollouts.jsonl", [row], "rollout", number)
 
     def draw(self, title: str) -> None:
         """OUT/reward.png. Does nothing before the first rollout."""
-        rows = read_lines(self.out / "rollouts.jsonl")
+        rows = read_json_lines(self.out / "rollouts.jsonl")
         if rows:
             draw_rollouts(rows, self.out / "reward.png", title)
 
 
 def write_samples(path: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Adds the texts of `step`; those of this step and of later ones (of a killed run) are replaced."""
-    kept = [row for row in read_lines(path) if row["step"] < step]
-    write_lines(path, [*kept, *({"step": step, **row} for row in rows)])
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes all rows, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    fresh.replace(path)
+    continue_json_lines(path, ({"step": step, **row} for row in rows), "step", step)
 
 
 def draw_rollouts(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:

@@ -1,7 +1,6 @@
 """Answers written while a model is trained, so that one reads what the loss only hints at. OUT/samples.jsonl."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
 from jaxrec.data.chat import ChatFormat, Message
+from jaxrec.files import continue_json_lines
 from jaxrec.nn.decoder import Decoder
 from jaxrec.nn.generate import backbone_generator
 from jaxrec.nn.sampling import sampling
@@ -68,12 +68,8 @@ class Sampled:
 
     def write(self, path: Path, tree: PyTree, step: int) -> None:
         """Adds a line a prompt to `path`, prints them, and drops lines of later steps (of a killed run)."""
-        old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        rows = [row for row in old if row["step"] < step]
+        rows = []
         for said, answer in zip(self.said, self.answers(tree), strict=True):
             rows.append({"step": step, "prompt": said, "answer": answer})
             print(f"step {step} | {said.strip()[-80:]!r} -> {answer.strip()!r}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        fresh.replace(path)
+        continue_json_lines(path, rows, "step", step)
