@@ -161,10 +161,10 @@ def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     p_UE = starting_p(model, names, cfg.profile)
     tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
     tree |= {"profile": {"p": mesh.place(devices, jnp.asarray(p_UE))}}
-    rows, kept, _ = tenant_pair_rows(model.tok, train, names, cfg.question, cfg.answer)
-    test_rows, tested, _ = tenant_pair_rows(model.tok, test, names, cfg.question, cfg.answer)
+    rows, kept, _ = tenant_pair_rows(model.chat, train, names, cfg.question, cfg.answer)
+    test_rows, tested, _ = tenant_pair_rows(model.chat, test, names, cfg.question, cfg.answer)
     thumbs = lambda: tenant_thumb_rows(
-        model.tok, both_thumbs(kept), names, cfg.question, cfg.answer, cfg.seed
+        model.chat, both_thumbs(kept), names, cfg.question, cfg.answer, cfg.seed
     )[0]
     return Case(
         TenantLM(model.lm), tree, tree, "profile/p", rows, thumbs, test_rows, tested, len(names)

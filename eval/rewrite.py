@@ -56,7 +56,7 @@ def main(cfg: RewriteEvalConfig) -> Path:
     if len(unseen) < 2:
         raise RunError(f"of {cfg.tenants} tenants {len(unseen)} are held out: two are needed")
     made = rewrites(unseen, cfg.each, cfg.seed)
-    pieces = turns.evidence_pieces(model.tok, unseen, cfg.piece, examples=cfg.examples)
+    pieces = turns.evidence_pieces(model.chat, unseen, cfg.piece, examples=cfg.examples)
     known = read_pieces(model.lm, model.params, pieces)
     own_UE = infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
     mean_E = np.asarray(model.params["profile"]["p"]).mean(0)
@@ -65,8 +65,8 @@ def main(cfg: RewriteEvalConfig) -> Path:
         "mean_p": np.broadcast_to(mean_E, own_UE.shape),
         "shuffled_p": np.roll(own_UE, 1, 0),
     }
-    answering = Answering(model.lm, model.tok, rows=cfg.rows, limit=cfg.answer)
-    reads = [turns.question_of(model.tok, asked(r.question, r.draft), cfg.question) for r in made]
+    answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
+    reads = [turns.question_of(model.chat, asked(r.question, r.draft), cfg.question) for r in made]
     tenant_N = np.array([r.tenant for r in made])
     texts = {
         row: answering.write(model.params, p_UE[tenant_N], reads, cfg.question)

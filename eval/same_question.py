@@ -64,8 +64,8 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     place = {key: row for row, key in enumerate(facts["tenants"])}
     pairs = [(question, tenant) for question in cfg.questions for tenant in chosen]
     p_NE = np.asarray(profile["p"])[[place[tenant.key] for _, tenant in pairs]]
-    asked = [turns.question_of(model.tok, [("customer", q)], cfg.question) for q, _ in pairs]
-    answering = Answering(model.lm, model.tok, rows=len(pairs), limit=cfg.answer)
+    asked = [turns.question_of(model.chat, [("customer", q)], cfg.question) for q, _ in pairs]
+    answering = Answering(model.lm, model.chat, rows=len(pairs), limit=cfg.answer)
     said = answering.write(model.params, p_NE, asked, cfg.question)
 
     answers = [spoken(tenant, text) for (_, tenant), text in zip(pairs, said, strict=True)]

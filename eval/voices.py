@@ -70,10 +70,10 @@ def main(cfg: VoicesConfig) -> dict:
     tenants = [world[key] for key in facts["tenants"]]
     asked = [Asked(u, t, d) for u, t in enumerate(tenants) for d in t.heldout[: cfg.dialogues]]
 
-    answering = Answering(model.lm, model.tok, rows=cfg.rows, limit=cfg.answer)
+    answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
     rows, said = [], {}
     scored = turns.turn_rows(
-        model.tok, [t.heldout[: cfg.dialogues] for t in tenants], cfg.question, cfg.answer
+        model.chat, [t.heldout[: cfg.dialogues] for t in tenants], cfg.question, cfg.answer
     )
     for name, p_UE in vectors(profile, model, cfg.seed).items():
         p_NE = p_UE[scored.tenant_N]
@@ -81,7 +81,7 @@ def main(cfg: VoicesConfig) -> dict:
         nll_N = -logprob_N / scored.answer["loss_BL"][:, 1:].sum(1)
         questions = [
             turns.question_of(
-                model.tok, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question
+                model.chat, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question
             )
             for a in asked
         ]

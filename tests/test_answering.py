@@ -9,6 +9,7 @@ import pytest
 import tiny_personal as tiny
 
 from jaxrec.data import turns
+from jaxrec.data.chat import OwnChat
 from jaxrec.data.text import pad, train_tokenizer
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_lm import PersonalLM
@@ -25,19 +26,21 @@ LM = PersonalLM(
 
 @pytest.fixture(scope="module")
 def world():
-    tok = train_tokenizer(
-        [f"We open at {i}, the {a} mill is near." for i in range(9) for a in "xyz"], SIZE
+    chat = OwnChat(
+        train_tokenizer(
+            [f"We open at {i}, the {a} mill is near." for i in range(9) for a in "xyz"], SIZE
+        )
     )
     ids = jnp.zeros((1, 2), jnp.int32)
     backbone = tiny.random_like(LM.backbone.init, jax.random.key(0), ids)["params"]
     params = {"backbone": backbone, **tiny.random_like(LM.init, jax.random.key(0), seed=3)}
     asked = ["Open?", "The mill?", "When do you open the mill?"]
-    questions = [turns.question_of(tok, [("customer", said)], LENGTH) for said in asked]
+    questions = [turns.question_of(chat, [("customer", said)], LENGTH) for said in asked]
     answers = pad(
-        [turns.answer_of(tok, said, 9) for said in ("We open at 5.", "Near.", "At 3, near.")], 9
+        [turns.answer_of(chat, said, 9) for said in ("We open at 5.", "Near.", "At 3, near.")], 9
     )
     p_NE = np.random.default_rng(1).normal(size=(3, tiny.D_P)).astype(np.float32)
-    return Answering(LM, tok, rows=2, limit=LIMIT), params, questions, answers, p_NE
+    return Answering(LM, chat, rows=2, limit=LIMIT), params, questions, answers, p_NE
 
 
 def test_a_batch_of_tenants_is_scored_as_one_by_one(world):
@@ -73,7 +76,7 @@ def test_a_score_is_the_sum_of_what_the_model_says(world):
 def test_greedy_writing_is_the_argmax_of_teacher_forcing(world):
     answering, params, questions, _, p_NE = world
     written = answering.write(params, p_NE, questions, LENGTH)
-    tok, asked = answering.tok, Tokens(**pad(questions, LENGTH))
+    tok, asked = answering.chat.tok, Tokens(**pad(questions, LENGTH))
     ids = np.zeros((3, LIMIT + 1), np.int32)
     ids[:, 0] = tok.special["<assistant>"]
     mask = np.ones(ids.shape, bool)

@@ -5,6 +5,7 @@ import pytest
 import tiny_personal as tiny
 
 from jaxrec.data import turns
+from jaxrec.data.chat import OwnChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.data.turns import ANSWER, FEEDBACK, GUIDE, Pieces
 from jaxrec.models.personal.onboarding import (
@@ -96,10 +97,10 @@ def test_evidence_is_of_the_rows_own_tenant(known):
 def test_no_batch_gives_a_row_its_own_answer():
     """Over an epoch of the source itself: the text to be predicted is not among the row's evidence."""
     tenants = generate(n=3)
-    tok = train_tokenizer([d.answer for t in tenants for d in t.onboarding], 350)
+    chat = OwnChat(train_tokenizer([d.answer for t in tenants for d in t.onboarding], 350))
     own = [t.onboarding[:6] for t in tenants]
-    rows = turns.turn_rows(tok, own, 12, 24)
-    known_of = turns.evidence_pieces(tok, tenants, 24, examples=6, guide=2, judged=0)
+    rows = turns.turn_rows(chat, own, 12, 24)
+    known_of = turns.evidence_pieces(chat, tenants, 24, examples=6, guide=2, judged=0)
     # Z that tells which piece it is: tenant and place
     place = np.arange(3 * known_of.kind_UR.shape[1]).reshape(3, -1)
     z = np.broadcast_to(place[..., None, None], (*place.shape, 1, 2)).astype(np.float16)

@@ -208,17 +208,17 @@ def test_buckets_lose_nothing(chat):
 
 
 def test_tenant_rows(chat):
-    rows, kept, skipped = tenant_pair_rows(chat.tok, made(), ["g1", "g0"], 40, 20)
+    rows, kept, skipped = tenant_pair_rows(chat, made(), ["g1", "g0"], 40, 20)
     assert rows.chosen.tenant_B.tolist() == [1, 0] * 3 and len(kept) == 6 and not skipped.counts
     np.testing.assert_array_equal(rows.chosen.question.ids_BL, rows.rejected.question.ids_BL)
-    _, kept, skipped = tenant_pair_rows(chat.tok, made(), ["g1", "g0"], 40, 2)
+    _, kept, skipped = tenant_pair_rows(chat, made(), ["g1", "g0"], 40, 2)
     same = Pair((("user", "a"),), "yes " * 9 + "a", "yes " * 9 + "b", "g0", "x:9")
-    _, kept, skipped = tenant_pair_rows(chat.tok, [*made(2), same], ["g1", "g0"], 40, 10)
+    _, kept, skipped = tenant_pair_rows(chat, [*made(2), same], ["g1", "g0"], 40, 10)
     assert len(kept) == 2 and skipped.first["chosen and rejected are the same tokens"] == "x:9"
     with pytest.raises(PairError, match="no tenant"):
-        tenant_pair_rows(chat.tok, made(), ["g1"], 40, 20)
+        tenant_pair_rows(chat, made(), ["g1"], 40, 20)
     thumbs = [Thumb(p.prompt, p.chosen, True, p.group, p.where) for p in made()]
-    rows, _, _ = tenant_thumb_rows(chat.tok, thumbs, ["g0", "g1"], 40, 20)
+    rows, _, _ = tenant_thumb_rows(chat, thumbs, ["g0", "g1"], 40, 20)
     assert rows.said.tenant_B.tolist() == rows.mismatched.tenant_B.tolist()
 
 

@@ -11,8 +11,8 @@ from jaxrec import checkpoint, config, hub, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
+from jaxrec.models.language.model_folder import BackboneMismatch
 from jaxrec.models.personal.personal_folder import (
-    BackboneMismatch,
     load_lfe,
     load_personal,
     load_teacher,
@@ -70,8 +70,8 @@ def test_a_personal_model_comes_back_as_it_was(saved, devices):
 
 def test_an_lfe_brings_its_backbone_and_its_lora(saved, devices):
     folder, _, facts = saved
-    backbone, lfe, params, tok, told = load_lfe(folder / "lfe", devices)
-    assert lfe == tiny.PERSONAL.lfe and tok.size == 290
+    backbone, lfe, params, chat, told = load_lfe(folder / "lfe", devices)
+    assert lfe == tiny.PERSONAL.lfe and chat.size == 290
     assert checkpoint.fingerprint(params["backbone"]) == facts["backbone_hash"]
     assert told["backbone"] == facts["backbone"]
     deltas.check(params["lfe_delta"], Decoder.sites(backbone.cfg))

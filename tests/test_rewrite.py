@@ -11,6 +11,7 @@ import tiny_personal as tiny
 from jaxrec import checkpoint, config, hub
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
+from jaxrec.data.chat import OwnChat
 from jaxrec.data.rewrites import REWRITE, asked, rewrite_rows, rewrites
 from jaxrec.data.text import train_tokenizer
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
@@ -25,7 +26,7 @@ def tok():
 
 def test_a_draft_is_a_turn_of_what_is_read_and_the_own_answer_is_learned(tok):
     made = rewrites(generate(n=3), 2)
-    rows = rewrite_rows(tok, made, 256, 160)
+    rows = rewrite_rows(OwnChat(tok), made, 256, 160)
     read = tok.decode(rows.question["ids_BL"][0][rows.question["mask_BL"][0]].tolist())
     for said in (made[0].question, made[0].draft, REWRITE):
         assert said in read

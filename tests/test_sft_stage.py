@@ -15,9 +15,9 @@ from jaxrec import checkpoint, hub, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash
 from jaxrec.models.language.sampled import SampleConfig
-from jaxrec.models.language.tuned_folder import base_hash, load_tuned
-from jaxrec.models.personal.personal_folder import BackboneMismatch
+from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
 from jaxrec.training.loop import LoopConfig

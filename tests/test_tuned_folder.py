@@ -14,16 +14,14 @@ from jaxrec.config import RunError
 from jaxrec.data.chat import OwnChat, PlainChat, TemplateChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, chat_of
 from jaxrec.models.language.tuned_folder import (
-    base_hash,
     base_of,
-    chat_of,
     is_adapter,
     load_tuned,
     save_model,
     save_tuned,
 )
-from jaxrec.models.personal.personal_folder import BackboneMismatch
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 CFG = DecoderConfig(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import turns
+from jaxrec.data.chat import OwnChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.world.tenants import generate
 
@@ -14,21 +15,26 @@ def tenants():
 
 
 @pytest.fixture(scope="module")
-def tok(tenants):
-    return train_tokenizer([d.answer for t in tenants for d in t.onboarding], 400)
+def chat(tenants):
+    return OwnChat(train_tokenizer([d.answer for t in tenants for d in t.onboarding], 400))
 
 
-def test_a_long_conversation_loses_its_oldest_tokens(tok):
+@pytest.fixture(scope="module")
+def tok(chat):
+    return chat.tok
+
+
+def test_a_long_conversation_loses_its_oldest_tokens(tok, chat):
     said = [
         ("customer", "an old question about the mill " * 9),
         ("assistant", "Yes."),
         ("customer", "And now?"),
     ]
-    short, whole = turns.question_of(tok, said, 10), turns.question_of(tok, said, 999)
+    short, whole = turns.question_of(chat, said, 10), turns.question_of(chat, said, 999)
     assert len(short.ids) == 10 and short.ids[0] == whole.ids[0] == tok.special["<bos>"]
     assert short.ids[1:] == whole.ids[-9:]
     assert not any(short.loss)
-    assert turns.question_of(tok, said, 1).ids == [tok.special["<bos>"]]
+    assert turns.question_of(chat, said, 1).ids == [tok.special["<bos>"]]
     end = [
         tok.special["<assistant>"],
         *tok.encode("Yes."),
@@ -38,16 +44,16 @@ def test_a_long_conversation_loses_its_oldest_tokens(tok):
     assert whole.ids[-len(end) :] == end
 
 
-def test_a_long_piece_keeps_its_beginning_and_its_end(tok):
+def test_a_long_piece_keeps_its_beginning_and_its_end(tok, chat):
     said = "Good morning! " + "The mill is open. " * 20 + "Warm wishes, the mill."
-    whole, cut = turns.piece_of(tok, said, 999).ids, turns.piece_of(tok, said, 13).ids
+    whole, cut = turns.piece_of(chat, said, 999).ids, turns.piece_of(chat, said, 13).ids
     assert cut == [*whole[:7], *whole[-6:]] and cut[-1] == tok.special["<eos>"]
-    assert turns.piece_of(tok, said, 1).ids == whole[:1]
-    assert turns.piece_of(tok, "Hm.", 13).ids == turns.piece_of(tok, "Hm.", 99).ids
+    assert turns.piece_of(chat, said, 1).ids == whole[:1]
+    assert turns.piece_of(chat, "Hm.", 13).ids == turns.piece_of(chat, "Hm.", 99).ids
 
 
-def test_a_cut_answer_has_no_end(tok):
-    short, whole = turns.answer_of(tok, "The mill is open.", 3), turns.answer_of(tok, "Hm.", 99)
+def test_a_cut_answer_has_no_end(tok, chat):
+    short, whole = turns.answer_of(chat, "The mill is open.", 3), turns.answer_of(chat, "Hm.", 99)
     assert len(short.ids) == 3 and tok.special["<eos>"] not in short.ids
     assert whole.ids[-1] == tok.special["<eos>"]
     assert short.loss == [0.0, 1.0, 1.0]
@@ -64,11 +70,11 @@ def test_a_style_guide_is_cut_at_its_full_stops():
 
 
 @pytest.mark.parametrize("length", [1, 5, 20, 60])
-def test_what_is_left_and_what_is_hidden_restore_the_text(tok, length):
+def test_what_is_left_and_what_is_hidden_restore_the_text(tok, chat, length):
     ids = np.random.default_rng(length).integers(16, 400, length).tolist()
     sentinels = [i for name, i in tok.special.items() if name.startswith("<extra_")]
     for seed in range(20):
-        left, hidden = turns.corrupt(tok, ids, np.random.default_rng(seed))
+        left, hidden = turns.corrupt(chat, ids, np.random.default_rng(seed))
         assert left.ids[0] == tok.special["<bos>"]
         assert (hidden.ids[0], hidden.ids[-1]) == (tok.special["<assistant>"], tok.special["<eos>"])
         spans, last = {}, None
@@ -83,8 +89,8 @@ def test_what_is_left_and_what_is_hidden_restore_the_text(tok, length):
         assert sum(hidden.loss) == len(hidden.ids) - 1 and not any(left.loss)
 
 
-def test_rows_name_their_tenant_and_dialogue(tok, tenants):
-    rows = turns.turn_rows(tok, [t.onboarding[:3] for t in tenants], 24, 32)
+def test_rows_name_their_tenant_and_dialogue(tok, chat, tenants):
+    rows = turns.turn_rows(chat, [t.onboarding[:3] for t in tenants], 24, 32)
     assert rows.tenant_N.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert rows.dialogue_N.tolist() == [0, 1, 2] * 4
     first = rows.answer["ids_BL"][4][rows.answer["mask_BL"][4]]
@@ -93,8 +99,8 @@ def test_rows_name_their_tenant_and_dialogue(tok, tenants):
     )
 
 
-def test_pieces_stand_in_order_and_are_counted(tok, tenants):
-    pieces = turns.evidence_pieces(tok, tenants, 32, examples=5, guide=3, judged=4)
+def test_pieces_stand_in_order_and_are_counted(tok, chat, tenants):
+    pieces = turns.evidence_pieces(chat, tenants, 32, examples=5, guide=3, judged=4)
     assert pieces.kind_UR.shape == (4, 12) and pieces.rows["ids_BL"].shape == (48, 32)
     for u, tenant in enumerate(tenants):
         guide = min(len(turns.sentences(tenant.guide)), 3)
@@ -104,9 +110,9 @@ def test_pieces_stand_in_order_and_are_counted(tok, tenants):
         assert pieces.label_UR[u, guide + 5 : len(kinds)].tolist() == [1, -1, 1, -1]
 
 
-def test_evidence_never_holds_the_answer_that_is_to_be_predicted(tok, tenants):
-    pieces = turns.evidence_pieces(tok, tenants, 32, examples=6, guide=2, judged=0)
-    rows = turns.turn_rows(tok, [t.onboarding[:8] for t in tenants], 24, 32)
+def test_evidence_never_holds_the_answer_that_is_to_be_predicted(tok, chat, tenants):
+    pieces = turns.evidence_pieces(chat, tenants, 32, examples=6, guide=2, judged=0)
+    rows = turns.turn_rows(chat, [t.onboarding[:8] for t in tenants], 24, 32)
     tenant = np.tile(rows.tenant_N, 30)
     dialogue = np.tile(rows.dialogue_N, 30)
     size = 6
@@ -126,10 +132,10 @@ def test_evidence_never_holds_the_answer_that_is_to_be_predicted(tok, tenants):
     assert used == set(range(8))  # every piece serves some row
 
 
-def test_retrofit_rows_repeat_paraphrases_and_label_them(tok):
+def test_retrofit_rows_repeat_paraphrases_and_label_them(tok, chat):
     texts = [([("customer", "Are you open?")], "Yes, until five.")] * 5
     pairs = [("hours", "Open?", "Are you open?"), ("price", "How much?", "The price?")]
-    rows = turns.retrofit_rows(tok, texts, pairs, context=12, length=10, seed=1)
+    rows = turns.retrofit_rows(chat, texts, pairs, context=12, length=10, seed=1)
     assert {len(v["ids_BL"]) if isinstance(v, dict) else len(v) for v in rows.values()} == {5}
     assert len(set(rows["topic_B"])) == 2
     for row in range(5):

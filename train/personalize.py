@@ -19,6 +19,7 @@ from jaxrec import checkpoint, config, mesh, objectives
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.chat import ChatFormat
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
@@ -65,7 +66,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)
     chosen = choose(cfg.tenants, cfg.examples)
-    pieces = turns.evidence_pieces(model.tok, chosen, cfg.piece, examples=cfg.examples)
+    pieces = turns.evidence_pieces(model.chat, chosen, cfg.piece, examples=cfg.examples)
     known = read_pieces(model.lm, model.params, pieces)
     start_UE = infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
 
@@ -76,7 +77,9 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
         frozen["start"] = mesh.place(devices, jnp.asarray(start_UE))
         by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B)}
         if cfg.restraint.penalty:
-            frozen["disallowed"] = mesh.place(devices, ruled_out(model.tok, chosen))
+            frozen["disallowed"] = mesh.place(
+                devices, ruled_out(model.chat, model.lm.cfg.head.vocab, chosen)
+            )
         objective = objectives.personalize(model.lm, cfg.prior, cfg.restraint)
     else:
         sites = GenerativeHead.sites(model.lm.cfg.head)
@@ -84,7 +87,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
         params, by_row = {"delta": deltas.init(key, sites, cfg.own_delta, len(chosen))}, None
         objective = objectives.personalize_delta(model.lm)
 
-    source = example_source(cfg, model.tok, chosen, mesh.process_rows(devices, cfg.rows))
+    source = example_source(cfg, model.chat, chosen, mesh.process_rows(devices, cfg.rows))
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
     state = step.init_state(devices, params, optim, source=source.init(), tables=by_row)
     one = step.make_step(*objective, optim, state, tables=by_row)
@@ -120,27 +123,29 @@ def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:
     return chosen
 
 
-def ruled_out(tok, chosen: list[Tenant]) -> np.ndarray:
+def ruled_out(chat: ChatFormat, vocab: int, chosen: list[Tenant]) -> np.ndarray:
     """[U, V] bool: tokens that are, as whole words, a term which the tenant's style replaces by another.
 
     Raises RunError where the tokenizer has none of them as one token: a part of a word may not be ruled out.
     """
-    barred = np.zeros((len(chosen), tok.size), bool)
+    barred = np.zeros((len(chosen), vocab), bool)
     for u, tenant in enumerate(chosen):
         own = {tenant.style.customer, tenant.style.order}
         for word in {*CUSTOMER, *ORDER} - own:
             for form in (f" {word}", f" {word}s"):
-                if len(ids := tok.encode(form)) == 1:
+                if len(ids := chat.encode(form)) == 1:
                     barred[u, ids[0]] = True
     if not barred.any():
         raise RunError("restraint.penalty: no ruled-out term is one token of this tokenizer")
     return barred
 
 
-def example_source(cfg: PersonalizeConfig, tok, chosen: list[Tenant], share: slice) -> Prefetch:
+def example_source(
+    cfg: PersonalizeConfig, chat: ChatFormat, chosen: list[Tenant], share: slice
+) -> Prefetch:
     """Batches of `Turns` over the tenants' examples."""
     own = [t.onboarding[: cfg.examples] for t in chosen]
-    rows = turns.turn_rows(tok, own, cfg.question, cfg.answer)
+    rows = turns.turn_rows(chat, own, cfg.question, cfg.answer)
     batch = Turns(Tokens(**rows.question), Tokens(**rows.answer), np.asarray(rows.tenant_N))
     return Prefetch(ArraySource(batch, cfg.rows, seed=cfg.loop.seed, share=share))
 

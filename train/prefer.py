@@ -274,16 +274,16 @@ def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
     tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
     # two arrays: the step gives the trained one's memory away
     tree |= {"profile": {"p": jnp.asarray(p_UE)}, "start": mesh.place(devices, jnp.asarray(p_UE))}
-    made, kept, skipped = tenant_pair_rows(model.tok, train, names, cfg.question, cfg.answer)
+    made, kept, skipped = tenant_pair_rows(model.chat, train, names, cfg.question, cfg.answer)
     if cfg.loss.kind == "kto":
         thumbs = [
             Thumb(p.prompt, said, liked, p.group, p.where)
             for p in kept
             for said, liked in ((p.chosen, True), (p.rejected, False))
         ]
-        made, _, _ = tenant_thumb_rows(model.tok, thumbs, names, cfg.question, cfg.answer)
+        made, _, _ = tenant_thumb_rows(model.chat, thumbs, names, cfg.question, cfg.answer)
     held_rows, held_kept, held_skipped = tenant_pair_rows(
-        model.tok, held, names, cfg.question, cfg.answer
+        model.chat, held, names, cfg.question, cfg.answer
     )
     for line in (*left, *skipped.lines(), *(f"held out: {x}" for x in held_skipped.lines())):
         print(line, flush=True)

@@ -19,8 +19,8 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh, objectives
 from jaxrec import delta as deltas
 from jaxrec.data import turns
+from jaxrec.data.chat import ChatFormat
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.data.text import Tokenizer
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
@@ -63,12 +63,13 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    backbone, weights, tok = load_backbone(cfg.backbone, devices, cfg.cuts)
+    base = load_backbone(cfg.backbone, devices, cfg.cuts)
+    backbone, weights, chat = base.model, base.params, base.chat
     teacher, told = (backbone, weights)
     if cfg.teacher:
         teacher, told = load_teacher(cfg.teacher, backbone, devices)
     source = Prefetch(
-        ArraySource(batch_of(tok, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
+        ArraySource(batch_of(chat, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
     )
 
     z = cfg.lfe.d_z
@@ -90,7 +91,8 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {
         "backbone": cfg.backbone,
-        "backbone_hash": checkpoint.fingerprint(weights),
+        "base_hash": base.hashed,
+        "sentinels": chat.marks().sentinels,  # ids that stood for masked spans
         "lfe": config.to_dict(cfg.lfe),
         "cuts": cfg.cuts,
         "lora": config.to_dict(cfg.lora),
@@ -124,14 +126,14 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -
     return params
 
 
-def batch_of(tok: Tokenizer, cfg: RetrofitConfig) -> Retrofit:
+def batch_of(chat: ChatFormat, cfg: RetrofitConfig) -> Retrofit:
     """The sample world's training conversations and general instructions as retrofit rows."""
     tenants = [t for t in [*generate(), *read_businesses()] if not t.held_out]
     said = lambda ts: [(t.role, t.text) for t in ts]
     texts = [(said(d.turns[:-1]), d.answer) for t in tenants for d in t.onboarding]
     texts += [(said(trace.turns[:-1]), trace.turns[-1].text) for trace in instructions()]
     rows = turns.retrofit_rows(
-        tok,
+        chat,
         texts,
         paraphrases([t for t in tenants if t.facts]),
         context=cfg.context,

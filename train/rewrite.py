@@ -56,10 +56,10 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     tenants = [t for t in generate(n=cfg.tenants) if not t.held_out]
     if not tenants:
         raise RunError(f"of {cfg.tenants} tenants none is to be trained on")
-    pieces = turns.evidence_pieces(model.tok, tenants, cfg.piece)
+    pieces = turns.evidence_pieces(model.chat, tenants, cfg.piece)
     known = read_pieces(model.lm, model.params, pieces)
     rows = rewrite_rows(
-        model.tok, rewrites(tenants, cfg.each, cfg.loop.seed), cfg.question, cfg.answer
+        model.chat, rewrites(tenants, cfg.each, cfg.loop.seed), cfg.question, cfg.answer
     )
     source = turn_source(
         rows, pieces, known, cfg.rows,

@@ -64,7 +64,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     """Trains and saves OUT/model; gives the last evaluation's numbers."""
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    backbone, lfe_cfg, frozen, tok, facts = load_lfe(cfg.lfe, devices)
+    backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices)
     told, teacher = {}, None
     if cfg.teacher:
         teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices)
@@ -75,9 +75,9 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
     tenants = [t for t in [*generate(), *read_businesses()] if not t.held_out]
-    pieces = turns.evidence_pieces(tok, tenants, cfg.piece)
+    pieces = turns.evidence_pieces(chat, tenants, cfg.piece)
     known = read_pieces(lm, frozen, pieces)
-    rows = turns.turn_rows(tok, [t.onboarding for t in tenants], cfg.question, cfg.answer)
+    rows = turns.turn_rows(chat, [t.onboarding for t in tenants], cfg.question, cfg.answer)
     source = turn_source(
         rows, pieces, known, cfg.rows,
         pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),
@@ -93,7 +93,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         contrast=cfg.contrast,
         p_dropout=cfg.p_dropout,
     )
-    answering = Answering(lm, tok, rows=cfg.rows, limit=cfg.answer)
+    answering = Answering(lm, chat, rows=cfg.rows, limit=cfg.answer)
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
     state = step.init_state(devices, params, optim, source=source.init())
     one = step.make_step(*objective, optim, state, gradients=gradients.spanning(cfg.accum))
@@ -135,12 +135,14 @@ def evaluation(
     known: KnownZ,
 ):
     """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants."""
-    tok, lm = answering.tok, answering.lm
+    chat, lm = answering.chat, answering.lm
     unseen = [t for t in [*generate(), *read_businesses()] if t.held_out]
     seen = np.linspace(0, len(tenants) - 1, min(len(tenants), 48)).astype(int)
-    rows_of = lambda ts: turns.turn_rows(tok, [t.heldout[:4] for t in ts], cfg.question, cfg.answer)
+    rows_of = lambda ts: turns.turn_rows(
+        chat, [t.heldout[:4] for t in ts], cfg.question, cfg.answer
+    )
     seen_rows, unseen_rows = rows_of([tenants[u] for u in seen]), rows_of(unseen)
-    unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(tok, unseen, cfg.piece))
+    unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(chat, unseen, cfg.piece))
     nll = lambda tree, p_UE, rows: answering.nll(
         tree, p_UE[rows.tenant_N], rows.question, rows.answer
     )

@@ -6,26 +6,45 @@
 
 All three keep one promise: `opening(messages)` is how `example(messages + answer)` begins, token by token, as far as
 the tokenizer allows it, so a model is asked in the very form in which it was taught.
+
+A personal model reads a question as one text and writes its answer as another: `question(messages)`, then an answer
+whose ids begin with `start`. Joined they are the conversation as the format writes it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.text import Example
 
 Message = tuple[str, str]  # (role, what was said)
+SENTINELS = 6  # ids that stand for hidden spans of a text
+_PROBE = "Hi"  # a text to ask a tokenizer with
 
 
 class ChatError(RunError, ValueError):
     """A conversation that a model's format cannot write."""
 
 
+class Marks(NamedTuple):
+    """The ids that stand around texts.
+
+    first: a text begins with them; none, or <bos>. start: they open an answer, one at least; what a head is given to
+    write one. end: an answer ends with it. sentinels: for hidden spans of a text; texts seldom or never hold them.
+    """
+
+    first: tuple[int, ...]
+    start: tuple[int, ...]
+    end: int
+    sentinels: tuple[int, ...]
+
+
 @runtime_checkable
 class ChatFormat(Protocol):
-    """What the tuning stages ask of a tokenizer."""
+    """What the stages ask of a tokenizer."""
 
     pad_id: int
     eos_ids: tuple[int, ...]  # ids that end an answer
@@ -36,6 +55,18 @@ class ChatFormat(Protocol):
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """The ids up to where the assistant speaks. Raises ChatError."""
+
+    def marks(self) -> Marks:
+        """The ids around a question and its answer. Raises ChatError."""
+
+    def question(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation so far, of which an answer's `marks().start` is no part. Raises ChatError."""
+
+    def answer(self, said: str) -> Example:
+        """`marks().start`, an answer, its end; what stands behind the start is learned. Raises ChatError."""
+
+    def encode(self, said: str) -> list[int]:
+        """The ids of a text, nothing added."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -84,6 +115,32 @@ class OwnChat:
             ids += self.tok.encode(said)
         return ids
 
+    def marks(self) -> Marks:
+        """As `ChatFormat.marks`."""
+        id_of = self.tok.special
+        start = tuple(self.tok.encode("\n")) if self.plain else (id_of["<assistant>"],)
+        hidden = tuple(id_of[f"<extra_{i}>"] for i in range(SENTINELS))
+        return Marks((id_of["<bos>"],), start, id_of["<eos>"], hidden)
+
+    def question(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.question`; whoever is not the assistant is the user. An earlier answer has no <eos>."""
+        ids = [self.tok.special["<bos>"]]
+        if self.plain:
+            return ids + self.tok.encode("\n".join(said for _, said in messages))
+        for role, said in messages:
+            mark = "<assistant>" if role == "assistant" else "<user>"
+            ids += [self.tok.special[mark], *self.tok.encode(said)]
+        return ids
+
+    def answer(self, said: str) -> Example:
+        """As `ChatFormat.answer`."""
+        start, own = self.marks().start, [*self.tok.encode(said), self.tok.special["<eos>"]]
+        return Example([*start, *own], [0.0] * len(start) + [1.0] * len(own))
+
+    def encode(self, said: str) -> list[int]:
+        """As `ChatFormat.encode`."""
+        return self.tok.encode(said)
+
     def decode(self, ids: Sequence[int]) -> str:
         """As `ChatFormat.decode`."""
         return self.tok.decode(ids)
@@ -102,6 +159,8 @@ class HubTokenizer(Protocol):
     def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
+
+    def spare_ids(self, count: int) -> list[int]: ...
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], answer_next: bool = True, **more: Any
@@ -125,6 +184,10 @@ class _HubChat:
     @property
     def size(self) -> int:
         return len(self.tok)
+
+    def encode(self, said: str) -> list[int]:
+        """As `ChatFormat.encode`."""
+        return self.tok.encode_spans(said)[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """As `ChatFormat.decode`."""
@@ -162,6 +225,45 @@ class TemplateChat(_HubChat):
         """As `ChatFormat.opening`."""
         return self.tok.encode_spans(self._text(messages, answer_next=True))[0]
 
+    def marks(self) -> Marks:
+        """As `ChatFormat.marks`."""
+        return self._marks
+
+    @functools.cached_property
+    def _marks(self) -> Marks:
+        first = tuple(i for i in self.opening([("user", _PROBE)])[:1] if i == self.tok.bos_id)
+        end = self.answer(_PROBE).ids[-1]
+        return Marks(first, self._start, end, tuple(self.tok.spare_ids(SENTINELS)))
+
+    @functools.cached_property
+    def _start(self) -> tuple[int, ...]:
+        """What the template writes to open an answer; where it writes nothing, the last token before one."""
+        asked = [("user", _PROBE)]
+        opened, closed = (self._text(asked, answer_next=x) for x in (True, False))
+        ids = _behind(*self.tok.encode_spans(opened), _shared(opened, closed))
+        return tuple(ids or self.opening(asked)[-1:])
+
+    def question(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.question`."""
+        ids, start = self.opening(messages), list(self._start)
+        if ids[len(ids) - len(start) :] != start:
+            raise ChatError(
+                "the chat template opens the answer to this conversation in another way than to a single question:"
+                f" {self.tok.decode(ids)[-60:]!r}"
+            )
+        return ids[: len(ids) - len(start)]
+
+    def answer(self, said: str) -> Example:
+        """As `ChatFormat.answer`, as the template writes it behind a short question."""
+        asked = self.question([("user", _PROBE)])
+        ids, loss = self.example([("user", _PROBE), ("assistant", said)])
+        if ids[: len(asked)] != asked or not any(loss):
+            raise ChatError(
+                "the chat template writes a question in another way once it is answered"
+            )
+        last = max(i for i, weight in enumerate(loss) if weight)  # a line break may follow
+        return Example(ids[len(asked) : last + 1], loss[len(asked) : last + 1])
+
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
         named = [{"role": _hf_role(role), "content": said} for role, said in messages]
         try:
@@ -197,8 +299,39 @@ class PlainChat(_HubChat):
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
         whole = "".join(_plainly([*messages, ("assistant", "")]))
-        first = [] if self.tok.bos_id is None else [self.tok.bos_id]
-        return [*first, *self.tok.encode_spans(whole)[0]]
+        return [*self._first, *self.encode(whole)]
+
+    @property
+    def _first(self) -> tuple[int, ...]:
+        return () if self.tok.bos_id is None else (self.tok.bos_id,)
+
+    def marks(self) -> Marks:
+        """As `ChatFormat.marks`. An answer begins with a line break, where the tokenizer has one."""
+        return self._marks
+
+    @functools.cached_property
+    def _marks(self) -> Marks:
+        if not self.eos_ids:
+            raise ChatError(
+                "the model's tokenizer names no end token, so no answer would ever end: set eos_token in its"
+                " tokenizer_config.json"
+            )
+        end = self.eos_ids[0]
+        start = tuple(_behind(*self.tok.encode_spans(f"{_PROBE}\n"), len(_PROBE)))
+        hidden = tuple(self.tok.spare_ids(SENTINELS))
+        return Marks(self._first, start or self._first or (end,), end, hidden)
+
+    def question(self, messages: Sequence[Message]) -> list[int]:
+        """As `ChatFormat.question`: a line for each message, the last without its line break."""
+        return [*self._first, *self.encode("\n".join(said for _, said in messages))]
+
+    def answer(self, said: str) -> Example:
+        """As `ChatFormat.answer`."""
+        _, start, end, _ = self.marks()
+        own = _behind(*self.tok.encode_spans(f"{_PROBE}\n{said}"), len(_PROBE))
+        if tuple(own[: len(start)]) == start:
+            own = own[len(start) :]
+        return Example([*start, *own, end], [0.0] * len(start) + [1.0] * (len(own) + 1))
 
 
 def _check(messages: Sequence[Message], learn: str) -> None:
@@ -219,6 +352,11 @@ def _hf_role(role: str) -> str:
     return "user" if role == "customer" else role
 
 
+def _behind(ids: Sequence[int], places: Sequence[tuple[int, int]], at: int) -> list[int]:
+    """The ids of what begins at this character or behind it."""
+    return [i for i, (start, _) in zip(ids, places, strict=True) if start >= at]
+
+
 def _learned(
     ids: list[int], places: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], ends: set
 ) -> Example:
@@ -237,3 +375,10 @@ def _learned(
 def _first_unlearned(ids: list[int], loss: list[float]) -> Example:
     """Nothing predicts the first token of a text: in a packed row that would be the text before it."""
     return Example(ids, [0.0, *loss[1:]][: len(ids)])
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin with in common."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

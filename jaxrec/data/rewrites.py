@@ -10,7 +10,8 @@ from random import Random
 
 import numpy as np
 
-from jaxrec.data.text import Tokenizer, pad
+from jaxrec.data.chat import ChatFormat
+from jaxrec.data.text import pad
 from jaxrec.data.turns import TurnRows, answer_of, question_of
 from jaxrec.world import grammar
 from jaxrec.world.conversations import RIVAL, Talk
@@ -60,11 +61,16 @@ def asked(question: str, draft: str) -> list[tuple[str, str]]:
 
 
 def rewrite_rows(
-    tok: Tokenizer, made: Sequence[Rewrite], question_length: int, answer_length: int
+    chat: ChatFormat, made: Sequence[Rewrite], question_length: int, answer_length: int
 ) -> TurnRows:
     """Rewrites as rows of turns: no answer of the onboarding is among them, so all of it may be evidence."""
-    read = [question_of(tok, asked(r.question, r.draft), question_length) for r in made]
-    said = [answer_of(tok, r.own, answer_length) for r in made]
+    read = [question_of(chat, asked(r.question, r.draft), question_length) for r in made]
+    said = [answer_of(chat, r.own, answer_length) for r in made]
     nobody = np.full(len(made), -1, np.int32)
     tenant_N = np.array([r.tenant for r in made], np.int32)
-    return TurnRows(pad(read, question_length), pad(said, answer_length), tenant_N, nobody)
+    return TurnRows(
+        pad(read, question_length, chat.pad_id),
+        pad(said, answer_length, chat.pad_id),
+        tenant_N,
+        nobody,
+    )

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrec.data.chat import ChatFormat
 from jaxrec.data.instructions import Skipped
 from jaxrec.data.pairs import Pair, PairError, Thumb, mismatched, tokens
-from jaxrec.data.text import Example, Tokenizer
+from jaxrec.data.text import Example
 from jaxrec.data.turns import answer_of, question_of
 from jaxrec.structs import Pairs, Thumbs, Turns
 
@@ -31,7 +32,7 @@ def hold_out_last(pairs: Sequence[Pair], held: int) -> tuple[list[Pair], list[Pa
 
 
 def tenant_pair_rows(
-    tok: Tokenizer, pairs: Sequence[Pair], tenants: Sequence[str], question: int, answer: int
+    chat: ChatFormat, pairs: Sequence[Pair], tenants: Sequence[str], question: int, answer: int
 ) -> tuple[Pairs, list[Pair], Skipped]:
     """(`Pairs` of `Turns`, the pairs they are, what was left out). A pair's group is its place among `tenants`.
 
@@ -39,7 +40,7 @@ def tenant_pair_rows(
     """
     kept, sides, skipped = [], ([], []), Skipped()
     for pair in pairs:
-        both = [_answer(tok, said, answer, skipped, pair) for said in (pair.chosen, pair.rejected)]
+        both = [_answer(chat, said, answer, skipped, pair) for said in (pair.chosen, pair.rejected)]
         if both[0].ids == both[1].ids:
             skipped.add("chosen and rejected are the same tokens", pair.where)
             continue
@@ -48,12 +49,12 @@ def tenant_pair_rows(
             side.append(example)
     if not kept:
         raise PairError(f"no pair is left: {'; '.join(skipped.lines()) or 'there was none'}")
-    make = lambda side: _turns(tok, kept, side, tenants, question, answer)
+    make = lambda side: _turns(chat, kept, side, tenants, question, answer)
     return Pairs(make(sides[0]), make(sides[1])), kept, skipped
 
 
 def tenant_thumb_rows(
-    tok: Tokenizer,
+    chat: ChatFormat,
     thumbs: Sequence[Thumb],
     tenants: Sequence[str],
     question: int,
@@ -65,20 +66,22 @@ def tenant_thumb_rows(
         raise PairError("no thumb is left")
     skipped = Skipped()
     other = mismatched([t.group for t in thumbs], [t.said for t in thumbs], seed)
-    own = [_answer(tok, t.said, answer, skipped, t) for t in thumbs]
-    make = lambda side: _turns(tok, thumbs, side, tenants, question, answer)
+    own = [_answer(chat, t.said, answer, skipped, t) for t in thumbs]
+    make = lambda side: _turns(chat, thumbs, side, tenants, question, answer)
     liked = np.array([t.liked for t in thumbs])
     return Thumbs(make(own), make([own[i] for i in other]), liked), list(thumbs), skipped
 
 
-def _answer(tok: Tokenizer, said: str, length: int, skipped: Skipped, row: Pair | Thumb) -> Example:
-    if len(tok.encode(said)) + 2 > length:
+def _answer(
+    chat: ChatFormat, said: str, length: int, skipped: Skipped, row: Pair | Thumb
+) -> Example:
+    if len(chat.answer(said).ids) > length:
         skipped.add(f"answer cut to {length} tokens", row.where)
-    return answer_of(tok, said, length)
+    return answer_of(chat, said, length)
 
 
 def _turns(
-    tok: Tokenizer,
+    chat: ChatFormat,
     rows: Sequence[Pair | Thumb],
     answers: Sequence[Example],
     tenants: Sequence[str],
@@ -88,7 +91,6 @@ def _turns(
     place = {name: i for i, name in enumerate(tenants)}
     if unknown := {row.group for row in rows} - set(place):
         raise PairError(f"no tenant is called {sorted(unknown)[0]!r}")
-    pad = tok.special["<pad>"]
-    asked = [question_of(tok, row.prompt, question) for row in rows]
+    asked = [question_of(chat, row.prompt, question) for row in rows]
     whose = np.array([place[row.group] for row in rows], np.int32)
-    return Turns(tokens(asked, question, pad), tokens(answers, answer, pad), whose)
+    return Turns(tokens(asked, question, chat.pad_id), tokens(answers, answer, chat.pad_id), whose)

@@ -1,7 +1,7 @@
 """Tenants' conversations as token arrays: what the retrofit, universal and personalize stages train on. numpy only.
 
 question   <bos> <user> ... <user> the last question          cut at the left when too long
-answer     <assistant> the answer <eos>                       every token but the first is predicted
+answer     <assistant> the answer <eos>                       what stands behind its opening is predicted
 piece      one thing known of a tenant: a sentence of its style guide, an answer it gave, a judged answer
 """
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.text import Example, Rows, Tokenizer, pad
+from jaxrec.data.chat import ChatFormat
+from jaxrec.data.text import Example, Rows, pad
 from jaxrec.world.records import TOPICS, Dialogue, Tenant
 
 GUIDE, ANSWER, FEEDBACK = 0, 1, 2  # kinds of evidence
@@ -38,32 +39,30 @@ class Pieces(NamedTuple):
     count_U: np.ndarray
 
 
-def question_of(tok: Tokenizer, turns: Sequence[tuple[str, str]], length: int) -> Example:
+def question_of(chat: ChatFormat, turns: Sequence[tuple[str, str]], length: int) -> Example:
     """The conversation so far, up to the last question; its oldest tokens go when it is longer than `length`."""
-    ids: list[int] = []
-    for role, said in turns:
-        mark = "<assistant>" if role == "assistant" else "<user>"
-        ids += [tok.special[mark], *tok.encode(said)]
-    ids = [tok.special["<bos>"], *ids[max(len(ids) - length + 1, 0) :]]
+    ids, first = chat.question(turns), chat.marks().first
+    kept = len(first) if tuple(ids[: len(first)]) == first else 0
+    ids = [*ids[:kept], *ids[kept + max(len(ids) - max(length, kept), 0) :]]
     return Example(ids, [0.0] * len(ids))
 
 
-def piece_of(tok: Tokenizer, said: str, length: int) -> Example:
+def piece_of(chat: ChatFormat, said: str, length: int) -> Example:
     """A text as evidence: of one longer than `length` its beginning and its end, where greetings and closings stand."""
-    ids = [tok.special["<assistant>"], *tok.encode(said), tok.special["<eos>"]]
+    ids = chat.answer(said).ids
     if len(ids) > length:
         ids = [*ids[: length - length // 2], *ids[len(ids) - length // 2 :]]
     return Example(ids, [0.0] * len(ids))
 
 
-def answer_of(tok: Tokenizer, said: str, length: int) -> Example:
-    """An answer to be predicted; one longer than `length` is cut and then has no <eos>."""
-    ids = [tok.special["<assistant>"], *tok.encode(said), tok.special["<eos>"]][:length]
-    return Example(ids, [0.0] + [1.0] * (len(ids) - 1))
+def answer_of(chat: ChatFormat, said: str, length: int) -> Example:
+    """An answer to be predicted; one longer than `length` is cut and then has no end."""
+    ids, loss = chat.answer(said)
+    return Example(ids[:length], loss[:length])
 
 
 def turn_rows(
-    tok: Tokenizer,
+    chat: ChatFormat,
     dialogues: Sequence[Sequence[Dialogue]],
     question_length: int,
     answer_length: int,
@@ -71,9 +70,10 @@ def turn_rows(
     """Dialogues by tenant (the outer index is the tenant's row in the profile table) as one set of rows."""
     flat = [(u, i, d) for u, own in enumerate(dialogues) for i, d in enumerate(own)]
     before = lambda d: [(t.role, t.text) for t in d.turns[:-1]]
+    fill = lambda examples, length: pad(examples, length, chat.pad_id)
     return TurnRows(
-        pad([question_of(tok, before(d), question_length) for *_, d in flat], question_length),
-        pad([answer_of(tok, d.answer, answer_length) for *_, d in flat], answer_length),
+        fill([question_of(chat, before(d), question_length) for *_, d in flat], question_length),
+        fill([answer_of(chat, d.answer, answer_length) for *_, d in flat], answer_length),
         np.array([u for u, _, _ in flat], np.int32),
         np.array([i for _, i, _ in flat], np.int32),
     )
@@ -86,7 +86,7 @@ def sentences(prose: str) -> list[str]:
 
 
 def evidence_pieces(
-    tok: Tokenizer,
+    chat: ChatFormat,
     tenants: Sequence[Tenant],
     length: int,
     *,
@@ -98,45 +98,50 @@ def evidence_pieces(
     places = guide + examples + judged
     rows, kind = [], np.zeros((len(tenants), places), np.int32)
     label, count = np.zeros((len(tenants), places), np.float32), np.zeros(len(tenants), np.int32)
-    nothing = Example([tok.special["<pad>"]], [0.0])
+    nothing = Example([chat.pad_id], [0.0])
     for u, tenant in enumerate(tenants):
         own = [(GUIDE, 0.0, s) for s in sentences(tenant.guide)[:guide]]
         own += [(ANSWER, 0.0, d.answer) for d in tenant.onboarding[:examples]]
         own += [(FEEDBACK, 1.0 if f.liked else -1.0, f.answer) for f in tenant.feedback[:judged]]
         for r, (what, liked, said) in enumerate(own):
             kind[u, r], label[u, r] = what, liked
-            rows.append(piece_of(tok, said, length))
+            rows.append(piece_of(chat, said, length))
         count[u] = len(own)
         rows += [nothing] * (places - len(own))
-    return Pieces(pad(rows, length), kind, label, count)
+    return Pieces(pad(rows, length, chat.pad_id), kind, label, count)
 
 
 # ---------------------------------------------------------------------------------------------- retrofit
 
 
 def corrupt(
-    tok: Tokenizer, ids: Sequence[int], rng: np.random.Generator, share: float = 0.15, span: int = 3
+    chat: ChatFormat,
+    ids: Sequence[int],
+    rng: np.random.Generator,
+    share: float = 0.15,
+    span: int = 3,
 ) -> tuple[Example, Example]:
     """T5's span corruption (Raffel 2020): (the text with each span replaced by a sentinel, the spans it hides).
 
     About `share` of the tokens go, in spans of about `span`, at most as many as there are sentinels.
     """
-    sentinels = [i for name, i in tok.special.items() if name.startswith("<extra_")]
+    first, start, end, sentinels = chat.marks()
     n_spans = int(np.clip(round(len(ids) * share / span), 1, len(sentinels)))
     # cut the text into n_spans parts and hide a span somewhere inside each
     edges = np.linspace(0, len(ids), n_spans + 1).astype(int)
-    left, hidden = [tok.special["<bos>"]], [tok.special["<assistant>"]]
+    left, hidden = list(first), list(start)
     for sentinel, low, high in zip(sentinels, edges, edges[1:], strict=False):
         size = int(min(max(1, rng.poisson(span)), max(high - low, 1)))
-        start = int(rng.integers(low, max(high - size, low) + 1))
-        left += [*ids[low:start], sentinel, *ids[start + size : high]]
-        hidden += [sentinel, *ids[start : start + size]]
-    hidden.append(tok.special["<eos>"])
-    return Example(left, [0.0] * len(left)), Example(hidden, [0.0] + [1.0] * (len(hidden) - 1))
+        at = int(rng.integers(low, max(high - size, low) + 1))
+        left += [*ids[low:at], sentinel, *ids[at + size : high]]
+        hidden += [sentinel, *ids[at : at + size]]
+    hidden.append(end)
+    loss = [0.0] * len(start) + [1.0] * (len(hidden) - len(start))
+    return Example(left, [0.0] * len(left)), Example(hidden, loss)
 
 
 def retrofit_rows(
-    tok: Tokenizer,
+    chat: ChatFormat,
     texts: Sequence[tuple[Sequence[tuple[str, str]], str]],
     paraphrases: Sequence[tuple[str, str, str]],
     *,
@@ -150,17 +155,18 @@ def retrofit_rows(
     """
     rng = np.random.default_rng(seed)
     pairs = [paraphrases[i] for i in rng.permutation(len(texts)) % len(paraphrases)]
-    spans = [corrupt(tok, tok.encode(said)[: length - 2], rng) for _, said in texts]
+    spans = [corrupt(chat, chat.encode(said)[: length - 2], rng) for _, said in texts]
     cut = lambda example: Example(*(part[:length] for part in example))
-    ask = lambda said: question_of(tok, [("user", said)], context)
+    ask = lambda said: question_of(chat, [("user", said)], context)
     topic = np.array([TOPICS.index(t) for t, _, _ in pairs], np.int32)
+    fill = lambda examples, length: pad(examples, length, chat.pad_id)
     return {
-        "context": pad([question_of(tok, turns, context) for turns, _ in texts], context),
-        "continuation": pad([answer_of(tok, said, length) for _, said in texts], length),
-        "corrupted": pad([cut(left) for left, _ in spans], length),
-        "spans": pad([cut(hidden) for _, hidden in spans], length),
-        "first": pad([ask(one) for _, one, _ in pairs], context),
-        "second": pad([ask(other) for _, _, other in pairs], context),
+        "context": fill([question_of(chat, turns, context) for turns, _ in texts], context),
+        "continuation": fill([answer_of(chat, said, length) for _, said in texts], length),
+        "corrupted": fill([cut(left) for left, _ in spans], length),
+        "spans": fill([cut(hidden) for _, hidden in spans], length),
+        "first": fill([ask(one) for _, one, _ in pairs], context),
+        "second": fill([ask(other) for _, _, other in pairs], context),
         "meaning_B": topic,
         "topic_B": topic,
     }

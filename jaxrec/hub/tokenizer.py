@@ -1,6 +1,7 @@
 """Floor 3: a model's tokenizer from its `tokenizer.json`, through the `tokenizers` library alone."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.hub.config import ModelMissing
+
+_RESERVED = re.compile(r"reserved|unused|extra_id|dummy|placeholder", re.IGNORECASE)
 
 
 class Tokenizer:
@@ -52,6 +55,14 @@ class Tokenizer:
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of a text, with the tokens that the model wants around it when `special`."""
         return self.rust.encode(text, add_special_tokens=special).ids
+
+    def spare_ids(self, count: int) -> list[int]:
+        """Ids that texts seldom or never hold: reserved tokens, then the last merges, which are the rarest."""
+        added = self.rust.get_added_tokens_decoder()
+        named = sorted(i for i, token in added.items() if _RESERVED.search(token.content))
+        kept = {*added, *self.eos_ids, self.pad_id, self.bos_id, self.id_of(self.special["unk"])}
+        plain = sorted(set(self.rust.get_vocab(with_added_tokens=False).values()) - kept)
+        return [*named[:count], *plain[::-1]][:count]
 
     def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text, nothing added, and which characters (start, stop) each stands for."""

@@ -8,7 +8,6 @@ adapter that was trained through NF4 codes of a base is the adapter of that base
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -17,20 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from jaxrec import checkpoint, config, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
-from jaxrec.data import text
-from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
+from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub.peft import load_peft
-from jaxrec.hub.tokenizer import Tokenizer
-from jaxrec.hub.weights import check_vocabulary, find, load, save
+from jaxrec.hub.weights import find, save
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, load_model
 from jaxrec.models.language.tuned_lm import TunedLM
-from jaxrec.models.personal.personal_folder import BackboneMismatch
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import stack_sizes
 from jaxrec.structs import Delta
@@ -38,7 +34,6 @@ from jaxrec.training.partition import paths
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
 _TOKENIZER_FILES += ("chat_template*", "generation_config.json")
-_SAMPLES, _CHUNK = 16, 256  # bytes of each tensor that its hash reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +89,7 @@ def load_tuned(
     facts = checkpoint.load_facts(adapter) if adapter and not _is_peft(adapter) else {}
     if adapter and not _is_peft(adapter) and "base_hash" not in facts:
         raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_hash'")
-    found = base_hash(folder)
+    found = base_hash(folder)  # before the weights are read, which may take minutes
     if facts and facts["base_hash"] != found:
         raise BackboneMismatch(
             f"{adapter} was trained on the base {facts['base_given']} with hash {facts['base_hash']}, but {source} has"
@@ -102,9 +97,15 @@ def load_tuned(
         )
     own_cuts = tuple(facts.get("cuts", ()))
     changes |= {"cuts": own_cuts if cuts is None else cuts}
-    cfg, params = _backbone(source, devices, quantise, param_dtype, changes)
-    chat = chat_of(folder, bool(facts.get("plain", False)) if plain is None else plain)
-    check_vocabulary(chat.size, cfg)
+    opened = load_model(
+        source,
+        devices=devices,
+        quantise=quantise,
+        param_dtype=param_dtype,
+        plain=bool(facts.get("plain", False)) if plain is None else plain,
+        **changes,
+    )
+    cfg, params = opened.cfg, opened.params
     tree: dict[str, PyTree] = {"backbone": params}
     spec = DeltaConfig()
     if adapter and _is_peft(adapter):
@@ -116,7 +117,7 @@ def load_tuned(
         tree |= {
             name: mesh.place(devices, part) for name, part in tree.items() if name != "backbone"
         }
-    return Tuned(cfg, tree, chat, source, found, spec, facts)
+    return Tuned(cfg, tree, opened.chat, source, found, spec, facts)
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -136,42 +137,6 @@ def base_of(adapter: str | Path) -> str:
         raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_given'")
     near = Path(adapter) / facts["base"] if facts["base"] else None
     return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
-
-
-def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
-    """How the model of a folder writes conversations: by its template, in our own format, or plainly.
-
-    plain: a prompt and its completion as they stand, whatever the model could.
-    """
-    tok = Tokenizer(folder)
-    if tok.has_template and not plain:
-        return TemplateChat(tok)
-    try:
-        return OwnChat(text.Tokenizer.load(Path(folder) / "tokenizer.json"), plain)
-    except text.TextError:
-        return PlainChat(tok)
-
-
-def base_hash(folder: str | Path) -> str:
-    """A hash of a checkpoint's tensors: their names, types, shapes, and 4 KB of each, however they lie in files.
-
-    Reads a few MB of a 7B model. It tells weights apart; it is no defence against forgery.
-    """
-    seen = {}
-    for path in sorted(find(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            head = int.from_bytes(file.read(8), "little")
-            tensors = json.loads(file.read(head))
-            for name, one in tensors.items():
-                if name == "__metadata__":
-                    continue
-                start, stop = one["data_offsets"]
-                whole = hashlib.sha256(f"{name} {one['dtype']} {one['shape']}".encode())
-                for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
-                    file.seek(8 + head + int(at))
-                    whole.update(file.read(min(_CHUNK, stop - int(at))))
-                seen[name] = whole.digest()
-    return hashlib.sha256(b"".join(seen[name] for name in sorted(seen))).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------- saving
@@ -247,22 +212,6 @@ def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
 
 def _is_peft(folder: str | Path) -> bool:
     return (Path(folder) / "adapter_config.json").is_file()
-
-
-def _backbone(
-    source: str, devices: Any, quantise: str, param_dtype: Any, changes: dict[str, Any]
-) -> tuple[DecoderConfig, PyTree]:
-    if quantise:
-        from jaxrec.hub import quantised
-
-        return quantised.load(
-            source, kind=quantise, param_dtype=param_dtype, mesh=devices, **changes
-        )
-    at = None if devices is None else lambda tree: mesh.shardings(devices, tree)
-    cfg, params = load(source, param_dtype=param_dtype, shardings=at, **changes)
-    if not isinstance(cfg, DecoderConfig):
-        raise RunError(f"{source} is no causal language model, so it cannot be tuned as one")
-    return cfg, params
 
 
 def _own_parts(

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from jaxrec.data.text import Example, Rows, Tokenizer, pad
+from jaxrec.data.chat import ChatFormat
+from jaxrec.data.text import Example, Rows, pad
 from jaxrec.losses.tokens import sequence_logprob
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.generate import Generator
@@ -21,15 +22,15 @@ class Answering:
     "hypernet" in it.
     """
 
-    def __init__(self, lm: PersonalLM, tok: Tokenizer, *, rows: int = 32, limit: int = 96):
-        self.lm, self.tok, self.rows, self.limit = lm, tok, rows, limit
+    def __init__(self, lm: PersonalLM, chat: ChatFormat, *, rows: int = 32, limit: int = 96):
+        self.lm, self.chat, self.rows, self.limit = lm, chat, rows, limit
         self._score = jax.jit(self._scored)
         self._turn = jax.jit(lambda params, p, q: lm.turn(params, lm.encode(params, q), p))
         self._generate = Generator(
             lambda weights, reading: lm.step(*weights),
             lambda weights, batch, slots: lm.new_cache(batch, slots),
-            limit=limit + 1,
-            eos=(tok.special["<eos>"],),
+            limit=limit + len(chat.marks().start),
+            eos=chat.eos_ids,
         )
 
     def logprob(
@@ -62,7 +63,7 @@ class Answering:
         seed: int = 0,
     ) -> list[str]:
         """An answer to each question. `length`: tokens that questions are padded to. Greedy at temperature 0."""
-        rows, texts = pad(questions, length), []
+        rows, texts = pad(questions, length, self.chat.pad_id), []
         for cut, real in self._batches(len(questions)):
             asked = Tokens(**{k: v[cut] for k, v in rows.items()})
             turn = self._turn(params, p_NE[cut], asked)
@@ -72,9 +73,9 @@ class Answering:
                 max_new=self.limit,
                 seed=[seed + int(i) for i in cut],
             )
-            start = [[self.tok.special["<assistant>"]]] * len(cut)
+            start = [list(self.chat.marks().start)] * len(cut)
             out = self._generate((params, turn), start, how)
-            texts += [self.tok.decode(ids) for ids in out.ids[:real]]
+            texts += [self.chat.decode(ids) for ids in out.ids[:real]]
         return texts
 
     def _scored(self, params, p_BE, question: Tokens, answer: Tokens):

@@ -12,18 +12,18 @@ import jax
 from jaxtyping import PyTree
 
 from jaxrec import checkpoint, config, mesh
+from jaxrec import delta as deltas
 from jaxrec.config import RunError
-from jaxrec.data.text import Tokenizer
+from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig, shapes
-from jaxrec.hub.weights import check_vocabulary, find, load, model_of
+from jaxrec.hub.weights import load, model_of
+from jaxrec.models.language.model_folder import BackboneMismatch, ModelFolder, load_model
+from jaxrec.models.language.tuned_folder import is_adapter, load_tuned
 from jaxrec.models.personal.lfe import LFEConfig
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.nn.decoder import Decoder
 from jaxrec.training.partition import paths
-
-
-class BackboneMismatch(RunError, ValueError):
-    """Small parts that were trained on another backbone than the one at hand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +33,34 @@ class Personal:
     lm: PersonalLM
     encoder: ProfileEncoder
     params: PyTree
-    tok: Tokenizer
+    chat: ChatFormat
     tenants: tuple[str, ...]
     facts: dict[str, Any]
 
 
 def load_backbone(
-    source: str, devices: jax.sharding.Mesh, cuts: tuple[int, ...] = ()
-) -> tuple[Any, PyTree, Tokenizer]:
-    """(module, params placed on the mesh, tokenizer) of an HF folder or hub id, their vocabularies checked."""
-    at = lambda tree: mesh.shardings(devices, tree)
-    cfg, params = load(source, shardings=at, cuts=cuts)
-    tok = Tokenizer.load(find(source) / "tokenizer.json")
-    check_vocabulary(tok.size, cfg)
-    return model_of(cfg), params, tok
+    source: str, devices: jax.sharding.Mesh, cuts: tuple[int, ...] = (), quantise: str = ""
+) -> ModelFolder:
+    """What a personal model stands on, frozen: a Hugging Face folder, a hub id, or an adapter's folder.
+
+    devices: the mesh that the weights are placed on. cuts: of the layers into stacks. quantise: "nf4" or "int8"
+    kernels; an adapter is folded into its base, which must then be whole. Raises as `load_model` and `load_tuned`, and
+    RunError for an adapter that cannot be folded in.
+    """
+    if not is_adapter(source):
+        return load_model(source, devices=devices, quantise=quantise, cuts=cuts)
+    if quantise:
+        raise RunError(
+            f"{source} is an adapter, which is folded into its base: that goes with whole weights only, so load it"
+            " without quantise"
+        )
+    tuned = load_tuned(source, devices=devices, cuts=cuts)
+    try:
+        params = deltas.merge_params(tuned.tree["backbone"], tuned.tree["delta"], Decoder.path_of)
+    except ValueError as error:
+        raise RunError(f"{source} cannot be folded into its base: {error}") from error
+    hashed = f"{tuned.base_hash}+{checkpoint.fingerprint(tuned.tree['delta'])}"
+    return ModelFolder(tuned.cfg, params, tuned.chat, hashed)
 
 
 def load_teacher(source: str, backbone: Any, devices: jax.sharding.Mesh) -> tuple[Any, PyTree]:
@@ -64,23 +78,17 @@ def load_teacher(source: str, backbone: Any, devices: jax.sharding.Mesh) -> tupl
 
 
 def load_lfe(
-    folder: str | Path, devices: jax.sharding.Mesh
-) -> tuple[Any, LFEConfig, PyTree, Tokenizer, dict[str, Any]]:
-    """(backbone module, LFE config, {"backbone", "lfe"}, tokenizer, facts) of a retrofit's OUT/lfe.
+    folder: str | Path, devices: jax.sharding.Mesh, quantise: str = ""
+) -> tuple[Any, LFEConfig, PyTree, ChatFormat, dict[str, Any]]:
+    """(backbone module, LFE config, {"backbone", "lfe"}, chat format, facts) of a retrofit's OUT/lfe.
 
-    Raises BackboneMismatch when the backbone that it names has other weights now.
+    quantise: as in `load_backbone`. Raises BackboneMismatch when the backbone that it names has other weights now.
     """
     facts = _facts(folder, "lfe", "a retrofit's OUT/lfe")
-    backbone, weights, tok = load_backbone(facts["backbone"], devices, _cuts(facts))
-    _same_backbone(weights, facts, folder)
-    own = _own(folder, devices, backbone, facts)
-    return (
-        backbone,
-        config.from_dict(LFEConfig, facts["lfe"]),
-        {"backbone": weights, **own},
-        tok,
-        facts,
-    )
+    base = _backbone_of(folder, facts, devices, quantise)
+    own = _own(folder, devices, base.model, facts)
+    lfe = config.from_dict(LFEConfig, facts["lfe"])
+    return base.model, lfe, {"backbone": base.params, **own}, base.chat, facts
 
 
 def save_personal(
@@ -91,36 +99,53 @@ def save_personal(
     tenants: list[str],
     facts: dict[str, Any],
 ) -> None:
-    """Writes a personal model; `params` without the backbone, `facts` with "backbone" and "backbone_hash"."""
+    """Writes a personal model; `params` without the backbone, `facts` with "backbone" and "base_hash"."""
     told = {
         "personal": config.to_dict(lm.cfg),
         "encoder": config.to_dict(encoder.cfg),
         "tenants": list(tenants),
         **{
             name: facts[name]
-            for name in ("backbone", "backbone_hash", "cuts", "lora")
+            for name in ("backbone", "base_hash", "backbone_hash", "cuts", "lora", "sentinels")
             if name in facts
         },
     }
     checkpoint.save_params(folder, params, told)
 
 
-def load_personal(folder: str | Path, devices: jax.sharding.Mesh) -> Personal:
+def load_personal(folder: str | Path, devices: jax.sharding.Mesh, quantise: str = "") -> Personal:
     """A whole personal model from its folder, the backbone from where the folder says it lies.
 
-    Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError.
+    quantise: as in `load_backbone`. Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError.
     """
     facts = _facts(folder, "personal", "a personal model's folder, a universal stage's OUT/model")
-    backbone, weights, tok = load_backbone(facts["backbone"], devices, _cuts(facts))
-    _same_backbone(weights, facts, folder)
-    params = {"backbone": weights, **_own(folder, devices, backbone, facts)}
-    lm = PersonalLM(backbone, config.from_dict(PersonalConfig, facts["personal"]))
+    base = _backbone_of(folder, facts, devices, quantise)
+    params = {"backbone": base.params, **_own(folder, devices, base.model, facts)}
+    lm = PersonalLM(base.model, config.from_dict(PersonalConfig, facts["personal"]))
     encoder = ProfileEncoder(config.from_dict(ProfileEncoderConfig, facts["encoder"]))
-    return Personal(lm, encoder, params, tok, tuple(facts["tenants"]), facts)
+    return Personal(lm, encoder, params, base.chat, tuple(facts["tenants"]), facts)
 
 
-def _cuts(facts: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(facts.get("cuts", ()))
+def _backbone_of(
+    folder: str | Path, facts: dict[str, Any], devices: jax.sharding.Mesh, quantise: str
+) -> ModelFolder:
+    """The backbone that the facts name, if it is still the one that they mean."""
+    base = load_backbone(facts["backbone"], devices, tuple(facts.get("cuts", ())), quantise)
+    if "base_hash" in facts:
+        wanted, now = facts["base_hash"], base.hashed
+    elif quantise:
+        raise RunError(
+            f"{folder} knows its backbone by the weights in memory alone, so it goes with whole weights: load it"
+            " without quantise, or train it again"
+        )
+    else:
+        wanted, now = facts["backbone_hash"], checkpoint.fingerprint(base.params)
+    if wanted != now:
+        raise BackboneMismatch(
+            f"{folder} was trained on a backbone with hash {wanted}, but {facts['backbone']} has"
+            f" {now} now: train it again, or put the old backbone back"
+        )
+    return base
 
 
 def _own(
@@ -139,15 +164,7 @@ def _own(
 
 def _facts(folder: str | Path, needed: str, what: str) -> dict[str, Any]:
     facts = checkpoint.load_facts(folder)
-    if missing := {needed, "backbone", "backbone_hash"} - set(facts):
+    hashed = "base_hash" if "base_hash" in facts else "backbone_hash"  # older folders have this one
+    if missing := {needed, "backbone", hashed} - set(facts):
         raise RunError(f"{folder} is not {what}: its facts.json lacks {sorted(missing)[0]!r}")
     return facts
-
-
-def _same_backbone(weights: PyTree, facts: dict[str, Any], folder: str | Path) -> None:
-    found = checkpoint.fingerprint(weights)
-    if found != facts["backbone_hash"]:
-        raise BackboneMismatch(
-            f"{folder} was trained on a backbone with hash {facts['backbone_hash']}, but {facts['backbone']} has"
-            f" {found} now: train it again, or put the old backbone back"
-        )

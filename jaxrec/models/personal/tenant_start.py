@@ -36,7 +36,7 @@ def starting_p(
     tenants = {tenant.key: tenant for tenant in [*generate(), *read_businesses()]}
     _all_known(names, tenants, "the sample world")
     chosen = [tenants[name] for name in names]
-    pieces = turns.evidence_pieces(model.tok, chosen, piece, examples=examples, judged=judged)
+    pieces = turns.evidence_pieces(model.chat, chosen, piece, examples=examples, judged=judged)
     known_z = read_pieces(model.lm, model.params, pieces)
     return np.asarray(infer_p(model.encoder, model.params["encoder"], known_z, examples))
 
