@@ -26,15 +26,14 @@ from jaxrec.eval.recommend_flow import RULE, Request, items_of
 
 from jaxrec import config, results
 from jaxrec.config import ConfigError
-from jaxrec.dialogue.explanation import Explainer, Reader, Reason, Subject
+from jaxrec.dialogue.explanation import Reason
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.models.text.token_vectors import TokenVectors
-from jaxrec.people.words import words
-from jaxrec.recommenders.flow import STAGES, Answer, Flow, FlowSettings
+from jaxrec.recommenders.flow import STAGES, Answer, FlowSettings, Pipeline
+from jaxrec.recommenders.flow.explained import ExplainedFlow, reader_of
+from jaxrec.recommenders.flow.shop import mean_ratings
 from jaxrec.rewards import reward as rewards
-from jaxrec.rewards.instruction_pairs import ItemFacts, item_facts
 from jaxrec.rewards.reward import Sample, Score, scored
-from jaxrec.text_metrics import Catalogue
 
 SHOWN = ("model", "perplexity", "rouge_l", "similarity", "named", "another", "persona")
 SHOWN += ("true", "false", "reward", "distinct_2", "words")
@@ -70,25 +69,19 @@ class Told:
     latency_ms: dict[str, float]
 
 
-class ExplainedFlow:
-    """The flow with a model that explains: one request in, ten items with reasons out."""
+class JudgedFlow:
+    """The flow with a model that explains and a reward that judges: one request in, ten items with reasons out."""
 
-    def __init__(self, flow: Flow, world: World, writer: Writer, reward: rewards.Reward):
-        self.flow, self.writer, self.reward = flow, writer, reward
-        items = world.data.items
-        self.facts = [item_facts(items, i) for i in range(len(items.title))]
-        self.rating_I = mean_ratings(world)
-        catalogue = Catalogue((f.title for f in self.facts), (f.attributes for f in self.facts))
-        self.explainer = Explainer(writer, catalogue)
+    def __init__(self, flow: ExplainedFlow, reward: rewards.Reward):
+        self.flow, self.reward = flow, reward
 
     def __call__(self, request: Request, given: Sequence[int] = ()) -> Told:
         """Answers, explains, and judges what was said."""
-        answer = self.flow.answer(request.user, request.query, given)
+        answer = self.flow.pipeline.answer(request.user, request.query, given)
         spent = dict(answer.latency_ms)
         began = time.perf_counter()
-        subjects = [self.subject(int(item)) for item in answer.items]
-        reader = reader_of(answer)
-        reasons = self.explainer.explain(subjects, reader)
+        reader, subjects = reader_of(answer), self.flow.subjects(answer)
+        reasons = self.flow.explain(answer)
         explained = time.perf_counter()
         samples = [
             Sample(reason.prompt, reason.text, subject.rating, reader.persona, subject.title)
@@ -98,13 +91,6 @@ class ExplainedFlow:
         spent["explain"] = 1e3 * (explained - began)
         spent["judge"] = 1e3 * (time.perf_counter() - explained)
         return Told(answer, reasons, scores, spent)
-
-    def subject(self, item: int) -> Subject:
-        """What may be told of an item of the flow."""
-        fact: ItemFacts = self.facts[item]
-        rating = self.rating_I[item]
-        known = None if np.isnan(rating) else round(float(rating), 1)
-        return Subject(fact.title, fact.category, fact.features, known)
 
 
 def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
@@ -120,7 +106,9 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     print(world.data.summary())
     parts = flow_parts(cfg.parts, world)
     writer = Writer(speaker, batch=cfg.flow.k, seed=cfg.seed)
-    explained = ExplainedFlow(Flow(parts, cfg.flow), world, writer, reward)
+    rating_I = mean_ratings(world.split.train)
+    flow = ExplainedFlow(Pipeline(parts, cfg.flow), world.data.items, rating_I, writer)
+    explained = JudgedFlow(flow, reward)
     explained(cfg.requests[0], given[0])  # programs are compiled here
     answers = []
     for request, items in zip(cfg.requests, given, strict=True):
@@ -161,22 +149,6 @@ def speaker_of(cfg: ExplainConfig) -> ModelRow:
     return cfg.models[names.index(cfg.speaker) if cfg.speaker else -1]
 
 
-def reader_of(answer: Answer) -> Reader:
-    """Who reads the reasons, as the flow knows them."""
-    persona = answer.persona or ""
-    return Reader(persona, tuple(words(persona)[1:]), answer.query.strip())
-
-
-def mean_ratings(world: World) -> np.ndarray:
-    """The mean rating of each item in the training events [I]; NaN where nobody rated it."""
-    train = world.split.train
-    if train.rating_T is None:
-        return np.full(train.n_items, np.nan)
-    count = np.bincount(train.item_T, minlength=train.n_items)
-    total = np.bincount(train.item_T, weights=train.rating_T, minlength=train.n_items)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def block(told: Told) -> list[str]:
     """One answer as lines of text."""
     answer = told.answer
@@ -212,7 +184,7 @@ def record(told: Told) -> dict[str, Any]:
     return {**asked, "persona": told.answer.persona, "path": told.answer.path, "items": items}
 
 
-def latency(explained: ExplainedFlow, world: World, cfg: ExplainConfig) -> list[dict[str, Any]]:
+def latency(explained: JudgedFlow, world: World, cfg: ExplainConfig) -> list[dict[str, Any]]:
     """p50 and p95 in milliseconds by stage, over held-out people who ask one at a time; the first one warms up."""
     test = world.split.test
     spent: dict[str, list[float]] = defaultdict(list)

@@ -13,11 +13,9 @@ from jaxrec.data import text
 from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
 from jaxrec.losses.tokens import weighted
-from jaxrec.models.language.completion import Completion
 from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.recommenders.flow import writer
 from jaxrec.structs import Tokens
-
-LONGEST = 192  # tokens of a prompt that room is made for, so that all batches share their programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,32 +30,13 @@ class ModelRow:
     generation: Generation = RATED_GENERATION
 
 
-class Writer:
-    """Writes texts to prompts, `batch` at a time, and measures how well it expected given ones.
-
-    Prompts go in as the user's message, in the form in which the model was taught. One that is too long for the model
-    loses its beginning.
-    """
+class Writer(writer.Writer):
+    """Writes texts to prompts, and measures how well it expected given ones."""
 
     def __init__(self, row: ModelRow, batch: int = 16, seed: int = 0):
-        self.tuned = load_tuned(row.source, row.adapter, quantise=row.quantise, dtype=row.dtype)
-        self.row, self.batch, self.seed, self.how = row, batch, seed, row.generation
-        chat, cfg = self.tuned.chat, self.tuned.cfg
-        self._complete = Completion(
-            cfg,
-            row.generation,
-            eos=chat.eos_ids,
-            text_of=chat.decode,
-            longest=min(LONGEST, cfg.max_positions - row.generation.max_new),
-        )
+        tuned = load_tuned(row.source, row.adapter, quantise=row.quantise, dtype=row.dtype)
+        super().__init__(tuned, row.generation, batch, seed)
         self._sums = jax.jit(self._learned)
-
-    def __call__(self, prompts: Sequence[str]) -> list[str]:
-        """A text for each prompt. Rows are drawn by their place, so the same prompts give the same texts."""
-        texts: list[str] = []
-        for start in range(0, len(prompts), self.batch):
-            texts += self._write(prompts[start : start + self.batch], self.seed + start)
-        return texts
 
     def nats(self, pairs: Sequence[tuple[str, str]], length: int = 256) -> tuple[float, int]:
         """(mean nats a token of the completions, their tokens), each read behind its prompt."""
@@ -76,16 +55,6 @@ class Writer:
     def _learned(self, tree: Any, batch: Tokens) -> jax.Array:
         found = weighted(*self.tuned.lm.log_probs(tree, batch), batch.loss_BL)
         return jnp.stack([found["nll"], found["tokens"]])
-
-    def _write(self, prompts: Sequence[str], seed: int) -> list[str]:
-        chat = self.tuned.chat
-        room = self.tuned.cfg.max_positions - self.how.max_new
-        openings = [chat.opening([("user", prompt)]) for prompt in prompts]
-        openings = [ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in openings]
-        openings += [openings[0]] * (self.batch - len(openings))  # one shape, one program
-        made = self._complete(self.tuned.tree, openings, seed)
-        texts = made.texts or [chat.decode(ids) for ids in made.ids]
-        return [written.strip() for written in texts[: len(prompts)]]
 
 
 def perplexity(nats: float) -> float:

@@ -1,11 +1,10 @@
 """What the flow is made of, for one data set: its events split, models fitted or taken from OUT, vectors, personas."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.people.persona_count import choose_k, plot_count
 from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
-from jaxrec.people.preferences import DAY, preference_vectors
 from jaxrec.people.profiles import Profiles
 from jaxrec.people.reviews import Columns
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.flow import FlowParts
+from jaxrec.recommenders.flow.fitting import fitted, taste_of, text_vectors, trend
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
 from jaxrec.retrieval.index import Index
@@ -27,8 +26,6 @@ from jaxrec.world.shop_set import interaction_set
 from jaxrec.world.shops import make_shops
 
 _log = logging.getLogger(__name__)
-TREND_HALF_LIFE = 90 * DAY
-AnyRecommender = TypeVar("AnyRecommender", bound=Recommender)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +98,7 @@ def flow_parts(cfg: PartsConfig, world: World) -> FlowParts:
     """Encoder, index, rankers and personas; the rankers and vectors are taken from OUT where they were made before."""
     out, train = Path(cfg.out), world.split.train
     encode = SentenceEncoder.load(cfg.encoder or None)
-    vectors_ID = item_vectors(encode, cfg.encoder, world.texts, out / "vectors.npz")
+    vectors_ID = text_vectors(encode, cfg.encoder, world.texts, out)
     index = Index.build(vectors_ID)
     rankers: dict[str, Recommender] = {}
     if world.rated:
@@ -146,36 +143,6 @@ def known_histories(split: Split) -> Histories:
     )
 
 
-def fitted(
-    folder: Path, kind: type[AnyRecommender], config: object, split: Split
-) -> AnyRecommender:
-    """The recommender of OUT where it was made by this config for as many items; otherwise fitted, and saved there."""
-    if folder.is_dir():
-        found = kind.load(folder)
-        if found.config == config and len(found.item_vectors()) == split.train.n_items:
-            _log.info("%s is taken from %s", kind.kind, folder)
-            return found
-        _log.info("%s holds another %s: fitted anew", folder, kind.kind)
-    made = kind(config).fit(split.train, split.valid)
-    made.save(folder)
-    return made
-
-
-def item_vectors(
-    encode: Callable[[list[str]], np.ndarray], encoder: str, texts: tuple[str, ...], path: Path
-) -> np.ndarray:
-    """The vectors of all items, kept in a file together with what they were made from."""
-    made_from = hashlib.sha256("\n".join([encoder, *texts]).encode()).hexdigest()
-    if path.is_file():
-        with np.load(path) as kept:
-            if str(kept["made_from"]) == made_from:
-                return kept["vectors"]
-    vectors_ID = encode(list(texts))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, vectors=vectors_ID, made_from=made_from)
-    return vectors_ID
-
-
 def person_vectors_of(
     cfg: PartsConfig, rankers: Mapping[str, Recommender], vectors_ID: np.ndarray
 ) -> Callable[[Histories], np.ndarray]:
@@ -185,7 +152,7 @@ def person_vectors_of(
         if deepmf is None:
             raise ConfigError("persona_from deepmf needs ratings, and nobody rates here: use taste")
         return lambda rows: deepmf.sides(rows)[:, : deepmf.config.shape.width]
-    return lambda rows: preference_vectors(rows, vectors_ID).long_BE
+    return taste_of(vectors_ID)
 
 
 def personas_of(cfg: PartsConfig, world: World, vectors_UE: np.ndarray) -> Personas:
@@ -215,11 +182,3 @@ def said(world: World) -> Iterator[tuple[int, str]]:
         for pair, text, summary in zip(pairs, reviews.text, reviews.summary, strict=True):
             if pair in trained:
                 yield pair[0], f"{summary} {text}"
-
-
-def trend(train: Histories) -> np.ndarray:
-    """How often each item was taken, an event counting half after three months; plainly counted without times."""
-    weight_T = np.ones(len(train.item_T))
-    if train.time_T is not None and len(train.time_T):
-        weight_T = 0.5 ** ((train.time_T.max() - train.time_T) / TREND_HALF_LIFE)
-    return np.bincount(train.item_T, weights=weight_T, minlength=train.n_items)

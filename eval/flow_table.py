@@ -13,15 +13,15 @@ from jaxrec.data.histories import Holdout
 from jaxrec.recommenders.flow import (
     STAGES,
     Candidates,
-    Flow,
     FlowParts,
     FlowSettings,
     FlowWeights,
+    Pipeline,
     weigh,
 )
-from jaxrec.recommenders.query import Query, read_query
+from jaxrec.recommenders.flow.fitting import GRID
+from jaxrec.recommenders.flow.query import Query, read_query
 
-GRID = (0.0, 0.25, 0.5, 1.0, 2.0)
 LIST = 10
 ONE_BLOCK = 512
 
@@ -61,9 +61,9 @@ def ask(world: World, parts: FlowParts, settings: FlowSettings, holdout: Holdout
     vector_of = dict(zip(known, parts.encode(known), strict=True)) if known else {}
     parts = dataclasses.replace(parts, encode=lambda texts: np.stack([vector_of[t] for t in texts]))
     flows = [
-        Flow(parts, settings_without_diversity(settings)),
-        Flow(parts, settings_as_specified(settings)),
-        Flow(parts, settings),
+        Pipeline(parts, settings_without_diversity(settings)),
+        Pipeline(parts, settings_as_specified(settings)),
+        Pipeline(parts, settings),
     ]
     found: list[list[Candidates]] = [[] for _ in range(5)]
     for start in range(0, len(holdout), ONE_BLOCK):
@@ -147,7 +147,7 @@ def rows(
     return told
 
 
-def latency(flow: Flow, world: World, holdout: Holdout, count: int) -> list[dict[str, Any]]:
+def latency(flow: Pipeline, world: World, holdout: Holdout, count: int) -> list[dict[str, Any]]:
     """p50 and p95 in milliseconds by stage, over requests that come one at a time; the first ones warm up."""
     users = world.data.interactions.users
     spent: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "total")}

@@ -24,7 +24,7 @@ from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout
 from jaxrec.people.rhythm import rhythm
-from jaxrec.recommenders.flow import Answer, Flow, FlowParts, FlowSettings
+from jaxrec.recommenders.flow import Answer, FlowParts, FlowSettings, Pipeline
 
 RULE = "-" * 100
 TITLE = 58  # characters of a title that are printed
@@ -69,7 +69,7 @@ def main(cfg: FlowConfig) -> list[dict[str, Any]]:
         settings = dataclasses.replace(settings, weights=weights)
     for line in introduction(world, parts, settings, cfg.tune):
         print(line)
-    flow = Flow(parts, settings)
+    flow = Pipeline(parts, settings)
     for request, items in zip(cfg.requests, given, strict=True):
         flow.answer(request.user, request.query, items)  # programs of its shapes are compiled here
         print("\n".join(block(flow.answer(request.user, request.query, items), world)))

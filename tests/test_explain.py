@@ -56,6 +56,8 @@ def quickly():
 class ToyEncoder:
     """Hashed words, summed; as token vectors not summed."""
 
+    dim = DIM
+
     @classmethod
     def load(cls, source: str | None = None) -> "ToyEncoder":
         return cls()

@@ -12,14 +12,14 @@ from jaxrec.people.personas import PersonasConfig, fit_personas
 from jaxrec.people.preferences import preference_vectors
 from jaxrec.recommenders.flow import (
     STAGES,
-    Flow,
     FlowError,
     FlowParts,
     FlowSettings,
     FlowWeights,
+    Pipeline,
     weigh,
 )
-from jaxrec.recommenders.query import read_query
+from jaxrec.recommenders.flow.query import read_query
 from jaxrec.recommenders.recommender import Recommender, top
 from jaxrec.types import Shortlist
 
@@ -101,8 +101,8 @@ def parts(**changed) -> FlowParts:
 
 
 @pytest.fixture(scope="module")
-def flow() -> Flow:
-    return Flow(parts(), FlowSettings(candidates=40, diverse=20, duplicate=1.0, method="mmr"))
+def flow() -> Pipeline:
+    return Pipeline(parts(), FlowSettings(candidates=40, diverse=20, duplicate=1.0, method="mmr"))
 
 
 def test_a_known_person_gets_what_they_ask_for_in_their_colour(flow):
@@ -135,7 +135,7 @@ def test_latency_is_told_by_stage(flow):
 def test_what_a_person_has_is_not_recommended_unless_wanted(flow):
     for query in ("green", ""):
         assert not set(flow.answer("gus", query).items) & {GREEN, 10 + GREEN, 20 + GREEN}
-    again = Flow(flow.parts, FlowSettings(40, 40, duplicate=1.0, mask_seen=False))
+    again = Pipeline(flow.parts, FlowSettings(40, 40, duplicate=1.0, mask_seen=False))
     assert "green coffee" in again.answer("gus", "green coffee").titles
 
 
@@ -168,7 +168,7 @@ def test_the_readable_part_of_a_mixed_query_is_read(flow):
     answer = flow.answer("gus", "подарок: charger 🎁")
     assert answer.path == "known person, query" and answer.titles[0] == "green charger"
     assert "CYRILLIC" in answer.notes[0]
-    whole = Flow(parts(), FlowSettings(40, 40, scripts=()))
+    whole = Pipeline(parts(), FlowSettings(40, 40, scripts=()))
     assert whole.answer("gus", "подарок").notes == ()
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_person_is_told_so_and_served_by_query_and_popularity(flow):
 
 
 def test_an_unknown_person_without_a_query_gets_what_is_popular(flow):
-    flat = Flow(flow.parts, FlowSettings(candidates=40, diverse=40, duplicate=1.0))
+    flat = Pipeline(flow.parts, FlowSettings(candidates=40, diverse=40, duplicate=1.0))
     answer = flat.answer("nobody", "")
     assert answer.items.tolist() == list(range(39, 29, -1)) and set(answer.parts) == {"popular"}
 
@@ -219,13 +219,13 @@ def test_near_duplicates_leave_one_another_out():
         rankers={},
         popular_I=np.zeros(80),
     )
-    answer = Flow(twice, FlowSettings(candidates=60, diverse=30)).answer("gus", "coffee")
+    answer = Pipeline(twice, FlowSettings(candidates=60, diverse=30)).answer("gus", "coffee")
     assert len({item % 40 for item in answer.items}) == len(answer.items) == 10
 
 
 def test_fewer_items_than_asked_for_is_said():
     few = parts(search=lambda q, k: top(q @ VECTORS_ID.T, 3), rankers={})
-    answer = Flow(few, FlowSettings()).answer("gus", "charger")
+    answer = Pipeline(few, FlowSettings()).answer("gus", "charger")
     assert len(answer.items) == 3 == len(answer.titles)
     assert "only 3 different items are left" in answer.notes
 
@@ -241,9 +241,9 @@ def test_weights_rule_and_constant_scores_say_nothing():
 
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(FlowError, match="no weight is named 'oracle'"):
-        Flow(parts(rankers={"oracle": Liking()}))
+        Pipeline(parts(rankers={"oracle": Liking()}))
     with pytest.raises(FlowError, match="k, diverse and candidates"):
-        Flow(parts(), FlowSettings(candidates=20, diverse=30))
+        Pipeline(parts(), FlowSettings(candidates=20, diverse=30))
 
 
 def test_reading_a_query():

@@ -25,6 +25,8 @@ DIM = 48
 class ToyEncoder:
     """Hashed words, summed."""
 
+    dim = DIM
+
     @classmethod
     def load(cls, source: str | None = None) -> "ToyEncoder":
         return cls()

@@ -88,14 +88,15 @@ class Personas:
 
 def fit_personas(
     vectors_UE: Float[np.ndarray, "U E"],
-    said: Iterable[tuple[int, str]] = (),
+    said: Iterable[tuple[int, str | tuple[str, ...]]] = (),
     config: PersonasConfig = PersonasConfig(),
 ) -> Personas:
     """Clusters people, and labels each cluster with the words of its people's texts.
 
-    vectors_UE: finite, a row a person. said: (row, text) of their reviews or of the titles they took, any number each,
-    in any order; read once. With fewer different people than k, k becomes their number and a warning says so. Raises
-    PersonasError without people, with vectors that are not finite, and for k below 1.
+    vectors_UE: finite, a row a person. said: (row, text) of their reviews or of the titles they took, or (row, terms)
+    that stand as they are (categories, brands), any number each, in any order; read once. With fewer different people
+    than k, k becomes their number and a warning says so. Raises PersonasError without people, with vectors that are not
+    finite, and for k below 1.
     """
     _check(vectors_UE, config)
     distinct = len(np.unique(vectors_UE, axis=0))
@@ -126,7 +127,10 @@ def _check(vectors_UE: np.ndarray, config: PersonasConfig) -> None:
 
 
 def _labels(
-    cluster_U: np.ndarray, said: Iterable[tuple[int, str]], k: int, config: PersonasConfig
+    cluster_U: np.ndarray,
+    said: Iterable[tuple[int, str | tuple[str, ...]]],
+    k: int,
+    config: PersonasConfig,
 ) -> tuple[str, ...]:
     """The best words of each cluster by TF-IDF, counted in people, so that one chatty person does not speak for all.
 
@@ -135,7 +139,7 @@ def _labels(
     """
     words_of: dict[int, set[str]] = defaultdict(set)
     for user, text in said:
-        words_of[user].update(words(text))
+        words_of[user].update(words(text) if isinstance(text, str) else text)
     everybody = Counter(word for used in words_of.values() for word in used)
     people_K: list[Counter[str]] = [Counter() for _ in range(k)]
     writers_K = [0] * k

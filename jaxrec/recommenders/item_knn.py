@@ -5,13 +5,14 @@ scored by its likeness to every item of the history, as far as it is among that 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrec import checkpoint, config
+from jaxrec import config
 from jaxrec.config import RunError
 from jaxrec.data.histories import Histories, Holdout
 from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn, top
@@ -80,19 +81,33 @@ class ItemKNN(Recommender):
 
     def save(self, folder: str | Path) -> None:
         """The neighbours, and the configuration in facts.json."""
-        likeness = self._fitted()
-        arrays = {"item": likeness.indices, "start": likeness.indptr, "likeness": likeness.data}
-        arrays |= {"popular": self.popular_I, "vectors": self.vectors_IE}
+        from jaxrec import checkpoint  # brings jax, which counting and answering need not
+
         facts = {"kind": self.kind, "config": config.to_dict(self.config)}
-        checkpoint.save_params(folder, arrays, facts)
+        checkpoint.save_params(folder, self.arrays(), facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ItemKNN":
         """What `save` wrote. Raises CheckpointError where the folder is not whole."""
+        from jaxrec import checkpoint
+
+        made_by = config.from_dict(ItemKNNConfig, checkpoint.load_facts(folder)["config"])
+        return cls.of(checkpoint.load_params(folder), made_by)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was counted, by name; `of` takes it back."""
+        likeness = self._fitted()
+        arrays = {"item": likeness.indices, "start": likeness.indptr, "likeness": likeness.data}
+        return arrays | {"popular": self.popular_I, "vectors": self.vectors_IE}
+
+    @classmethod
+    def of(
+        cls, saved: Mapping[str, np.ndarray], made_by: ItemKNNConfig = ItemKNNConfig()
+    ) -> "ItemKNN":
+        """The recommender that gave these `arrays`."""
         from scipy.sparse import csr_matrix
 
-        found = cls(config.from_dict(ItemKNNConfig, checkpoint.load_facts(folder)["config"]))
-        saved = checkpoint.load_params(folder)
+        found = cls(made_by)
         found.popular_I, found.vectors_IE = saved["popular"], saved["vectors"]
         size = len(found.popular_I)
         parts = tuple(np.asarray(saved[name]) for name in ("likeness", "item", "start"))

@@ -1,6 +1,7 @@
-"""Floor 2: vectors of queries that were asked before, in this process's memory or in a Redis that many share.
+"""Floor 2: vectors of queries that were asked before, in this process's memory, a file, or a Redis that many share.
 
     cache = open_cache("memory://?bytes=64000000", encoder="all-mpnet-base-v2", dim=768)
+    cache = open_cache("sqlite:///srv/queries.sqlite", encoder="all-mpnet-base-v2", dim=768)
     cache = open_cache("redis://host:6379/0?ttl=86400", encoder="all-mpnet-base-v2", dim=768)
     q_BD = cache.embed(texts, embed)
 
@@ -9,10 +10,12 @@ no encoder reads another one's vectors and Redis is told no text.
 """
 
 import hashlib
+import sqlite3
 import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -75,6 +78,48 @@ class MemoryStore:
         with self._lock:
             self._held.clear()
             self.bytes = 0
+
+
+class SqliteStore:
+    """Entries in a file that outlives the process, the newest `most` of them. Thread-safe.
+
+    A file that can't be written (a folder for reading only, a full disk) keeps nothing new, and what is there is read.
+    """
+
+    def __init__(self, path: str | Path, most: int = 100_000):
+        self.most, self._lock = most, threading.Lock()
+        try:
+            self._file = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS entry (key BLOB PRIMARY KEY, value BLOB)"
+            )
+        except sqlite3.OperationalError:
+            self._file = sqlite3.connect(":memory:", check_same_thread=False)
+            self._file.execute("CREATE TABLE entry (key BLOB PRIMARY KEY, value BLOB)")
+        except sqlite3.DatabaseError as error:
+            raise SearchError(f"{path} is no file of query vectors ({error}): remove it") from None
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values."""
+        one = "SELECT value FROM entry WHERE key = ?"
+        with self._lock:
+            rows = [self._file.execute(one, (key,)).fetchone() for key in keys]
+        return [None if row is None else row[0] for row in rows]
+
+    def put(self, values: Mapping[bytes, bytes]) -> None:
+        """Takes entries in; the oldest go beyond `most`."""
+        trim = "DELETE FROM entry WHERE rowid <= (SELECT max(rowid) FROM entry) - ?"
+        with self._lock:
+            try:
+                self._file.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?)", values.items())
+                self._file.execute(trim, (self.most,))
+                self._file.commit()
+            except sqlite3.OperationalError:  # read only, full, or held by another: nothing is lost
+                self._file.rollback()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
 
 
 class RedisStore:
@@ -182,19 +227,23 @@ class QueryCache:
 
 
 def open_cache(url: str, *, encoder: str, dim: int) -> QueryCache:
-    """The cache that a setting names: `memory://` (`?bytes=N`), `redis://host:port/db` or `rediss://` (`?ttl=S`).
+    """The cache that a setting names: `memory://` (`?bytes=N`), `sqlite:///path`, `redis://host:port/db`, `rediss://`.
 
-    Raises SearchError for any other setting, and at once where Redis does not answer.
+    The last two take `?ttl=S`. Raises SearchError for any other setting, and at once where Redis does not answer.
     """
     parts = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.scheme == "memory":
         store: Store = MemoryStore(_whole(options, "bytes", _MEMORY_BYTES))
+    elif parts.scheme == "sqlite" and parts.path:
+        store = SqliteStore(parts.path)
     elif parts.scheme in ("redis", "rediss"):
         ttl = _whole(options, "ttl", 0)
         store = RedisStore(urlunsplit(parts._replace(query="")), ttl)
     else:
-        raise SearchError(f"the query cache is memory:// or redis://host:port/db, not {url!r}")
+        raise SearchError(
+            f"the query cache is memory://, sqlite:///path or redis://host:port/db, not {url!r}"
+        )
     if options:
         raise SearchError(
             f"the query cache {parts.scheme}:// knows no option {sorted(options)[0]!r}"

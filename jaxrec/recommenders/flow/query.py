@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 
 class Query(NamedTuple):
-    """The text to encode ("" where nothing can be read), and what was done to it, in sentences."""
+    """The text to encode ("" where nothing can be read), and what was done to it, in sentences.
+
+    words: by what it is sought in place of a vector.
+    """
 
     text: str
     notes: tuple[str, ...] = ()
+    words: str = ""
 
 
 def read_query(text: str, scripts: Sequence[str] = ("LATIN",), longest: int = 2_000) -> Query:

@@ -1,10 +1,11 @@
-"""Floor 4: GenRec's flow without its language model: a person and a query in, ten titles out.
+"""Floor 4: GenRec's pipeline without its language model: a person and a query in, ten titles out.
 
     user -> vector -> persona;  query -> vector -> search -> diversify -> re-rank by what is known of the person
 
-The parts are given: an encoder, a search, rankers, personas. Nothing here is trained, and nothing knows a data set.
-Who is not known is said to be so (`Answer.path`, `Answer.notes`), and served by what is left: the items that they name,
-what is popular, the query alone.
+The parts are given: an encoder, a search, rankers, personas. Nothing here is trained, and nothing knows a data set;
+`flow.Flow` fits the parts and keeps them. Who is not known is said to be so (`Answer.path`, `Answer.notes`), and served
+by what is left: the items that they name, what is popular, the query alone. A query that the encoder can't read, or
+any query where there is no encoder, is sought by its words.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,8 +22,7 @@ from jaxrec.config import RunError
 from jaxrec.data.histories import Histories, from_lists
 from jaxrec.people.personas import Personas
 from jaxrec.people.preferences import preference_vectors
-from jaxrec.recommenders.query import Query, read_query
-from jaxrec.recommenders.recommender import Recommender
+from jaxrec.recommenders.flow.query import Query, read_query
 from jaxrec.retrieval.diversity import Method, diversify
 from jaxrec.retrieval.rerank import weighted_z
 from jaxrec.types import Shortlist
@@ -41,6 +42,7 @@ class FlowWeights:
     deepmf: float = 0.5
     sequence: float = 0.5
     popular: float = 0.25
+    neighbours: float = 0.5  # what others took along with what the person took
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,29 +57,39 @@ class FlowSettings:
     lam: float = 0.9  # of mmr and dpp
     mask_seen: bool = True
     weights: FlowWeights = FlowWeights()
+    unasked: FlowWeights | None = None  # what counts where there is no query; None: the same
     longest_query: int = 2_000  # characters
     scripts: tuple[str, ...] = ("LATIN",)  # those that the encoder knows; none: all
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """How well each item would come next in each row [B, I]; any `Recommender` is one."""
+
+    def score(self, histories: Histories) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowParts:
     """What the flow is made of. Items are the numbers 0.. of the titles, people the rows of `histories`.
 
-    encode: texts to vectors [B, D]. search: vectors and k to a Shortlist. vectors: items [..] to vectors [.., D].
-    rankers: by the names of FlowWeights, "deepmf" and "sequence"; any of them, or none. person_vectors: histories to
-    what personas are made of. popular_I: how popular each item is, in whatever unit.
+    encode: texts to vectors [B, D]; None: there is no encoder. search: vectors and k to a Shortlist. vectors: items
+    [..] to vectors [.., D]. rankers: by the names of FlowWeights, "deepmf", "sequence" and "neighbours"; any of them,
+    or none. person_vectors: histories to what personas are made of. popular_I: how popular each item is, in whatever
+    unit. match: a query and k to the items that share words with it.
     """
 
     titles: Sequence[str]
-    encode: Callable[[list[str]], np.ndarray]
+    encode: Callable[[list[str]], np.ndarray] | None
     search: Callable[[np.ndarray, int], Shortlist]
     vectors: Callable[[np.ndarray], np.ndarray]
     people: Mapping[str, int]
     histories: Histories
     popular_I: np.ndarray
-    rankers: Mapping[str, Recommender] = dataclasses.field(default_factory=dict)
+    rankers: Mapping[str, Ranker] = dataclasses.field(default_factory=dict)
     personas: Personas | None = None
     person_vectors: Callable[[Histories], np.ndarray] | None = None
+    match: Callable[[str, int], Shortlist] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +119,11 @@ class Answer:
     latency_ms: Mapping[str, float]
 
 
-class Flow:
+class Pipeline:
     """Answers requests, one at a time. Safe to share between threads where its parts are."""
 
     def __init__(self, parts: FlowParts, settings: FlowSettings = FlowSettings()):
-        unknown = set(parts.rankers) - {"deepmf", "sequence"}
+        unknown = set(parts.rankers) - {"deepmf", "sequence", "neighbours"}
         if unknown:
             raise FlowError(f"no weight is named {sorted(unknown)[0]!r}: see FlowWeights")
         if not 1 <= settings.k <= settings.diverse <= settings.candidates:
@@ -132,12 +144,14 @@ class Flow:
             person_BE = self._person_vector(history)
         with clock("persona"):
             persona = self._persona(person_BE)
-        asked = read_query(query, self.settings.scripts, self.settings.longest_query)
+        asked = self.read(query)
         with clock("rank"):
             score_I = self.rank_scores(history)
         found = self.gather(history, asked, score_I, clock)
+        silent = not (asked.text or asked.words)
+        weights = (silent and self.settings.unasked) or self.settings.weights
         with clock("rank"):
-            total, parts = weigh(found.scores, self.settings.weights)
+            total, parts = weigh(found.scores, weights)
             best = np.argsort(-total, kind="stable")[: self.settings.k]
         if len(best) < self.settings.k:
             notes = (*notes, f"only {len(best)} different items are left")
@@ -150,14 +164,14 @@ class Flow:
             total[best],
             {name: part[best] for name, part in parts.items()},
             persona,
-            f"{who}, {'query' if asked.text else 'no query'}",
+            f"{who}, {'no query' if silent else 'query'}",
             (*notes, *asked.notes),
             dict(clock.ms),
         )
 
     def rank_scores(self, history: Histories) -> dict[str, Float[np.ndarray, " I"]]:
-        """Every ranker's score of every item for one row; of an empty one, how popular the items are."""
-        if not len(history.item_T):
+        """Every ranker's score of every item for one row; how popular the items are, where no ranker can tell."""
+        if not len(history.item_T) or not self.parts.rankers:
             return {"popular": np.asarray(self.parts.popular_I, np.float32)}
         return {
             name: np.asarray(ranker.score(history))[0]
@@ -176,15 +190,19 @@ class Flow:
         history: one row. score_I: `rank_scores` of it.
         """
         clock, settings = clock or _Clock(), self.settings
+        silent = not (asked.text or asked.words)
         with clock("encode"):
-            query_1D = self._query_vector(history, asked)
+            query_1D = None if asked.words else self._query_vector(history, asked)
         with clock("search"):
             lists = []
             seen = history.item_T if settings.mask_seen else history.item_T[:0]
             wide = settings.candidates + len(seen)
             if query_1D is not None:
                 lists.append(self.parts.search(query_1D, wide).items_BJ[0])
-            if not asked.text:  # nothing was asked: what the rankers like are candidates too
+            elif asked.words:
+                matched = self.parts.match(asked.words, wide)
+                lists.append(matched.items_BJ[0])
+            if silent:  # nothing was asked: what the rankers like are candidates too
                 lists += [np.argsort(-score, kind="stable")[:wide] for score in score_I.values()]
             items_J = _merged(lists, seen)[: settings.candidates]
         with clock("diversify"):
@@ -193,11 +211,34 @@ class Flow:
             if query_1D is not None:
                 near_J = vectors_JD @ query_1D[0]
                 scores = {"text": near_J, **scores}
+            elif asked.words:
+                near_J = _matched(matched, items_J)
+                scores = {"text": near_J, **scores}
             else:  # nobody known, nothing asked: what is popular is relevant
                 near_J = scores["popular"] / max(float(self.parts.popular_I.max()), 1e-9)
             kept_J = self._diverse(items_J, near_J.astype(np.float32), vectors_JD)
         scores = {name: score_J[kept_J] for name, score_J in scores.items()}
         return Candidates(items_J[kept_J], scores)
+
+    def read(self, query: str) -> Query:
+        """What of a query the encoder reads, or else the words by which it is sought, and what was left aside."""
+        settings, parts = self.settings, self.parts
+        if parts.encode is None and parts.match is None:
+            note = "there are no titles to search in: the query is left aside"
+            return Query("", (note,) if query.strip() else ())
+        if parts.encode is not None:
+            asked = read_query(query, settings.scripts, settings.longest_query)
+            if asked.text or parts.match is None:
+                return asked
+        asked = read_query(query, (), settings.longest_query)
+        if not asked.text:
+            return asked
+        if parts.match(asked.text, 1).items_BJ[0, 0] < 0:
+            return Query("", (*asked.notes, "no item has a word of the query: it is left aside"))
+        note = (
+            ("sought by its words: the encoder does not read its script",) if parts.encode else ()
+        )
+        return Query("", (*asked.notes, *note), words=asked.text)
 
     # ---------------------------------------------------------------------------------- inside
 
@@ -225,7 +266,7 @@ class Flow:
         return (
             history,
             "new person",
-            (f"{user!r} {missing}: cold start by popularity and the query",),
+            (f"{user!r} {missing}: cold start by popularity and the query",) if user else (),
         )
 
     def _person_vector(self, history: Histories) -> Float[np.ndarray, "1 E"] | None:
@@ -267,6 +308,13 @@ class Flow:
             lam=settings.lam,
         ).items_BJ[0]
         return kept[kept >= 0]
+
+
+def _matched(found: Shortlist, items_J: np.ndarray) -> Float[np.ndarray, " J"]:
+    """How well each item matches the words, 1 being the best match; 0 for one that was not found."""
+    score_of = dict(zip(found.items_BJ[0].tolist(), found.scores_BJ[0].tolist(), strict=True))
+    best = max(float(found.scores_BJ[0, 0]), 1e-12)
+    return np.array([score_of.get(item, 0.0) / best for item in items_J.tolist()], np.float32)
 
 
 def weigh(

@@ -1,0 +1,34 @@
+"""Floor 4: how a shop's flow is fitted: which models, from how many people on, and how long."""
+
+import dataclasses
+from typing import Any, Literal
+
+from jaxrec.people.personas import PersonasConfig
+from jaxrec.recommenders.flow.pipeline import FlowSettings
+from jaxrec.recommenders.item_knn import ItemKNNConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """What a flow is fitted with.
+
+    encoder: "" for MiniLM of its package where it is installed, a folder or hub id, or "none": titles are sought by
+      their words alone. Titles mostly in scripts other than Latin are sought by their words too, unless one is named.
+    sequence: a sequence model is fitted ("auto": to `sequence_people` people or more with three events; "never").
+    sequential: its SequentialConfig; None: SASRec, narrower and stopped sooner than for a table of results.
+    personas: their number is at most one for `persona_people` people, whatever `personas.k`.
+    settings: of the pipeline; the weights are chosen on what people took last, where at least `tuned_people` can be
+      asked (at most `tuned_rows` are), else they stand.
+    """
+
+    encoder: str = ""
+    sequence: Literal["auto", "never"] = "auto"
+    sequential: Any = None
+    sequence_people: int = 200
+    neighbours: ItemKNNConfig = ItemKNNConfig()
+    personas: PersonasConfig = PersonasConfig(restarts=3)
+    persona_people: int = 20
+    settings: FlowSettings = FlowSettings()
+    tuned_people: int = 50
+    tuned_rows: int = 400
+    seed: int = 0
