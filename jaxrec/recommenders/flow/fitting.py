@@ -1,7 +1,6 @@
 """Floor 4: the parts of a flow: vectors of texts, rankers that were fitted before or are now, personas, weights."""
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import shutil
@@ -12,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec import files
 from jaxrec.data.histories import Histories, Holdout, Split
 from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
 from jaxrec.people.preferences import DAY, preference_vectors
@@ -54,8 +54,8 @@ def text_vectors(
     encode: texts to vectors, and its `dim`. encoder: its name. out: they lie in OUT/vectors-HASH, one folder for each
     encoder and list of texts; those of other texts are removed. progress: a bar on stderr.
     """
-    made_from = hashlib.sha256("\0".join([encoder, *texts]).encode("utf-8", "surrogatepass"))
-    folder = Path(out) / f"vectors-{made_from.hexdigest()[:16]}"
+    made_from = files.content_hash("\0".join([encoder, *texts]), digits=16)
+    folder = Path(out) / f"vectors-{made_from}"
     for other in Path(out).glob("vectors-*"):
         if other != folder:
             shutil.rmtree(other)

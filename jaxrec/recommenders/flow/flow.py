@@ -57,8 +57,8 @@ class Flow:
     ) -> "Flow":
         """Fits what the data allow.
 
-        data: events, and the items' titles, categories, brands where known. config: None: the defaults. work: a folder for what a fit
-        that is stopped goes on from (else a temporary one). progress: bars on stderr. Raises NothingToLearn without
+        data: events, and what is known of the items. config: None: the defaults. work: a folder from which a fit that
+        was stopped goes on (else a temporary one). progress: bars on stderr. Raises NothingToLearn without
         events, ModelError for an encoder that can't be loaded.
         """
         from jaxrec.recommenders.flow.making import make

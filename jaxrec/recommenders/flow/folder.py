@@ -9,7 +9,6 @@ FOLDER/personas/       groups of like taste          FOLDER/sequence.npz, sequen
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config as configs
+from jaxrec import files
 from jaxrec.data.histories import Histories
 from jaxrec.data.interaction_sets import Items
 from jaxrec.people.personas import Personas
@@ -42,13 +42,22 @@ def save(
     facts: dict[str, Any],
     notes: Sequence[str],
 ) -> None:
-    """Writes all of it beside, then puts it in the place of what is there."""
-    folder = folder.expanduser().absolute()
-    fresh = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    """Writes all of it, whole or not at all."""
+    with files.replace_folder(folder.expanduser()) as fresh:
+        _write(fresh, shop, parts, settings, facts, notes)
+
+
+def _write(
+    fresh: Path,
+    shop: Shop,
+    parts: FlowParts,
+    settings: FlowSettings,
+    facts: dict[str, Any],
+    notes: Sequence[str],
+) -> None:
     columns = {f.name: getattr(shop.items, f.name) for f in dataclasses.fields(Items)}
-    _write(fresh / "shop.json", {"users": shop.users, "ids": shop.ids, "items": columns})
+    names = {"users": shop.users, "ids": shop.ids, "items": columns}
+    files.write_json(fresh / "shop.json", names, None, ensure_ascii=False)
     arrays = {name: getattr(shop.histories, name) for name in _PEOPLE}
     arrays["popular_I"] = shop.popular_I
     neighbours = parts.rankers.get("neighbours")
@@ -73,21 +82,15 @@ def save(
         "facts": facts,
         "notes": list(notes),
     }
-    _write(fresh / "flow.json", told)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    files.write_json(fresh / "flow.json", told, ensure_ascii=False)
 
 
 def load(
     folder: Path,
 ) -> tuple[Shop, FlowParts, FlowSettings, dict[str, Any], list[str]]:
     """What `save` wrote. Raises FlowError where there is no flow, or one that another version wrote."""
-    folder = folder.expanduser().absolute()
     told = read_facts(folder)
+    folder = files.whole_folder(folder.expanduser(), "flow.json")
     try:
         names = json.loads((folder / "shop.json").read_text("utf-8"))
         with np.load(folder / "events.npz") as saved:
@@ -134,12 +137,13 @@ def load(
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """flow.json. Raises FlowError where there is none, or of another version."""
-    path = folder.expanduser() / "flow.json"
+    whole = files.whole_folder(folder.expanduser(), "flow.json")
+    if whole is None:
+        raise FlowError(f"there is no fitted shop in {folder}")
+    path = whole / "flow.json"
     try:
         told = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise FlowError(f"there is no fitted shop in {folder}") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise FlowError(f"{path} is damaged ({error}): fit the shop again") from None
     if told.get("version") != VERSION:
         raise FlowError(f"{folder} was written by another version of jaxrec: fit the shop again")
@@ -177,7 +181,3 @@ def _sequence_model(folder: Path) -> Any:
 
 def _hashable(cell: Any) -> Any:
     return tuple(cell) if isinstance(cell, list) else cell
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=None) + "\n", "utf-8")

@@ -8,8 +8,6 @@ A fit that was stopped goes on: what was embedded and trained lies in the folder
 """
 
 import dataclasses
-import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec import config as configs
+from jaxrec.files import content_hash, file_hash
 from jaxrec.recommenders.flow import folder as folders
 from jaxrec.recommenders.flow.config import FlowConfig
 from jaxrec.recommenders.flow.flow import Flow
 from jaxrec.recommenders.flow.pipeline import FlowError
 
 CACHE = "~/.cache/jaxrec/shops"
-_CHUNK = 1 << 20
 
 Say = Callable[[str], None]
 
@@ -127,7 +125,7 @@ def _folder(files: list[Path], keep: str | Path | None) -> Path:
     if keep is None:
         return Path(CACHE).expanduser() / _digest([str(path) for path in files])[:16]
     folder = Path(keep).expanduser().absolute()
-    ours = {"flow", "work", "flow.partial", "flow.old"}
+    ours = {"flow", "work", "flow.new", "flow.old"}
     if folder.is_file() or (folder.is_dir() and {path.name for path in folder.iterdir()} - ours):
         raise FlowError(
             f"{folder} holds something else: name an empty or a new folder to keep the shop in"
@@ -160,21 +158,16 @@ def _made_from(files: list[Path], config: FlowConfig, columns: dict[str, str]) -
 
 def _content(path: Path) -> str:
     """The hash of a file's bytes, or of all files of a folder."""
-    whole = hashlib.blake2b(digest_size=16)
     parts = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for part in parts:
-        whole.update(os.fsencode(part.relative_to(path)))
-        try:
-            with part.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    whole.update(chunk)
-        except OSError as error:
-            raise FlowError(f"{part}: {error.strerror}") from None
-    return whole.hexdigest()
+    try:
+        marks = [f"{part.relative_to(path)} {file_hash(part)}" for part in parts]
+    except OSError as error:
+        raise FlowError(f"{error.filename or path}: {error.strerror}") from None
+    return content_hash("\n".join(marks), digits=32)
 
 
 def _digest(what: Any) -> str:
-    return hashlib.sha256(repr(what).encode()).hexdigest()
+    return content_hash(repr(what))
 
 
 def _size(folder: Path) -> str:
