@@ -17,9 +17,7 @@ from pathlib import Path
 TUNABLE = "glibc.malloc.hugetlb=1"  # since glibc 2.35: madvise(MADV_HUGEPAGE) for what malloc maps
 _AGAIN = "JAXREC_BEGUN_AGAIN"  # set from the second beginning until it was told
 _PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
-_RUN = re.compile(
-    r"(jaxrec\.)?(train|eval|bench)(\..*)?|jaxrec\.(demo|chat|answer|recommend|serve)"
-)
+_RUN = re.compile(r"(jaxrec\.)?(train|eval|bench)(\..*)?|jaxrec\.(demo|chat|answer|serve)")
 
 
 def as_module(package: str) -> None:
