@@ -21,7 +21,7 @@ from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.world.businesses import KEYS, read_businesses
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import check
 from jaxrec.world.tenants import generate
 
@@ -82,7 +82,7 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     return record
 
 
-def choose(tenants: Sequence[Tenant], generated: int) -> list[Tenant]:
+def choose(tenants: Sequence[WorldTenant], generated: int) -> list[WorldTenant]:
     """The hand-written tenants, then generated ones, each differing in as many values of style as can be from those
     before it."""
     chosen = [t for t in tenants if t.key in KEYS]
@@ -96,7 +96,7 @@ def choose(tenants: Sequence[Tenant], generated: int) -> list[Tenant]:
     return chosen
 
 
-def spoken(tenant: Tenant, answer: str) -> dict[str, Any]:
+def spoken(tenant: WorldTenant, answer: str) -> dict[str, Any]:
     """One answer, with who gave it and how many of its style checks it meets."""
     met = check(answer, tenant.style)
     return {

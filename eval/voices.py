@@ -17,13 +17,14 @@ from jaxrec.eval.turn_cost import turn_cost
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.tenant import Dialogue
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.world.businesses import KEYS, read_businesses
 from jaxrec.world.floors import nearest, token_f1
 from jaxrec.world.grammar import fact_met
-from jaxrec.world.records import Dialogue, Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import check, fraction_met
 from jaxrec.world.tenants import generate
 
@@ -49,7 +50,7 @@ class Asked:
     """A held-out question of one tenant (its row in the profile table)."""
 
     u: int
-    tenant: Tenant
+    tenant: WorldTenant
     dialogue: Dialogue
 
 

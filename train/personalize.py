@@ -33,7 +33,7 @@ from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.businesses import read_businesses
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import CUSTOMER, ORDER
 from jaxrec.world.tenants import generate
 
@@ -106,7 +106,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     return {"step": float(fitted.state.step)}
 
 
-def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:
+def choose(keys: tuple[str, ...], examples: int) -> list[WorldTenant]:
     """The tenants of these keys, or all held-out ones. Raises RunError for an unknown key or too few examples."""
     known = {t.key: t for t in [*generate(), *read_businesses()]}
     unknown = [key for key in keys if key not in known]
@@ -123,7 +123,7 @@ def choose(keys: tuple[str, ...], examples: int) -> list[Tenant]:
     return chosen
 
 
-def ruled_out(chat: ChatFormat, vocab: int, chosen: list[Tenant]) -> np.ndarray:
+def ruled_out(chat: ChatFormat, vocab: int, chosen: list[WorldTenant]) -> np.ndarray:
     """[U, V] bool: tokens that are, as whole words, a term which the tenant's style replaces by another.
 
     Raises RunError where the tokenizer has none of them as one token: a part of a word may not be ruled out.
@@ -141,7 +141,7 @@ def ruled_out(chat: ChatFormat, vocab: int, chosen: list[Tenant]) -> np.ndarray:
 
 
 def example_source(
-    cfg: PersonalizeConfig, chat: ChatFormat, chosen: list[Tenant], share: slice
+    cfg: PersonalizeConfig, chat: ChatFormat, chosen: list[WorldTenant], share: slice
 ) -> Prefetch:
     """Batches of `Turns` over the tenants' examples."""
     own = [t.onboarding[: cfg.examples] for t in chosen]

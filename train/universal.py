@@ -29,7 +29,7 @@ from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.businesses import read_businesses
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.tenants import generate
 
 
@@ -131,7 +131,7 @@ def evaluation(
     answering: Answering,
     encoder: ProfileEncoder,
     frozen: dict,
-    tenants: list[Tenant],
+    tenants: list[WorldTenant],
     known: KnownZ,
 ):
     """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants."""

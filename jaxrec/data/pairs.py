@@ -67,7 +67,7 @@ def read_pairs(source: str, strict: bool = False) -> tuple[list[Pair], Skipped]:
     is the row's "group", else the source's name. Raises PairError when nothing usable is there, and (strict) at the
     first such row.
     """
-    return _read(source, strict, _pair)
+    return _read(source, strict, lambda row, where: [pair_of(row, where)])
 
 
 def read_thumbs(source: str, strict: bool = False) -> tuple[list[Thumb], Skipped]:
@@ -75,10 +75,10 @@ def read_thumbs(source: str, strict: bool = False) -> tuple[list[Thumb], Skipped
 
     def thumbs(row: Any, where: str) -> list[Thumb]:
         if isinstance(row, Mapping) and "chosen" in row:
-            (pair,) = _pair(row, where)
+            pair = pair_of(row, where)
             both = ((pair.chosen, True), (pair.rejected, False))
             return [Thumb(pair.prompt, said, liked, pair.group, where) for said, liked in both]
-        return [_thumb(row, where)]
+        return [thumb_of(row, where)]
 
     return _read(source, strict, thumbs)
 
@@ -152,26 +152,20 @@ def _world(part: str) -> Iterator[tuple[str, Any]]:
             yield p.id, row | {"group": tenant.key}
 
 
-def _pair(row: Any, where: str) -> list[Pair]:
-    """The pair of a row, in a list. Raises ValueError, KeyError, TypeError, which name what is wrong."""
+def pair_of(row: Any, where: str) -> Pair:
+    """The pair of a row. Raises ValueError, KeyError, TypeError, which name what is wrong."""
     _check(row)
     chosen, rejected = (_conversation(row, name) for name in ("chosen", "rejected"))
     if chosen[:-1] != rejected[:-1]:
         raise ValueError("chosen and rejected answer different prompts")
     if chosen[-1][1].strip() == rejected[-1][1].strip():
         raise ValueError("chosen and rejected are the same")
-    return [
-        Pair(
-            chosen[:-1],
-            chosen[-1][1],
-            rejected[-1][1],
-            str(row.get("group") or where.partition(".")[0]),
-            where,
-        )
-    ]
+    group = str(row.get("group") or where.partition(".")[0])
+    return Pair(chosen[:-1], chosen[-1][1], rejected[-1][1], group, where)
 
 
-def _thumb(row: Any, where: str) -> Thumb:
+def thumb_of(row: Any, where: str) -> Thumb:
+    """The thumb of a row. Raises ValueError, KeyError, TypeError, which name what is wrong."""
     _check(row)
     *prompt, (_, said) = _conversation(row, "completion")
     liked = row["label"]

@@ -16,7 +16,7 @@ from jaxrec.data.turns import TurnRows, answer_of, question_of
 from jaxrec.world import grammar
 from jaxrec.world.conversations import RIVAL, Talk
 from jaxrec.world.judged_answers import rival
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import Style
 
 REWRITE = "Please say it in our own voice."
@@ -34,7 +34,7 @@ class Rewrite:
     style: Style
 
 
-def rewrites(tenants: Sequence[Tenant], each: int, seed: int = 0) -> list[Rewrite]:
+def rewrites(tenants: Sequence[WorldTenant], each: int, seed: int = 0) -> list[Rewrite]:
     """`each` drafts of every tenant, with two to five attributes of another style; questions are not onboarding's."""
     made = []
     for u, tenant in enumerate(tenants):

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.chat import ChatFormat
+from jaxrec.data.tenant import Dialogue, Tenant
 from jaxrec.data.text import Example, Rows, pad
-from jaxrec.world.records import TOPICS, Dialogue, Tenant
+from jaxrec.world.records import TOPICS
 
 GUIDE, ANSWER, FEEDBACK = 0, 1, 2  # kinds of evidence
 KINDS = 3

@@ -8,7 +8,7 @@ import tyro
 from jaxrec.world.businesses import read_businesses
 from jaxrec.world.floors import overlap, shop_rows, tenant_rows
 from jaxrec.world.instructions import FAMILIES, instructions
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.shops import SHOPS, Shops, make_shops
 from jaxrec.world.tenants import generate
 
@@ -51,7 +51,7 @@ def main(cfg: Config) -> None:
     _shops(make_shops(cfg.seed))
 
 
-def _counts(groups: dict[str, list[Tenant]]) -> list[dict]:
+def _counts(groups: dict[str, list[WorldTenant]]) -> list[dict]:
     return [
         {
             "group": name,
@@ -65,7 +65,7 @@ def _counts(groups: dict[str, list[Tenant]]) -> list[dict]:
     ]
 
 
-def _overlaps(groups: dict[str, list[Tenant]]) -> list[dict]:
+def _overlaps(groups: dict[str, list[WorldTenant]]) -> list[dict]:
     """Against the tenant's own onboarding, and against that of all tenants that are trained on."""
     trained = [t for tenants in groups.values() for t in tenants if not t.held_out]
     everything = [d.answer for t in trained for d in t.onboarding]
@@ -82,7 +82,7 @@ def _overlaps(groups: dict[str, list[Tenant]]) -> list[dict]:
     return rows
 
 
-def _show(tenant: Tenant, rng: Random) -> None:
+def _show(tenant: WorldTenant, rng: Random) -> None:
     s = tenant.style
     print(
         f"\n{tenant.name} ({tenant.key}; {tenant.trade}; {tenant.temper}){' HELD OUT' * tenant.held_out}"

@@ -1,4 +1,4 @@
-"""The six businesses written by hand (texts/<key>/), read into the same `Tenant` as the generated ones.
+"""The six businesses written by hand (texts/<key>/), read into the same `WorldTenant` as the generated ones.
 
     style.json          name, trade, temper, held_out, style (see `Style`), guide
     pages.jsonl         knowledge base: {"id", "title", "text"}
@@ -13,7 +13,8 @@ import json
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-from jaxrec.world.records import TOPICS, Dialogue, Page, Preference, Tenant, Turn
+from jaxrec.data.tenant import Dialogue, Page, Preference, Turn
+from jaxrec.world.records import TOPICS, WorldTenant
 from jaxrec.world.style import Style
 
 KEYS = (
@@ -28,12 +29,12 @@ PAGES_AT_LEAST, ONBOARDING, PREFERENCES, HELD_OUT = 15, 60, 40, 40
 GUIDE_WORDS = (120, 200)
 
 
-def read_businesses(root: Traversable | None = None) -> list[Tenant]:
+def read_businesses(root: Traversable | None = None) -> list[WorldTenant]:
     """All six, in the order of `KEYS`: four to train on, then the two that are held out."""
     return [read_business(key, root) for key in KEYS]
 
 
-def read_business(key: str, root: Traversable | None = None) -> Tenant:
+def read_business(key: str, root: Traversable | None = None) -> WorldTenant:
     """One business by its folder's name; ValueError names file, row, and what is wrong with it."""
     folder = (root or resources.files(__package__) / "texts") / key
     if not folder.is_dir():
@@ -53,13 +54,14 @@ def read_business(key: str, root: Traversable | None = None) -> Tenant:
             f"{key}/pages.jsonl: {len(pages)} pages, at least {PAGES_AT_LEAST} are needed"
         )
     known = {page.id for page in pages}
-    tenant = Tenant(
+    tenant = WorldTenant(
         key=key,
         name=head["name"],
         trade=head["trade"],
         temper=head["temper"],
         held_out=head["held_out"],
         style=style,
+        never=style.rivals,
         guide=head["guide"],
         pages=pages,
         onboarding=_dialogues(folder, "onboarding", ONBOARDING, known),
@@ -121,7 +123,7 @@ def _dialogues(folder: Traversable, name: str, count: int, known: set[str]) -> t
         roles = [turn.role for turn in turns]
         if len(turns) % 2 or roles != ["customer", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{where}: roles {roles}, expected customer and assistant in turn")
-        dialogues.append(Dialogue(row["id"], row["topic"], tuple(row["pages"]), turns))
+        dialogues.append(Dialogue(row["id"], turns, row["topic"], tuple(row["pages"])))
     return tuple(dialogues)
 
 
@@ -137,7 +139,7 @@ def _preferences(folder: Traversable) -> tuple[Preference, ...]:
     return pairs
 
 
-def _disjoint(tenant: Tenant) -> None:
+def _disjoint(tenant: WorldTenant) -> None:
     """No held-out question or answer stands in the training part, and no id is used in two files."""
     train = [(d.id, d.question, d.answer) for d in tenant.onboarding]
     train += [(p.id, p.question, p.chosen) for p in tenant.preferences]

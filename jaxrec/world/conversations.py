@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from jaxrec.data.tenant import Dialogue, Preference, Turn
 from jaxrec.world import grammar
-from jaxrec.world.records import Dialogue, Preference, Tenant, Turn
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import (
     DISCLAIMER,
     FORMALITY,
@@ -33,7 +34,7 @@ RIVAL = {
 }
 
 
-def with_conversations(rng: Random, tenant: Tenant) -> Tenant:
+def with_conversations(rng: Random, tenant: WorldTenant) -> WorldTenant:
     """The tenant with all its conversations; no question is asked twice.
 
     Held-out questions about an item's price or care are about items that the onboarding told of, so that everything
@@ -67,7 +68,7 @@ class Talk:
     """
 
     rng: Random
-    tenant: Tenant
+    tenant: WorldTenant
     seen: set[str] = field(default_factory=set)
     asked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     items: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Talk:
             text = self.answer(each, item, service, self.tenant.style, said)
             turns += [Turn("customer", question), Turn("assistant", text)]
         key, facts = f"{self.tenant.key}-{suffix}", tuple(said.values())
-        return Dialogue(key, topic, tuple(topics), tuple(turns), facts)
+        return Dialogue(key, tuple(turns), topic, tuple(topics), facts)
 
     def preference(self, suffix: str, topic: str) -> Preference:
         """The tenant's own answer against one in a rival style (two times in three) or with a wrong fact."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrec.world.grammar import fact_met
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.shops import Shops
 from jaxrec.world.style import fraction_met
 
@@ -91,7 +91,7 @@ def token_f1(answer: str, gold: str) -> float:
     return 2 * both / max(sum(a.values()) + sum(b.values()), 1)
 
 
-def tenant_rows(groups: dict[str, Sequence[Tenant]], seed: int = 0) -> list[dict]:
+def tenant_rows(groups: dict[str, Sequence[WorldTenant]], seed: int = 0) -> list[dict]:
     """A row for each group and contender: style met, facts stated (of the answers that have any), token F1.
 
     Contenders: "oracle" is the right answer itself, "nearest" copies from the tenant's own onboarding, "other

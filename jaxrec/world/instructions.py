@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from jaxrec.world.records import Trace, Turn
+from jaxrec.data.tenant import Turn
+from jaxrec.world.records import Trace
 
 WORDS = (
     "apple",

@@ -15,7 +15,7 @@ from random import Random
 from jaxrec.data.turns import ANSWER, GUIDE, sentences
 from jaxrec.world import grammar
 from jaxrec.world.conversations import RIVAL, Talk
-from jaxrec.world.records import Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import DISCLAIMER, Style
 from jaxrec.world.tenants import generate
 
@@ -63,14 +63,14 @@ def rival(rng: Random, style: Style, changed: tuple[str, ...]) -> Style:
     return replace(style, **{name: other(name) for name in changed})
 
 
-def passage(tenant: Tenant, topic: str, item: str, service: str) -> str:
+def passage(tenant: WorldTenant, topic: str, item: str, service: str) -> str:
     """The lines of the tenant's page that speak of this topic and item: what a retriever should bring."""
     words = grammar.slots(tenant.name, tenant.trade, None, item, service)
     filled = words | grammar.stated(tenant.facts, topic, item)
     return " ".join(line.format_map(filled) for line in grammar.topics()[topic]["page"])
 
 
-def _answers(rng: Random, talk: Talk, tenant: Tenant, topic: str) -> list[JudgedAnswer]:
+def _answers(rng: Random, talk: Talk, tenant: WorldTenant, topic: str) -> list[JudgedAnswer]:
     question, item, service = talk.question("ask", topic)
     style, right = tenant.style, grammar.stated(tenant.facts, topic, item)
     ruled = bool(style.disclaimer)

@@ -154,6 +154,12 @@ class Style:
             raise ValueError(f"style: missing {sorted(missing)}, unknown {sorted(unknown)}")
         return cls(**row, **terms)
 
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Terms of other tenants that stand where this style's own should, one and many."""
+        others = [word for word in CUSTOMER + ORDER if word not in (self.customer, self.order)]
+        return tuple(form for word in others for form in (word, f"{word}s"))
+
     def to_json(self) -> dict:
         """What `from_json` reads."""
         row = asdict(self)

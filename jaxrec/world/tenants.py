@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, islice, product
 from random import Random
 
+from jaxrec.data.tenant import Page
 from jaxrec.world import grammar
 from jaxrec.world.conversations import with_conversations
-from jaxrec.world.records import Page, Tenant
+from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import (
     CUSTOMER,
     DISCLAIMER,
@@ -45,7 +46,7 @@ def is_held_out(style: Style) -> bool:
     return _held((style.formality, style.length, style.register))
 
 
-def generate(seed: int = 0, n: int = 240) -> list[Tenant]:
+def generate(seed: int = 0, n: int = 240) -> list[WorldTenant]:
     """`n` tenants, the same for the same seed on every machine; every fifth is held out. Raises above 576."""
     names = _names()
     if not 1 <= n <= len(names):
@@ -54,7 +55,7 @@ def generate(seed: int = 0, n: int = 240) -> list[Tenant]:
     return [_tenant(Random(f"{seed}/{i}"), i, *names[i], styles[i]) for i in range(n)]
 
 
-def paraphrases(tenants: Sequence[Tenant], seed: int = 0) -> list[tuple[str, str, str]]:
+def paraphrases(tenants: Sequence[WorldTenant], seed: int = 0) -> list[tuple[str, str, str]]:
     """(topic, wording, another wording of the same question) of training wordings only, five topics a tenant."""
     rows = []
     for i, tenant in enumerate(tenants):
@@ -106,16 +107,17 @@ def _held(triple: tuple[str, str, str]) -> bool:
     return sum(axis.index(value) for axis, value in values) % 3 == 0
 
 
-def _tenant(rng: Random, index: int, trade: str, name: str, style: Style) -> Tenant:
+def _tenant(rng: Random, index: int, trade: str, name: str, style: Style) -> WorldTenant:
     facts = grammar.draw_facts(rng, trade)
     key = f"{trade}_{index:03d}"
-    tenant = Tenant(
+    tenant = WorldTenant(
         key=key,
         name=name,
         trade=trade,
         temper=TEMPER[style.formality, style.register],
         held_out=is_held_out(style),
         style=style,
+        never=style.rivals,
         guide=guide(rng, name, style),
         pages=_pages(name, trade, facts),
         onboarding=(),
