@@ -18,7 +18,7 @@ class Series:
     point is always drawn, since a line of it would not be seen."""
 
     label: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float | int, float | int], ...]
     dots: bool = False
 
     def said(self) -> str:
@@ -35,7 +35,7 @@ class Line:
 
     label: str
     path: str
-    dots: tuple[tuple[float, float], ...]
+    dots: tuple[tuple[float | int, float | int], ...]
     last: float
 
 

@@ -61,7 +61,7 @@ class Stage:
     @property
     def name(self) -> str:
         """The script's name, without its room."""
-        return self.module.split(".")[1]
+        return self.module.rsplit(".", 1)[-1]
 
     @property
     def folder(self) -> str:
