@@ -8,6 +8,7 @@ Whatever is wrong with either is said in one line that begins with "config:", an
 import contextlib
 import dataclasses
 import difflib
+import importlib
 import importlib.util
 import io
 import json
@@ -206,6 +207,25 @@ def fields(config_class: type, prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         for nested in _dataclasses_in(hints[field.name]):
             yield from fields(nested, f"{prefix}{field.name}.")
+
+
+def by_path(path: str) -> Callable[..., Any]:
+    """What "package.module:callable" names; a module may lie in the folder that the program was started in.
+
+    Raises ConfigError where it cannot be imported or is no callable.
+    """
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise ConfigError(f"{path!r} is not of the form package.module:callable")
+    if "" not in sys.path and (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that a folder `datasets` of one's own hides no library
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{path!r} is a {type(found).__name__}, not a callable")
+    return found
 
 
 # ------------------------------------------------------------------------------------------ inside

@@ -89,6 +89,22 @@ def intervals(scores: Scores, weight_SU: np.ndarray) -> dict[str, Interval]:
     return {name: _interval(float(point[name][0]), drawn[name]) for name in point}
 
 
+def ratio(
+    top_U: Float[np.ndarray, " U"],
+    bottom_U: Float[np.ndarray, " U"],
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """sum(top) / sum(bottom) with a 95% percentile interval over U units: a mean where `bottom_U` is 1.
+
+    draws: resamples of the units, one after another, so that many units take no more memory than few.
+    """
+    rng, n = np.random.default_rng(seed), len(top_U)
+    picks = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws))
+    top_S, bottom_S = np.array([(pick @ top_U, pick @ bottom_U) for pick in picks]).T
+    return _interval(float(top_U.sum() / bottom_U.sum()), top_S / bottom_S)
+
+
 def paired(a: Scores, b: Scores, weight_SU: np.ndarray) -> Mapping[str, Interval]:
     """a minus b on the same people and the same resamples. Raises ValueError where the rows differ."""
     if not np.array_equal(a.rows_U, b.rows_U):

@@ -1,19 +1,22 @@
-"""Floor 1: generated texts against reference texts and against the catalogue that they speak of. numpy only.
+"""Floor 1: generated texts against reference texts and against the catalogue that they speak of.
 
-ROUGE-L compares words, BERTScore's greedy matching compares token vectors (any `embed_tokens` gives them), distinct-n
-says how varied a set of texts is, and `Catalogue.check` whether a text says what is true: the right item, attributes
-that the item has, words that its reader is known to care about.
+ROUGE compares words (the `rouge-score` package counts them), BERTScore's greedy matching compares token vectors (any
+`embed_tokens` gives them), distinct-n says how varied a set of texts is, and `Catalogue.check` whether a text says what
+is true: the right item, attributes that the item has, words that its reader is known to care about.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 EmbedTokens = Callable[[Sequence[str]], Sequence[np.ndarray]]  # texts -> a matrix [L, D] of each
+ROUGE = ("rouge1", "rouge2", "rougeL")
+_UNSPACED = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -33,26 +36,67 @@ def words(text: str) -> list[str]:
 # ------------------------------------------------------------------------------------------- references
 
 
-def rouge_l(candidate: str, reference: str) -> Match:
-    """ROUGE-L (Lin 2004): the longest common subsequence of words over the words of each; no stemming.
+def rouge(
+    candidate: str, reference: str, kinds: Sequence[str] = ROUGE, stem: bool = False
+) -> dict[str, Match]:
+    """ROUGE (Lin 2004) by the package `rouge-score`: rouge1 and rouge2 count shared runs of words, rougeL the longest
+    common subsequence. Of two texts without words, and of one, all is 0.
 
-    Of two texts without words, and of one, all is 0.
+    kinds: "rouge1", "rouge2", ..., "rougeL". stem: English words of more than three letters are compared by their
+    Porter stem, as the published figures of summarisation are. The package's own words are runs of a-z and 0-9, so of
+    Russian or Chinese nothing is left; ours (`rouge_words`) are the same for plain English, and words of any script.
     """
-    a, b = words(candidate), words(reference)
-    common = _longest_common(a, b)
-    return _match(common / len(a) if a else 0.0, common / len(b) if b else 0.0)
+    scores = _scorer(tuple(kinds), stem).score(reference, candidate)
+    return {
+        kind: Match(float(s.precision), float(s.recall), float(s.fmeasure))
+        for kind, s in scores.items()
+    }
 
 
-def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence, a row of the table at a time."""
-    row = [0] * (len(b) + 1)
-    for word in a:
-        corner = 0
-        for j, other in enumerate(b):
-            above = row[j + 1]
-            row[j + 1] = corner + 1 if word == other else max(above, row[j])
-            corner = above
-    return row[-1]
+def rouge_l(candidate: str, reference: str) -> Match:
+    """ROUGE-L, no stemming."""
+    return rouge(candidate, reference, ("rougeL",))["rougeL"]
+
+
+def rouge_words(text: str) -> list[str]:
+    """The words that ROUGE counts: runs of letters, marks and digits, lower case.
+
+    Each character of a script that is written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) is one.
+    """
+    import regex  # what `re` lacks: scripts and marks
+
+    unspaced = "".join(rf"\p{{{script}}}" for script in _UNSPACED)
+    return regex.findall(
+        rf"[{unspaced}]\p{{M}}*|[\p{{L}}\p{{N}}\p{{M}}--[{unspaced}]]+", text.lower(), regex.V1
+    )
+
+
+@functools.cache
+def _scorer(kinds: tuple[str, ...], stem: bool) -> Any:
+    """The package's scorer with our words. It is imported here: it brings nltk, a second of imports."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(kinds), tokenizer=_Words(stem))
+
+
+class _Words:
+    """What the package asks of a tokenizer."""
+
+    def __init__(self, stem: bool):
+        from nltk.stem.porter import PorterStemmer
+
+        self._stem = PorterStemmer().stem if stem else None
+
+    def tokenize(self, text: str) -> list[str]:
+        said = rouge_words(text)
+        if self._stem is None:
+            return said
+        return [self._stem(w) if len(w) > 3 and w.isascii() else w for w in said]
+
+
+def same_text(candidate: str, reference: str) -> bool:
+    """Whether two texts are equal but for white space (exact match)."""
+    return candidate.split() == reference.split()
 
 
 def soft_match(

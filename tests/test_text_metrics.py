@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from jaxrec import text_metrics
-from jaxrec.text_metrics import Catalogue, distinct_n, main_title, rouge_l, soft_match
+from jaxrec.text_metrics import (
+    ROUGE,
+    Catalogue,
+    distinct_n,
+    main_title,
+    rouge,
+    rouge_l,
+    rouge_words,
+    same_text,
+    soft_match,
+)
 
 
 def test_rouge_l_by_hand():
@@ -20,14 +30,31 @@ def test_rouge_l_by_hand():
     assert rouge_l("", "a") == (0, 0, 0) and rouge_l("!", "?") == (0, 0, 0)
 
 
-def test_rouge_l_is_the_packages():
-    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
-    theirs = scorer.RougeScorer(["rougeL"], use_stemmer=False)
+@pytest.mark.parametrize("stem", [False, True])
+def test_rouge_of_plain_english_is_the_packages(stem: bool):
+    """Its own tokenizer and ours see the same words there, stems included."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    theirs = RougeScorer(list(ROUGE), use_stemmer=stem)
     draw = random.Random(0)
-    for _ in range(50):
-        a, b = (" ".join(draw.choices("the a cat's sat on-a mat, It 7".split(), k=9)) for _ in "ab")
-        told = theirs.score(b, a)["rougeL"]
-        assert rouge_l(a, b) == pytest.approx((told.precision, told.recall, told.fmeasure))
+    words = "the a cat's sat on-a mats, It 7 running connected connection police_man".split()
+    for _ in range(40):
+        a, b = (" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in "ab")
+        told, found = theirs.score(b, a), rouge(a, b, stem=stem)
+        for kind in ROUGE:
+            same = told[kind].precision, told[kind].recall, told[kind].fmeasure
+            assert found[kind] == pytest.approx(same)
+
+
+def test_rouge_counts_words_of_any_script():
+    assert rouge_words("Привет, café_2!") == ["привет", "café", "2"]
+    assert rouge_words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]  # vowel signs belong to their letters
+    assert rouge_words("你好 world") == ["你", "好", "world"]  # no spaces: a character is a word
+    assert rouge("Доставка завтра", "доставка сегодня")["rouge1"].f1 == pytest.approx(0.5)
+
+
+def test_exact_is_but_for_white_space():
+    assert same_text(" a  b\n", "a b") and not same_text("a b", "A b")
 
 
 def test_soft_match_by_hand():

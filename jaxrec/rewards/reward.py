@@ -7,12 +7,12 @@ reader. `scored` is how a reward is called: whatever is wrong with its answer is
 """
 
 import dataclasses
-import importlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxrec import config
 from jaxrec.config import RunError
 
 PERSONAL = ("your", "you", "based on", "preference")
@@ -166,18 +166,14 @@ def by_name(name: str) -> Reward:
     """A reward of this project ("genrec"), or one's own as "package.module:callable". Raises RewardError."""
     if name in REWARDS:
         return REWARDS[name]()
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise RewardError(
             f"there is no reward {name!r}; there are {', '.join(sorted(REWARDS))}, and package.module:callable"
         )
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RewardError(f"the reward {name!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise RewardError(f"the reward {name!r} is a {type(found).__name__}, not a callable")
-    return found
+        return config.by_path(name)
+    except config.ConfigError as error:
+        raise RewardError(f"the reward {error}") from error
 
 
 REWARDS: Mapping[str, Callable[[], Reward]] = {
