@@ -81,8 +81,8 @@ def test_amazon_2018_tables_put_the_item_first(tmp_path):
 
 def test_columns_by_name_and_by_place(tmp_path):
     named = put(tmp_path, "a.csv", "who,what,when\n" + joined(",", (0, 1, 3)))
-    guessed = read(DataConfig(path=named))  # a header that says nothing is a malformed row
-    assert len(guessed.interactions) == 35 and guessed.problems.count == 1
+    with pytest.raises(DataError, match=r"who, what, when; say it by --data\.user COLUMN"):
+        read(DataConfig(path=named))
     found = read(DataConfig(path=named, user="who", item="what", time="when"))
     assert found.interactions.rating_T is None and len(found.interactions) == 35
     placed = put(tmp_path, "b.csv", "".join(f"x,{u},y,{i},{r}\n" for u, i, r, _ in EVENTS))
@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read_are_said_in_one_line(tmp_path, monkeypatch):
         DataConfig(path=tmp_path / "two/a.inter", layout="excel"): "no layout 'excel'",
         DataConfig(path=tmp_path / "two", file="a.inter", min_user=99): "no event is left of 35",
         DataConfig(path=tmp_path / "two", file="c.inter"): "no file",
-        DataConfig(): r"data\.name or by data\.path",
+        DataConfig(): r"data\.path, any file or folder, or by data\.name",
     }.items():
         with pytest.raises(DataError, match=match):
             read(config)

@@ -1,7 +1,8 @@
 """A data set of interactions, whatever layout it was published in: one config, one `read`.
 
     read(DataConfig("amazon14-beauty"))                       a folder under JAXREC_DATA
-    read(DataConfig(path=Path("ratings.dat"), min_item=5))    any file or folder
+    read(DataConfig(path="ratings.dat", min_item=5))          any file or folder
+    read(DataConfig(path="orders.csv", items="titles.csv"))   a shop's own files
 
 People and items are numbered by the value of their published names where these are whole numbers, and otherwise in the
 order in which the file names them; `Interactions.users` and `.items` keep the names. Events stay in the order of the
@@ -19,7 +20,9 @@ import numpy as np
 from jaxrec.data.filters import Duplicates, compact, core, in_order, without_duplicates
 from jaxrec.data.folder import dataset
 from jaxrec.data.histories import Interactions, Split
+from jaxrec.data.readers.item_table import joined, read_items
 from jaxrec.data.readers.layouts import read_layout
+from jaxrec.data.readers.names import alike
 from jaxrec.data.readers.raw import DataError, Item, Problems, RawSet
 
 if TYPE_CHECKING:
@@ -30,11 +33,17 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data set, and which of its events stand."""
+    """Which data set, and which of its events stand. With a path no name is needed, and none counts.
+
+    Columns are told by their header, with the names that `readers.headers` lists, and without one by their values; what
+    was taken for what is said. user, item, rating, time, items_id and items_title settle it.
+    """
 
     name: str = ""  # a folder under JAXREC_DATA
-    path: Path | None = None  # or any file or folder
-    layout: str = "auto"  # or: recbole movielens amazon-json table sequences pairs cdrib minionerec
+    path: str | Path | None = (
+        None  # or any file or folder: CSV, TSV, ; or |, JSON lines, Parquet, gzipped or not
+    )
+    layout: str = "auto"  # or: recbole movielens amazon-json json table sequences pairs netflix cdrib minionerec
     file: str = ""  # of a folder with several sets of events: which file
     min_user: int = 0  # k-core, after all else: events a person must have
     min_item: int = 0  # and events an item must have
@@ -43,9 +52,15 @@ class DataConfig:
     whole_catalogue: bool = False  # items without events are numbered too, after the others
     strict: bool = False  # stop at the first malformed row
     user: str = ""  # columns of a table by name (or by position from 0, where it has no header),
-    item: str = ""  # needed only where looking does not tell
-    rating: str = ""
+    item: str = ""  # needed only where looking does not tell; "none" for a rating or a time
+    rating: str = ""  # that is there and should not be read
     time: str = ""
+    items: str | Path | None = None  # a table of titles, brands, categories, descriptions, prices
+    items_id: str = ""  # its columns by name, where looking does not tell
+    items_title: str = ""
+    encoding: str = (
+        ""  # of text files that are not UTF-8, where looking does not tell: cp1251, latin-1 ...
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Items:
     asin: tuple[str, ...] | None = None
     code: tuple[tuple[str, ...], ...] | None = None  # published semantic ids
     year: tuple[str, ...] | None = None  # of release
+    price: tuple[str, ...] | None = None
 
     def text(self, item: int) -> str:
         """What an encoder reads of an item: "Title | Brand | Category > Category"; what is unknown is left out."""
@@ -105,9 +121,11 @@ class InteractionSet:
     shop_I: np.ndarray | None = None
 
     def summary(self) -> str:
-        """Counts in a line, then what was malformed."""
+        """Counts in a line, then what was guessed, left out and malformed."""
         events = self.interactions
         line = f"{self.name}: {len(events):,} events of {events.n_users:,} people with {events.n_items:,} items"
+        if events.time_T is not None and len(events):
+            line += f", {_day(events.time_T.min())} to {_day(events.time_T.max())}"
         return "\n".join([f"{line} ({self.layout})", *self.problems.summary().splitlines()])
 
     def arrow(self) -> "pyarrow.Table":
@@ -132,19 +150,37 @@ def read(config: DataConfig) -> InteractionSet:
     Raises DataMissing where it is not there; DataError where no layout fits, a file is damaged, or no event is left;
     MalformedRow at the first malformed row where `strict`. Otherwise they are counted, and the first ones logged.
     """
-    if bool(config.name) == (config.path is not None):
-        raise DataError("a data set is told by data.name or by data.path, one of the two")
+    if not config.name and config.path is None:
+        raise DataError("a data set is told by data.path, any file or folder, or by data.name")
     path = dataset(config.name) if config.path is None else Path(config.path).expanduser()
-    problems = Problems(config.strict)
+    problems = Problems(config.strict, config.encoding)
     named = {what: getattr(config, what) for what in ("user", "item", "rating", "time")}
     raw = read_layout(path, config.layout, config.file, problems, named)
+    _say_alike(raw, problems)
+    if config.items is not None:
+        there = Path(config.items).expanduser()
+        columns = {"item": config.items_id, "title": config.items_title, "same": config.item}
+        facts = read_items(there, problems, columns)
+        raw.items |= joined(facts, raw.events.items, there, problems)
     stays = _stays(raw, config)
     if not len(stays):
         lost = f"; {problems.summary()}" if problems.count else ""
         raise DataError(f"{path}: no event is left of {len(raw.events):,}{lost}")
-    found = _numbered(config.name or path.name, raw, stays, config.whole_catalogue, problems)
+    found = _numbered(path.resolve().name, raw, stays, config.whole_catalogue, problems)
     logger.info(found.summary())
     return found
+
+
+def _say_alike(raw: RawSet, problems: Problems) -> None:
+    for names, what in (raw.events.users, "people"), (raw.events.items, "items"):
+        if count := alike(names):
+            problems.say(
+                f"{count:,} {what} differ from another one in Unicode form alone: kept apart"
+            )
+
+
+def _day(time: np.int64) -> str:
+    return str(np.datetime64(int(time), "s").astype("datetime64[D]"))
 
 
 def _stays(raw: RawSet, config: DataConfig) -> np.ndarray:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.data.histories import Interactions
-from jaxrec.data.readers.raw import DataError, Events, Problems, RawSet, beside, lines
+from jaxrec.data.readers.raw import DataError, Events, Problems, RawSet
+from jaxrec.data.readers.text_files import beside, lines
 
 
 def shops_of(folder: Path) -> tuple[str, str] | None:
@@ -68,7 +69,7 @@ def read_cdrib(folder: Path, problems: Problems, shared: int | None = None) -> R
 
 def _pairs(path: Path, problems: Problems) -> list[tuple[int, int]]:
     found = []
-    for at, line in lines(path):
+    for at, line in lines(path, problems):
         row = line.split()
         if len(row) >= 2 and row[0].isdigit() and row[1].isdigit():
             found.append((int(row[0]), int(row[1])))

@@ -1,26 +1,33 @@
 """Which layout a file or folder has, told by looking at it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxrec.data.readers import cdrib, minionerec
 from jaxrec.data.readers.amazon import read_amazon_json
+from jaxrec.data.readers.headers import names_events
 from jaxrec.data.readers.movielens import RATINGS, read_movielens
-from jaxrec.data.readers.raw import DataError, Problems, RawSet, beside, lines, stem
-from jaxrec.data.readers.recbole import read_recbole
+from jaxrec.data.readers.netflix import FILM, read_netflix
+from jaxrec.data.readers.raw import DataError, Problems, RawSet
+from jaxrec.data.readers.recbole import is_atomic, read_recbole
+from jaxrec.data.readers.rows import delimiter_of, object_of, open_table, split_rows
 from jaxrec.data.readers.sequences import read_pairs, read_sequences
 from jaxrec.data.readers.table import read_table
+from jaxrec.data.readers.text_files import beside, lines, stem
 
 FILES: dict[str, Callable[[Path, Problems, dict[str, str]], RawSet]] = {
     "recbole": read_recbole,
     "movielens": read_movielens,
     "amazon-json": read_amazon_json,
+    "json": read_amazon_json,
     "table": read_table,
     "sequences": read_sequences,
     "pairs": read_pairs,
+    "netflix": read_netflix,
 }
 LAYOUTS = (*FILES, "cdrib", "minionerec")
 SAMPLE = 2000  # lines of a file that are looked at
+ARROW = (".parquet", ".pq", ".feather", ".arrow")
 
 
 def read_layout(
@@ -39,22 +46,27 @@ def read_layout(
     if layout in ("cdrib", "minionerec"):
         raise DataError(f"{path}: layout {layout!r} is a folder's")
     if path.is_dir():
-        path = path / file if file else main_file(path)
+        path = path / file if file else main_file(path, problems, named)
         if not path.is_file():
             raise DataError(f"there is no file {path}")
-    return FILES[told(path) if layout == "auto" else layout](path, problems, named)
+    layout = told(path, problems, named) if layout == "auto" else layout
+    return FILES[layout](path, problems, named)
 
 
-def main_file(folder: Path) -> Path:
+def main_file(
+    folder: Path, problems: Problems | None = None, named: Mapping[str, str] | None = None
+) -> Path:
     """The file of a folder that holds the events. Raises DataError where there is none, or more than one could be."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
+    quiet = Problems(encoding=problems.encoding if problems else "")
+    holds = lambda path: _holds_events(path, quiet, named or {})
     for matches in (
         [p for p in files if stem(p).endswith(".inter")],
         [p for name in RATINGS if (p := beside(folder, name))],
         [p for name in ("sequences.txt", "sequential_data.txt") if (p := beside(folder, name))],
-        [p for p in files if stem(p).endswith((".json", ".jsonl")) and _holds_reviews(p)],
-        [p for p in files if stem(p).endswith((".csv", ".tsv")) and _tells(p) == "table"],
-        [p for p in files if stem(p).endswith((".txt", ".dat", ".data")) and _tells(p)],
+        [p for p in files if stem(p).endswith((".json", ".jsonl", ".ndjson")) and holds(p)],
+        [p for p in files if stem(p).endswith((".csv", ".tsv", *ARROW)) and holds(p)],
+        [p for p in files if stem(p).endswith((".txt", ".dat", ".data")) and _tells(p, quiet)],
     ):
         own = [p for p in matches if stem(p).split(".")[0] == folder.name]
         if len(own or matches) == 1:
@@ -70,37 +82,79 @@ def main_file(folder: Path) -> Path:
     )
 
 
-def told(path: Path) -> str:
+def told(path: Path, problems: Problems, named: Mapping[str, str]) -> str:
     """The layout of one file. Raises DataError where its content fits none."""
-    if layout := _tells(path):
+    if layout := _tells(path, Problems(encoding=problems.encoding), named):
         return layout
     first = next(lines(path), (1, ""))[1].strip()[:80]
+    if not first:
+        raise DataError(f"{path}: no rows")
     raise DataError(
         f"{path}: no layout fits; its first line is {first!r}. Give data.layout ({', '.join(FILES)}) and, for a "
         "table, the columns data.user and data.item"
     )
 
 
-def _tells(path: Path) -> str | None:
-    head = [line.rstrip("\r\n") for (_, line), _ in zip(lines(path), range(SAMPLE), strict=False)]
+def _tells(path: Path, quiet: Problems, named: Mapping[str, str] | None = None) -> str | None:
+    name = stem(path)
+    if name.endswith(ARROW):
+        return "table"
+    source = lines(path, quiet)
+    head = [line.rstrip("\r\n") for (_, line), _ in zip(source, range(SAMPLE), strict=False)]
     head = [line for line in head if line.strip()]
     if not head:
         return None
-    first, name = head[0], stem(path)
-    cells = first.lstrip("\ufeff").split("\t")
-    if all(":" in cell and "::" not in cell for cell in cells) and "user_id:" in first:
+    first = head[0].lstrip("\ufeff")
+    cells = first.split("\t")
+    if is_atomic(first):
         return "recbole"
-    if first.startswith("{"):
-        return "amazon-json" if _holds_reviews(path) else None
+    if first.lstrip()[:1] in ("{", "["):
+        return "amazon-json"
     if name in RATINGS or "::" in first:
         return "movielens"
-    if "," in first and name.endswith((".csv", ".txt")):
+    if FILM.fullmatch(first.strip()):
+        return "netflix"
+    if any(mark in first for mark in ",;|") and name.endswith((".csv", ".txt")):
         return "table"
     if "\t" in first and len(cells) in (3, 4):
         return "movielens" if name == "u.data" else "table"
-    if "\t" in first and name.endswith((".tsv", ".data", ".inter")):
+    if "\t" in first and name.endswith((".tsv", ".csv", ".data", ".inter")):
         return "table"
-    return _numbers([line.split() for line in head])
+    rows = [line.split() for line in head]
+    if layout := _numbers(rows):
+        return layout
+    if set((named or {}).values()) - {""}:
+        return "table"
+    delimiter = delimiter_of(path, quiet)
+    cells = next(split_rows(path, delimiter, quiet))[1]
+    divided = delimiter != " " and name.endswith((".csv", ".tsv"))
+    return "table" if names_events(cells) or _ends_in_numbers(rows) or divided else None
+
+
+def _ends_in_numbers(rows: list[list[str]]) -> bool:
+    """Whether lines of words are rows of three or four cells of which the last is a number (Epinions, Ciao)."""
+    good = [row for row in rows if row[-1].replace(".", "", 1).isdigit()]
+    return {len(row) for row in rows} <= {3, 4} and len(good) > 0.8 * len(rows)
+
+
+def _holds_events(path: Path, quiet: Problems, named: Mapping[str, str]) -> bool:
+    """Whether a file of a folder holds events: with a header that names people and items, or none at all."""
+    wanted = {name for name in named.values() if name}
+    tells = lambda header: names_events(header) or bool(wanted & set(header))
+    if path.name.startswith("meta_"):
+        return False
+    if not stem(path).endswith(ARROW):
+        first = next((line for _, line in lines(path, quiet) if line.strip()), "")
+        row = object_of(first) if first.startswith("{") else None
+        if row is not None:
+            return tells(list(map(str, row)))
+        if not first or (stem(path).endswith((".csv", ".tsv")) and _tells(path, quiet) != "table"):
+            return False
+    try:
+        header = open_table(path, quiet, named).header
+    except DataError:
+        return False
+    return tells(header) if header else True
 
 
 def _numbers(rows: list[list[str]]) -> str | None:
@@ -116,11 +170,3 @@ def _numbers(rows: list[list[str]]) -> str | None:
         return "table"
     # In sequences each person has one line; a table's first column repeats.
     return "sequences" if people >= 0.99 * len(good) and max(widths) > 2 else None
-
-
-def _holds_reviews(path: Path) -> bool:
-    """Whether JSON lines speak of a person: metadata do not."""
-    if path.name.startswith("meta_"):
-        return False
-    first = next((line for _, line in lines(path) if line.strip()), "")
-    return first.startswith("{") and any(f'"{key}"' in first for key in ("reviewerID", "user_id"))

@@ -10,16 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.data.histories import Holdout, Split, from_lists
-from jaxrec.data.readers.raw import (
-    DataError,
-    Events,
-    Item,
-    Problems,
-    RawSet,
-    read_json,
-    records,
-    stem,
-)
+from jaxrec.data.readers.raw import DataError, Events, Item, Problems, RawSet
+from jaxrec.data.readers.text_files import read_json, records, stem
 
 PARTS = ("train", "valid", "test")
 Row = tuple[str, list[int], int]
@@ -103,7 +95,7 @@ def _text(value: object) -> str:
 
 
 def _rows(path: Path, n_items: int, problems: Problems) -> list[Row]:
-    source = records(path)
+    source = records(path, ",", problems)
     _, header = next(source, (1, []))
     try:
         user, history, item = map(header.index, ("user_id", "history_item_id", "item_id"))

@@ -4,18 +4,11 @@ A reader appends events to `Events`, notes what is known of items and people by 
 `Problems` of each malformed row. Nothing is repaired by guessing.
 """
 
-import csv
 import dataclasses
-import gzip
-import io
-import json
-import math
-import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -23,10 +16,6 @@ from jaxrec.config import RunError
 from jaxrec.data.histories import Interactions, Split
 
 SHOWN = 5  # malformed rows that are shown
-MILLISECONDS = (
-    100_000_000_000  # a time from here on is taken to be in milliseconds (the year 5138 otherwise)
-)
-REVIEW_LIMIT = 1 << 30  # characters that one cell of a CSV may hold
 
 
 class DataError(RunError, ValueError):
@@ -38,13 +27,15 @@ class MalformedRow(DataError):
 
 
 class Problems:
-    """Malformed rows: how many for which reason, and where the first ones stand.
+    """What a reader has to say: malformed rows by reason and the first of them, guesses, and what it left out.
 
-    strict: raise MalformedRow at the first.
+    strict: raise MalformedRow at the first. encoding: of the text files, "" to tell it by looking.
     """
 
-    def __init__(self, strict: bool = False):
+    def __init__(self, strict: bool = False, encoding: str = ""):
         self.strict = strict
+        self.encoding = encoding
+        self.notes: dict[str, None] = {}  # guesses and what was left out, each once, in order
         self.reasons: Counter[str] = Counter()
         self.first: list[str] = []
 
@@ -62,10 +53,14 @@ class Problems:
         if len(self.first) < SHOWN:
             self.first.append(said)
 
+    def say(self, note: str) -> None:
+        """A guess, or something that was left out; said once."""
+        self.notes.setdefault(note)
+
     def summary(self) -> str:
-        """A line for each reason, then the first rows; empty where there was no problem."""
+        """The notes, a line for each reason, then the first rows; empty where there is nothing to say."""
         reasons = [f"skipped {n:,} malformed rows: {why}" for why, n in self.reasons.most_common()]
-        return "\n".join([*reasons, *(f"  {row}" for row in self.first)])
+        return "\n".join([*self.notes, *reasons, *(f"  {row}" for row in self.first)])
 
 
 class Events:
@@ -146,6 +141,7 @@ class Item:
     asin: str = ""
     code: tuple[str, ...] = ()
     year: str = ""  # of release
+    price: str = ""
 
 
 @dataclasses.dataclass
@@ -165,78 +161,3 @@ class RawSet:
     shop: dict[str, str] = dataclasses.field(default_factory=dict)
     held_out: dict[str, Interactions] = dataclasses.field(default_factory=dict)
     published: Split | None = None
-
-
-def number(text: Any) -> float:
-    """A finite number. Raises ValueError otherwise."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not finite")
-    return value
-
-
-def seconds(text: Any) -> int:
-    """Unix seconds; milliseconds (Amazon 2023) are told by their size. Raises ValueError for what is no time."""
-    value = int(number(text))
-    if value < 0:
-        raise ValueError(f"{text!r} is before 1970")
-    return value // 1000 if value >= MILLISECONDS else value
-
-
-def lines(path: Path, encoding: Literal["utf-8", "latin-1"] = "utf-8") -> Iterator[tuple[int, str]]:
-    """The lines of a text file, gzipped or not, with their numbers from 1. Raises DataError where it is cut short."""
-    with _open(path) as file:
-        text = io.TextIOWrapper(file, encoding, errors="replace", newline=None)
-        yield from enumerate(_whole(path, text), 1)
-
-
-def records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV (quoted cells may hold line ends) with the number of the line where each ends."""
-    csv.field_size_limit(REVIEW_LIMIT)
-    with _open(path) as file:
-        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
-        reader = csv.reader(
-            text,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
-        )
-        for row in _whole(path, reader):
-            yield reader.line_num, row
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, gzipped or not. Raises DataError where it isn't one."""
-    try:
-        return json.loads("".join(line for _, line in lines(path)))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
-
-
-def stem(path: Path) -> str:
-    """The name without .gz."""
-    return path.name.removesuffix(".gz")
-
-
-def beside(folder: Path, *names: str) -> Path | None:
-    """The first of some files that is in a folder, gzipped or not."""
-    for name in names:
-        for there in (folder / name, folder / f"{name}.gz"):
-            if there.is_file():
-                return there
-    return None
-
-
-def _open(path: Path) -> Any:
-    try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-
-
-def _whole(path: Path, rows: Any) -> Iterator[Any]:
-    try:
-        yield from rows
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged or cut short ({error}): fetch it again") from None
-    except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: not a CSV: {error}") from None

@@ -8,7 +8,8 @@ So S3-Rec, P5 and SASRec's successors publish the Amazon sets. Beside the file m
 from pathlib import Path
 
 from jaxrec.data.readers.movielens import films, viewers
-from jaxrec.data.readers.raw import Events, Item, Problems, RawSet, beside, lines, read_json, stem
+from jaxrec.data.readers.raw import Events, Item, Problems, RawSet
+from jaxrec.data.readers.text_files import beside, lines, read_json, stem
 
 
 def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> RawSet:
@@ -17,7 +18,7 @@ def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> Raw
     met: set[str] = set()
     users: list[str] = []
     taken: list[str] = []
-    for at, line in lines(path):
+    for at, line in lines(path, problems):
         user, *items = line.split() or [""]
         if not user:
             continue
@@ -41,7 +42,7 @@ def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> Raw
 def read_pairs(path: Path, problems: Problems, named: dict[str, str]) -> RawSet:
     """`user item` a line, each person's oldest first (the format of SASRec's own files)."""
     events = Events()
-    for at, line in lines(path):
+    for at, line in lines(path, problems):
         row = line.split()
         if len(row) == 2:
             events.add(*row)
@@ -57,7 +58,7 @@ def _titles(folder: Path, known: dict[str, Item], problems: Problems) -> None:
         if path is None:
             continue
         header: list[str] = []
-        for at, line in lines(path):
+        for at, line in lines(path, problems):
             row = line.rstrip("\r\n").split("\t", max(len(header) - 1, 0) or -1)
             if not header:
                 header = row
