@@ -28,6 +28,7 @@ from bench.growth_paper import AXES, Machine, Sizes, anchored, cost, exponent
 from bench.growth_plot import plot
 from jaxrec import config, results
 from jaxrec.config import RunError
+from jaxrec.files import write_json
 
 CALM = 0.15  # cores that other programs may use before a point is measured once more
 
@@ -122,10 +123,7 @@ def kept(cfg: GrowthConfig, axis: str, value: int | None, measure: Any) -> dict[
         if found["asked"] == asked:
             return found["row"]
     row = measure()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"asked": asked, "row": row}))
-    part.replace(path)
+    write_json(path, {"asked": asked, "row": row})
     return row
 
 

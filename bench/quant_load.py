@@ -54,7 +54,7 @@ def make(folder: Path, size: str) -> int:
 
     ones = np.ones(d, ml_dtypes.bfloat16)
     weight_map, total = {}, 0
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for n in range(c["num_hidden_layers"] + 1):
         at = f"model.layers.{n}."
         if n == c["num_hidden_layers"]:

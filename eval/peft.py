@@ -30,6 +30,7 @@ from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes
 from jaxrec import config, mesh, results
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
+from jaxrec.files import write_json
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
 from jaxrec.nn.generate import backbone_generator
 
@@ -129,8 +130,7 @@ def row_of(
     if name != UNTUNED and cfg.memory:
         row |= measured_memory(cfg, name, asked.name, cache)
     row["wall_s"] = time.perf_counter() - began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"key": key, "row": row}, indent=1) + "\n")
+    write_json(path, {"key": key, "row": row})
     return row
 
 

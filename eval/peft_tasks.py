@@ -10,7 +10,6 @@ lies on one side, chosen by a hash of it, never at random.
 
 import csv
 import gzip
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from jaxrec.config import RunError
 from jaxrec.data.folder import dataset
 from jaxrec.data.instructions import Instruction
+from jaxrec.files import content_hash
 
 # Words that a template is recognised without.
 _FUNCTION = frozenset(
@@ -102,7 +102,7 @@ def joined(keys: Sequence[tuple[str, ...]]) -> list[str]:
 
 def side(key: str) -> str:
     """The part of a template, by a hash of it."""
-    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    place = int(content_hash(key, digits=16), 16) / 2**64
     for part, share in PARTS.items():
         if place < share:
             return part

@@ -9,7 +9,6 @@ The claim is the gap between own p and the rows beside it: the pooled model, the
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from jaxrec.eval.personalize_split import Cards, assign_folds, cards, split
 
 from jaxrec import config, metrics
 from jaxrec.data.judgements import Judgements, JudgementsConfig, read
+from jaxrec.files import content_hash, open_atomically
 from jaxrec.models.personal.profile import FitConfig
 from jaxrec.results import print_table, write_results
 
@@ -213,16 +213,13 @@ def _stamp(cfg: PersonalizeConfig, data: Judgements) -> str:
     said = repr(
         (free, data.parts, data.person_N.tolist(), data.item_N.tolist(), data.label_N.tolist())
     )
-    return hashlib.sha256(said.encode()).hexdigest()
+    return content_hash(said)
 
 
 def _save(path: Path, out: dict, speed: dict, stamp: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with open_atomically(path, "wb") as file:
         said = {"stamp": stamp, "speed": json.dumps(speed)}
         np.savez(file, **said, **{f"{row}@{k}": p for (row, k), p in out.items()})
-    partial.replace(path)
 
 
 def _load(path: Path, stamp: str) -> tuple[dict, dict] | None:

@@ -4,8 +4,6 @@ z of an item = for each of its parts (a post, a reply) the mean over tokens of t
 side: the LFE's Z with mean pooling, before any projection.
 """
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrec import checkpoint
+from jaxrec.files import content_hash, open_atomically
 from jaxrec.hub import minilm
 from jaxrec.models.text.sentence import SentenceEncoder
 
@@ -46,7 +45,7 @@ def item_vectors(
         parts = [("\n".join(own),) for own in parts]
     cfg, params, tokenizer = minilm(source)
     said = repr((parts, cfg, tuple(layers), limit, checkpoint.fingerprint(params)))
-    path = Path(cache).expanduser() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npy"
+    path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npy"
     if not path.is_file():
         encoder = TopLayers(cfg, params, tokenizer, layers, limit=limit)
         texts = sorted({text for own in parts for text in own}, key=lambda text: (len(text), text))
@@ -73,8 +72,5 @@ def _read_in_chunks(
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with open_atomically(path, "wb") as file:
         np.save(file, array)
-    partial.replace(path)

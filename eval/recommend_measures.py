@@ -1,7 +1,6 @@
 """How ranking rows are measured: splits, the full and the sampled protocol, vectors that tell how diverse a list is."""
 
 import dataclasses
-import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxrec.config import RunError
 from jaxrec.data.histories import Histories, Holdout, Split, histories, leave_one_out
 from jaxrec.data.interaction_sets import InteractionSet
 from jaxrec.data.splits import ratio_split, time_split
+from jaxrec.files import content_hash, open_atomically
 from jaxrec.recommenders.recommender import BLOCK, Recommender, top
 
 SplitBy = Literal["leave_one_out", "time", "random", "published"]
@@ -142,12 +142,10 @@ def _embedded(texts: Sequence[str], cache: Path) -> Float[np.ndarray, "I E"]:
     """MiniLM's vectors, computed once for the same texts."""
     from jaxrec.recommenders.item_codes import text_vectors
 
-    path = cache / f"{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}.npy"
+    path = cache / f"{content_hash(chr(0).join(texts), digits=16)}.npy"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new.npy")
-        np.save(fresh, text_vectors(texts))
-        fresh.rename(path)
+        with open_atomically(path, "wb") as file:
+            np.save(file, text_vectors(texts))
     return np.load(path)
 
 

@@ -35,6 +35,7 @@ from jaxrec import config, ranking
 from jaxrec.config import RunError
 from jaxrec.data.histories import Split
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
+from jaxrec.files import write_json
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
 from jaxrec.results import print_table, write_results
@@ -155,9 +156,7 @@ def one_seed(cfg: RankingConfig, seed: int, parts: Split, vectors: np.ndarray) -
     numbers["wall_s"] = time.perf_counter() - begun
     numbers["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     recommender.save(folder / "model")
-    fresh = kept.with_suffix(".new")
-    fresh.write_text(json.dumps({"config": mine, "numbers": numbers}, indent=1) + "\n")
-    fresh.rename(kept)
+    write_json(kept, {"config": mine, "numbers": numbers})
     return numbers
 
 

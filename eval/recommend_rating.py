@@ -12,7 +12,6 @@ and says so. `timed`: the model also reads *when* the rating asked for was given
 """
 
 import dataclasses
-import hashlib
 import json
 import resource
 import time
@@ -23,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxrec.eval.rating_floors import bias_floor, mean_floor, svd_floor
 
-from jaxrec import config, results
+from jaxrec import config, files, results
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories
 from jaxrec.data.interaction_sets import DataConfig, read
@@ -143,7 +142,7 @@ def part_of(
     train: Interactions, test: Interactions, limits: tuple[float, float],
 ) -> dict[str, Any]:  # fmt: skip
     """One fold with one seed; read from RUNS where this very part was finished before."""
-    key = hashlib.sha256(json.dumps([name, told], sort_keys=True).encode()).hexdigest()[:12]
+    key = files.content_hash(json.dumps([name, told], sort_keys=True), digits=12)
     path = Path(cfg.runs) / cfg.name / f"{key}_fold_{fold}_seed_{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
@@ -156,8 +155,7 @@ def part_of(
         "wall_s": time.perf_counter() - began,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(part))
+    files.write_json(path, part)
     return part
 
 

@@ -7,7 +7,6 @@ Nothing but p differs between the answers to a question. Writes OUT/same_questio
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.files import write_json
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal
@@ -77,8 +77,7 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
         ]
     }
     path = Path(cfg.out) / "same_question.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(path, record)
     return record
 
 

@@ -6,7 +6,6 @@ JAXREC_DATA is an error: measured numbers must not depend on what happened to be
 
 import csv
 import gzip
-import hashlib
 import itertools
 import json
 import re
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrec.data.folder import dataset
+from jaxrec.files import content_hash, open_atomically
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _SPEAKER = re.compile(r"^User \d: ")
@@ -52,14 +52,12 @@ def real_vectors(n: int, cache: Path) -> tuple[Float[np.ndarray, "I D"], dict[st
 
     texts, counts = all_texts()
     texts = texts[:n]
-    mark = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    mark = content_hash("\n".join(texts), digits=16)
     path = cache / f"minilm-{len(texts)}-{mark}.npy"
     if not path.exists():
         vectors_ID = SentenceEncoder.load()(texts)
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".part.npy")
-        np.save(fresh, vectors_ID)
-        fresh.replace(path)
+        with open_atomically(path, "wb") as file:
+            np.save(file, vectors_ID)
     return np.load(path), counts
 
 

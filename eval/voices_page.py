@@ -9,7 +9,6 @@ from elsewhere: no script, no font, no picture. Its markup lies in voices_page.h
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jaxrec.eval.line_chart import HEIGHT, WIDTH, Chart, Series, chart
 
 from jaxrec import config
 from jaxrec.config import RunError
+from jaxrec.files import write_atomically
 from jaxrec.log import read_metrics
 
 Record = Mapping[str, Any]
@@ -115,10 +115,8 @@ def main(cfg: PageConfig) -> Path:
     """Writes the page, whole or not at all, and returns its path. Raises RunError for a run that is not finished."""
     path = Path(cfg.out or Path(cfg.run) / "report.html")
     page = render(read_run(Path(cfg.run)))
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(page, encoding="utf-8")
-        os.replace(fresh, path)
+        write_atomically(path, page)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -6,7 +6,6 @@ the compiler places the collectives, the rules below only say where parameters l
 """
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import os
@@ -22,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrec.config import RunError
+from jaxrec.files import content_hash
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))  # how every leaf of a batch is split
@@ -110,7 +110,7 @@ def keep_programs() -> None:
     instructions they hold. JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+        kind = content_hash(_processor(), digits=12)
         folder = Path("~/.cache/jaxrec/programs").expanduser() / kind
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

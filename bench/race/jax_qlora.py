@@ -3,12 +3,12 @@
 So both compute the same losses, and their ratio is the price of the codes alone.
 """
 
-import shutil
 from typing import Any
 
 from bench.race import shape
 from bench.race.jax_sft import lora_step
 from bench.race.worker import Work
+from jaxrec.files import replace_folder
 
 
 def prepare(
@@ -26,11 +26,9 @@ def prepare(
     from jaxrec.hub import quantised
 
     folder = shape.CACHE / "llama_7b" if size == "7b" else shape.model_folder(size)
-    if not folder.exists():  # shard by shard, and whole or not at all
-        building = folder.with_suffix(".new")
-        shutil.rmtree(building, ignore_errors=True)
-        quant_load.make(building, size)
-        building.rename(folder)
+    if not folder.exists():  # shard by shard
+        with replace_folder(folder) as building:
+            quant_load.make(building, size)
     cfg, params = quantised.load(
         folder, kind, head=True, param_dtype=dtype, dtype=dtype, attention=attention
     )

@@ -6,8 +6,6 @@ about time, and equal answers show that the work was the same.
 
 import functools
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +120,11 @@ def model_folder(size: str) -> Path:
         weights[f"{layer}input_layernorm.weight"] = ones()
         weights[f"{layer}post_attention_layernorm.weight"] = ones()
     weights["model.norm.weight"] = ones()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as building:  # whole or not at all
-        done = Path(building) / folder.name
-        done.mkdir()
+    from jaxrec.files import replace_folder
+
+    with replace_folder(folder) as done:
         (done / "config.json").write_text(json.dumps(c, indent=1))
         save_file(weights, done / "model.safetensors", metadata={"format": "pt"})
-        os.replace(done, folder)
     return folder
 
 

@@ -11,7 +11,6 @@ Tried against a server on this machine (tests/test_fetch.py), not run against th
 """
 
 import argparse
-import hashlib
 import http.client
 import json
 import os
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from jaxrec.config import RunError
 from jaxrec.data.hosts import SETS, PublicFile, PublicSet
+from jaxrec.files import content_hash, file_hash
 
 CHUNK = 1 << 18
 TRIES = 3  # of a connection that breaks
@@ -62,7 +62,7 @@ def fetch(name: str, to: Path, sets: Mapping[str, PublicSet] = SETS, pause_s: fl
     whole.mkdir(parents=True)
     for file in sets[name].files:
         got = staging / Path(file.url).name
-        got = got.with_name(f"{hashlib.sha256(file.url.encode()).hexdigest()[:8]}-{got.name}")
+        got = got.with_name(f"{content_hash(file.url, digits=8)}-{got.name}")
         if not got.exists():
             download(file, got, pause_s)
         place = whole / file.to
@@ -96,7 +96,7 @@ def download(file: PublicFile, to: Path, pause_s: float = 2.0) -> None:
                 ) from None
             time.sleep(pause_s * 2**attempt)
     for kind, right in {"sha256": file.sha256, "md5": wanted}.items():
-        if right and (found := _digest(part, kind)) != right:
+        if right and (found := file_hash(part, kind)) != right:
             part.unlink()
             notes.unlink(missing_ok=True)
             raise FetchError(
@@ -209,18 +209,13 @@ def _reason(error: BaseException) -> str:
     return str(inner) or type(error).__name__
 
 
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
 def _same_disk(a: Path, b: Path) -> bool:
     return a.stat().st_dev == b.stat().st_dev
 
 
 def _write_sums(folder: Path) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    lines = [f"{_digest(p, 'sha256')}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    lines = [f"{file_hash(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
     (folder / SUMS).write_text("".join(lines))
 
 
@@ -231,7 +226,7 @@ def _check_sums(folder: Path) -> None:
     for line in sums.read_text().splitlines():
         right, _, name = line.partition("  ")
         path = folder / name
-        if not path.is_file() or _digest(path, "sha256") != right:
+        if not path.is_file() or file_hash(path) != right:
             raise FetchError(f"{path} is not what was fetched: remove {folder} and fetch it again")
 
 

@@ -6,7 +6,6 @@ HASH is of the reference's weights and of the very token rows, so that numbers o
 never taken for these. A run that was stopped goes on where the file ends.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from jaxtyping import Float, PyTree
 from jaxrec import mesh as meshes
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
+from jaxrec.files import content_hash, open_atomically
 from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.prefer import answers
 from jaxrec.structs import Pairs, Thumbs
@@ -82,17 +82,13 @@ def reference_log_probs(
 def _opened(path: Path, size: int) -> np.memmap:
     """The file of this model and data, made new where there is none."""
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("wb") as file:
+        with open_atomically(path, "wb") as file:
             np.save(file, np.full(size, np.nan, np.float32))
-        fresh.rename(path)
     return np.load(path, mmap_mode="r+")
 
 
 def _key(lm: LM, tree: PyTree, rows: PyTree) -> str:
-    whole = hashlib.sha256(f"{lm!r} {fingerprint(tree)}".encode())
+    parts: list[Any] = [f"{lm!r} {fingerprint(tree)}"]
     for keys, leaf in jax.tree_util.tree_leaves_with_path(rows):
-        whole.update(f"{meshes.path_of(keys)} {leaf.shape} {leaf.dtype}".encode())
-        whole.update(np.ascontiguousarray(leaf).tobytes())
-    return whole.hexdigest()[:24]
+        parts += [f"{meshes.path_of(keys)} {leaf.shape} {leaf.dtype}", np.asarray(leaf)]
+    return content_hash(*parts, digits=24)

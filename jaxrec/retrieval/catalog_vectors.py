@@ -9,7 +9,6 @@ A run that finds such a folder checks encoder and texts, and goes on with the fi
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from jaxrec import files
 from jaxrec.retrieval.errors import SearchError
 
 _HEAD, _BLOCKS, _COMPLETE = "catalog.json", "blocks.jsonl", "complete.json"
@@ -109,7 +109,7 @@ def embed_catalog(
         raise SearchError(
             f"{folder} holds more blocks than there are texts ({rows}); take another folder"
         )
-    _write(folder / _COMPLETE, {"rows": rows})
+    files.write_json(folder / _COMPLETE, {"rows": rows}, None)
     return open_vectors(folder, encoder=encoder)
 
 
@@ -162,7 +162,7 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
                 f"{folder} is there already and holds no vectors; name another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / _HEAD, wanted)
+        files.write_json(folder / _HEAD, wanted, None)
         return
     found = _read(folder / _HEAD)
     for name, value in wanted.items():
@@ -215,12 +215,10 @@ def _there(folder: Path) -> bool:
 
 def _hash(piece: Sequence[str]) -> str:
     """Of texts in their order; lengths go in, so that moving a boundary is a change."""
-    whole = hashlib.sha256()
-    for text in piece:
-        data = text.encode("utf-8", "surrogatepass")
-        whole.update(len(data).to_bytes(8, "little"))
-        whole.update(data)
-    return whole.hexdigest()[:32]
+    data = [text.encode("utf-8", "surrogatepass") for text in piece]
+    return files.content_hash(
+        *(part for one in data for part in (len(one).to_bytes(8, "little"), one)), digits=32
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -230,9 +228,3 @@ def _read(path: Path) -> dict[str, Any]:
         raise SearchError(f"there are no vectors in {path.parent} (no {path.name})") from None
     except ValueError as error:
         raise SearchError(f"{path} is damaged: {error}") from error
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(content) + "\n")
-    fresh.replace(path)

@@ -8,9 +8,7 @@ FOLDER/items.npy, alive.npy, label_NAME.npy   what each slot stands for
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config as configs
+from jaxrec import files
 from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.index_choice import IndexConfig
 from jaxrec.retrieval.item_ids import ItemIds
@@ -59,18 +58,8 @@ def writing(folder: str | Path | None) -> Iterator[Path | None]:
         and (folder.is_file() or any(folder.iterdir()))
     ):
         raise SearchError(f"{folder} is there already and is no index; name another folder")
-    fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with files.replace_folder(folder) as fresh:
         yield fresh
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write(index: IndexParts, folder: Path, store_is_there: bool = False) -> None:
@@ -106,7 +95,7 @@ def read(folder: str | Path, *, mmap: bool = True, verify: bool = True) -> tuple
     folder = _whole(folder)
     try:
         head = json.loads((folder / _HEAD).read_text())
-        version, files = head["version"], head["files"]
+        version, marks = head["version"], head["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise SearchError(
             f"{folder / _HEAD} is damaged ({error}); build the index again"
@@ -115,13 +104,13 @@ def read(folder: str | Path, *, mmap: bool = True, verify: bool = True) -> tuple
         raise SearchError(
             f"{folder} was written by version {version} of the index, this is {VERSION}; build it again"
         )
-    for name, mark in files.items():
+    for name, mark in marks.items():
         _check(folder / name, mark, verify)
     config = configs.from_dict(IndexConfig, head["config"])
     slots, dim = head["slots"], head["dim"]
     store = VectorStore.mapped(folder / VECTORS, dim, config.store, slots, mmap)
     structure = None
-    if _STRUCTURE in files:
+    if _STRUCTURE in marks:
         structure = Structure.read(config, folder / _STRUCTURE, mmap)
         if len(structure) != slots:
             raise SearchError(
@@ -142,21 +131,14 @@ def own_structure(config: IndexConfig, folder: str | Path) -> Structure:
 
 
 def _whole(folder: Any) -> Path:
-    """The folder, or the older one that a kill between two renames left behind."""
-    folder = Path(folder).absolute()
-    for path in (folder, folder.with_name(folder.name + ".old")):
-        if (path / _HEAD).is_file():
-            return path
-    raise SearchError(f"there is no index in {folder} (no {_HEAD})")
+    whole = files.whole_folder(folder, _HEAD)
+    if whole is None:
+        raise SearchError(f"there is no index in {Path(folder).absolute()} (no {_HEAD})")
+    return whole
 
 
 def _mark(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": files.file_hash(path)}
 
 
 def _check(path: Path, mark: Any, verify: bool) -> None:
@@ -167,5 +149,5 @@ def _check(path: Path, mark: Any, verify: bool) -> None:
         raise SearchError(
             f"{path} has {size} bytes instead of {mark['bytes']}; build the index again"
         )
-    if verify and _sha256(path) != mark["sha256"]:
+    if verify and files.file_hash(path) != mark["sha256"]:
         raise SearchError(f"{path} is damaged (its SHA-256 differs); build the index again")

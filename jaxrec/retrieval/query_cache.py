@@ -9,7 +9,6 @@ A key is the hash of the encoder's name and of the text in Unicode's composed fo
 no encoder reads another one's vectors and Redis is told no text.
 """
 
-import hashlib
 import sqlite3
 import threading
 import unicodedata
@@ -22,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec.files import content_hash
 from jaxrec.retrieval.errors import SearchError
 
 Embed = Callable[[Sequence[str]], Float[np.ndarray, "B D"]]
@@ -223,7 +223,7 @@ class QueryCache:
 
     def _key(self, text: str) -> bytes:
         text = unicodedata.normalize("NFC", text).strip()
-        return hashlib.sha256(f"{self.encoder}\0{text}".encode("utf-8", "surrogatepass")).digest()
+        return bytes.fromhex(content_hash(f"{self.encoder}\0{text}"))
 
 
 def open_cache(url: str, *, encoder: str, dim: int) -> QueryCache:

@@ -5,7 +5,6 @@ by its file's own weights, so what was trained on NF4 codes of a base belongs to
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jaxrec import mesh
 from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
+from jaxrec.files import content_hash
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -107,9 +107,9 @@ def base_hash(folder: str | Path) -> str:
                 if name == "__metadata__":
                     continue
                 start, stop = one["data_offsets"]
-                whole = hashlib.sha256(f"{name} {one['dtype']} {one['shape']}".encode())
+                parts: list[str | bytes] = [f"{name} {one['dtype']} {one['shape']}"]
                 for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
                     file.seek(8 + head + int(at))
-                    whole.update(file.read(min(_CHUNK, stop - int(at))))
-                seen[name] = whole.digest()
-    return hashlib.sha256(b"".join(seen[name] for name in sorted(seen))).hexdigest()[:16]
+                    parts.append(file.read(min(_CHUNK, stop - int(at))))
+                seen[name] = bytes.fromhex(content_hash(*parts))
+    return content_hash(*(seen[name] for name in sorted(seen)), digits=16)

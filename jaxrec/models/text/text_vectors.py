@@ -5,8 +5,6 @@
 What heads train on: a batch then holds row numbers, and `Texts.at` gives the `LFEOutput` of those rows.
 """
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxrec import checkpoint
+from jaxrec.files import content_hash, open_atomically
 from jaxrec.hub import minilm
 from jaxrec.hub.tokenizer import pad
 from jaxrec.models.text.sentence import LENGTHS
@@ -63,7 +62,7 @@ def read_texts(
         raise ValueError("no texts to read")
     cfg, params, tokenizer = minilm(source)
     said = repr((list(texts), cfg, tuple(layers), limit, tokens, checkpoint.fingerprint(params)))
-    path = Path(cache).expanduser() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
+    path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npz"
     if not path.is_file():
         print(f"reading {len(texts):,} texts by the frozen encoder, once", flush=True)
 
@@ -92,17 +91,10 @@ def read_texts(
                 cut = min(size, longest)
                 z_seq[index, :cut] = np.where(mask[..., None], seq, 0.0)[: len(index), :cut]
         parts = {"z_cls": z_cls} | ({"z_seq": z_seq, "mask": mask_IL} if tokens else {})
-        _save(path, parts)
+        with open_atomically(path, "wb") as file:
+            np.savez(file, **parts)
     with np.load(path) as held:
         return Texts(held["z_cls"], held.get("z_seq"), held.get("mask"))
-
-
-def _save(path: Path, parts: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, **parts)
-    partial.replace(path)
 
 
 def compressed(
