@@ -13,63 +13,45 @@ whose ids begin with `start`. Joined they are the conversation as the format wri
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
 
-from jaxrec.config import RunError
 from jaxrec.data import text
+from jaxrec.data.answer_spans import (
+    Span,
+    Untold,
+    answer_span,
+    inside,
+    meet,
+    opening_text,
+    overlapping,
+    up_to_ends,
+)
+from jaxrec.data.chat_format import (
+    ChatError,
+    HubTokenizer,
+    Marks,
+    bare,
+    learned_answers,
+    plainly,
+    written,
+)
+from jaxrec.data.chat_format import (
+    ChatFormat as ChatFormat,  # where those who use a format look for it
+)
+from jaxrec.data.message import (
+    GIVEN,
+    SPOKEN,
+    Message,
+    context_of,
+    fields_of,
+    message,
+    spoken_of,
+    without_context,
+)
 from jaxrec.data.text import Example
 
-Message = tuple[str, str]  # (role, what was said)
 SENTINELS = 6  # ids that stand for hidden spans of a text
 _PROBE = "Hi"  # a text to ask a tokenizer with
-
-
-class ChatError(RunError, ValueError):
-    """A conversation that a model's format cannot write."""
-
-
-class Marks(NamedTuple):
-    """The ids that stand around texts.
-
-    first: a text begins with them; none, or <bos>. start: they open an answer, one at least; what a head is given to
-    write one. end: an answer ends with it. sentinels: for hidden spans of a text; texts seldom or never hold them.
-    """
-
-    first: tuple[int, ...]
-    start: tuple[int, ...]
-    end: int
-    sentinels: tuple[int, ...]
-
-
-@runtime_checkable
-class ChatFormat(Protocol):
-    """What the stages ask of a tokenizer."""
-
-    pad_id: int
-    eos_ids: tuple[int, ...]  # ids that end an answer
-    size: int  # of the vocabulary
-
-    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
-        """The whole conversation; `learn` "all" answers or only the "last". `loss[0]` is 0. Raises ChatError."""
-
-    def opening(self, messages: Sequence[Message]) -> list[int]:
-        """The ids up to where the assistant speaks. Raises ChatError."""
-
-    def marks(self) -> Marks:
-        """The ids around a question and its answer. Raises ChatError."""
-
-    def question(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation so far, of which an answer's `marks().start` is no part. Raises ChatError."""
-
-    def answer(self, said: str) -> Example:
-        """`marks().start`, an answer, its end; what stands behind the start is learned. Raises ChatError."""
-
-    def encode(self, said: str) -> list[int]:
-        """The ids of a text, nothing added."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,24 +76,27 @@ class OwnChat:
     def size(self) -> int:
         return self.tok.size
 
-    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+    def example(
+        self, messages: Sequence[Message], learn: str = "last", gaps: list[str] | None = None
+    ) -> Example:
         """As `ChatFormat.example`."""
-        _check(messages, learn)
+        learned = learned_answers(messages, learn)
+        messages = bare(messages)
         if not self.plain:
-            return text.dialogue(self.tok, messages, learn=learn)
+            return written(lambda: text.dialogue(self.tok, messages, learn=learn))
         ids, loss = [self.tok.special["<bos>"]], [0.0]
-        for i, said in enumerate(_plainly(messages)):
+        for i, said in enumerate(plainly(messages)):
             own = self.tok.encode(said)
-            learned = messages[i][0] == "assistant" and (learn == "all" or i == len(messages) - 1)
-            ids, loss = ids + own, loss + [float(learned)] * len(own)
+            ids, loss = ids + own, loss + [float(i in learned)] * len(own)
         return Example([*ids, *self.eos_ids], [*loss, 1.0])
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
+        messages = bare(messages)
         if not self.plain:
-            return text.prompt(self.tok, messages)
+            return written(lambda: text.prompt(self.tok, messages))
         ids = [self.tok.special["<bos>"]]
-        for said in _plainly([*messages, ("assistant", "")]):
+        for said in plainly([*messages, ("assistant", "")]):
             ids += self.tok.encode(said)
         return ids
 
@@ -146,27 +131,6 @@ class OwnChat:
         return self.tok.decode(ids)
 
 
-@runtime_checkable
-class HubTokenizer(Protocol):
-    """What is needed of a `hub.Tokenizer`; this floor does not know that one."""
-
-    pad_id: int
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def spare_ids(self, count: int) -> list[int]: ...
-
-    def chat(
-        self, messages: Sequence[Mapping[str, Any]], answer_next: bool = True, **more: Any
-    ) -> str: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class _HubChat:
     """What a Hugging Face tokenizer says of itself, whatever the format of a chat."""
@@ -187,43 +151,100 @@ class _HubChat:
 
     def encode(self, said: str) -> list[int]:
         """As `ChatFormat.encode`."""
-        return self.tok.encode_spans(said)[0]
+        return self._encode(said)[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """As `ChatFormat.decode`."""
         return self.tok.decode(ids)
+
+    def _encode(self, said: str) -> tuple[list[int], list[Span]]:
+        return written(lambda: self.tok.encode_spans(said))
 
 
 @dataclasses.dataclass(frozen=True)
 class TemplateChat(_HubChat):
     """A tokenizer's own chat template. The template writes the special tokens, none are added.
 
-    What an answer is follows from the template alone: the text between the conversation before it, opened for an
-    answer, and the conversation with it. It is learned up to its first end token; the line break that templates put
-    behind that is not.
+    What an answer is follows from the template alone: what it marks itself as the assistant's, and where it marks
+    nothing, what of its text depends on the answer (`answer_spans`), up to the first end token behind that; the line
+    break that templates put behind the end is not learned.
     """
 
-    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return self.tok.answer_ends
+
+    def example(
+        self, messages: Sequence[Message], learn: str = "last", gaps: list[str] | None = None
+    ) -> Example:
         """As `ChatFormat.example`."""
-        _check(messages, learn)
-        whole = self._text(messages, answer_next=False)
-        answers = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
-        spans = []
-        for i in answers if learn == "all" else answers[-1:]:
-            before = self._text(messages[:i], answer_next=True)
-            until = self._text(messages[: i + 1], answer_next=False)
-            if not (until.startswith(before) and whole.startswith(until)):
-                raise ChatError(
-                    f"the chat template rewrites message {i} when more follows: what is an answer in it cannot be"
-                    " told; learn the last answer only (learn='last')"
-                )
-            spans.append((len(before), len(until)))
-        ids, places = self.tok.encode_spans(whole)
-        return _learned(ids, places, spans, set(self.eos_ids))
+        answers = learned_answers(messages, learn)
+        whole, marked = self._write(messages, answer_next=False)
+        self._check_complete(messages, whole)
+        every = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
+        if marked and answers == every:
+            ids, places = self._encode(whole)
+            return _first_unlearned(ids, overlapping(places, marked))
+        spans = self._spans(messages, answers, whole, gaps)
+        ids, places = self._encode(whole)
+        if marked:
+            marked = [span for span in marked if any(meet(span, own) for own in spans)]
+            return _first_unlearned(ids, overlapping(places, marked))
+        loss, ended = up_to_ends(ids, places, spans, set(self.eos_ids), whole)
+        if spans and not ended and gaps is not None:
+            gaps.append(
+                "an answer that the chat template ends by no token: generation will not stop"
+            )
+        return _first_unlearned(ids, loss)
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
-        return self.tok.encode_spans(self._text(messages, answer_next=True))[0]
+        try:
+            whole = opening_text(self._text, messages, self.tok.opens_answers)
+        except ValueError as error:
+            raise ChatError(str(error)) from error
+        return self._encode(whole)[0]
+
+    def _spans(
+        self, messages: Sequence[Message], answers: list[int], whole: str, gaps: list[str] | None
+    ) -> list[Span]:
+        """Where these answers stand. Raises ChatError where none can be found, or one and `gaps` takes no reasons."""
+        spans, reasons = [], []
+        for i in answers:
+            try:
+                spans.append(answer_span(self._text, messages, i, whole, self.tok.opens_answers))
+            except Untold as error:
+                reasons.append(str(error))
+        if reasons and (gaps is None or not spans):
+            raise ChatError(f"{reasons[0]}; learn the last answer only (learn='last')")
+        if gaps is not None:
+            gaps += [f"an answer is not learned: {why}" for why in reasons]
+        return spans
+
+    def _check_complete(self, messages: Sequence[Message], whole: str) -> None:
+        """Raises ChatError where the template writes a conversation without what it says or gives beside its texts."""
+        for name in GIVEN:
+            if context_of(messages).get(name):
+                if not self._unlike(without_context(messages, name), whole):
+                    raise ChatError(f"the chat template has no place for {name}")
+        for name in SPOKEN:
+            holders = [i for i, one in enumerate(messages) if spoken_of(one).get(name)]
+            if not holders:
+                continue
+            # thoughts of earlier turns are left out by design, calls are not
+            groups = [[i] for i in holders] if name.endswith(("_calls", "_call")) else [holders]
+            for group in groups:
+                rest = [
+                    _without_field(x, name) if i in group else x for i, x in enumerate(messages)
+                ]
+                if not self._unlike(rest, whole):
+                    raise ChatError(f"the chat template has no place for {name}")
+
+    def _unlike(self, messages: Sequence[Message], whole: str) -> bool:
+        try:
+            return self._text(messages, False) != whole
+        except ChatError:  # it asks for what was left out
+            return True
 
     def marks(self) -> Marks:
         """As `ChatFormat.marks`."""
@@ -239,7 +260,8 @@ class TemplateChat(_HubChat):
     def _start(self) -> tuple[int, ...]:
         """What the template writes to open an answer; where it writes nothing, the last token before one."""
         asked = [("user", _PROBE)]
-        opened, closed = (self._text(asked, answer_next=x) for x in (True, False))
+        opened = opening_text(self._text, asked, self.tok.opens_answers)
+        closed = self._text(asked, answer_next=False)
         ids = _behind(*self.tok.encode_spans(opened), _shared(opened, closed))
         return tuple(ids or self.opening(asked)[-1:])
 
@@ -265,10 +287,17 @@ class TemplateChat(_HubChat):
         return Example(ids[len(asked) : last + 1], loss[len(asked) : last + 1])
 
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
-        named = [{"role": _hf_role(role), "content": said} for role, said in messages]
+        return self._write(messages, answer_next)[0]
+
+    def _write(self, messages: Sequence[Message], answer_next: bool) -> tuple[str, list[Span]]:
+        named = [
+            {"role": _hf_role(one[0]), "content": one[1], **fields_of(one)} for one in messages
+        ]
+        context = dict(context_of(messages))
+        more = context.pop("chat_template_kwargs", {}) | context
         try:
-            return self.tok.chat(named, answer_next=answer_next)
-        except ValueError as error:
+            return self.tok.chat_spans(named, answer_next=answer_next, **more)
+        except (ValueError, TypeError) as error:
             raise ChatError(str(error)) from error
 
 
@@ -280,16 +309,18 @@ class PlainChat(_HubChat):
     space. Of a longer conversation the messages stand on lines of their own.
     """
 
-    def example(self, messages: Sequence[Message], learn: str = "last") -> Example:
+    def example(
+        self, messages: Sequence[Message], learn: str = "last", gaps: list[str] | None = None
+    ) -> Example:
         """As `ChatFormat.example`."""
-        _check(messages, learn)
+        learned = learned_answers(messages, learn)
         whole, spans = "", []
-        for i, said in enumerate(_plainly(messages)):
-            if messages[i][0] == "assistant" and (learn == "all" or i == len(messages) - 1):
+        for i, said in enumerate(plainly(bare(messages))):
+            if i in learned:
                 spans.append((len(whole), len(whole) + len(said)))
             whole += said
-        ids, places = self.tok.encode_spans(whole)
-        ids, loss = _learned(ids, places, spans, set())
+        ids, places = self._encode(whole)
+        loss = inside(places, spans)
         first = [] if self.tok.bos_id is None else [self.tok.bos_id]
         last = list(self.eos_ids[:1])
         return _first_unlearned(
@@ -298,7 +329,7 @@ class PlainChat(_HubChat):
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.opening`."""
-        whole = "".join(_plainly([*messages, ("assistant", "")]))
+        whole = "".join(plainly([*bare(messages), ("assistant", "")]))
         return [*self._first, *self.encode(whole)]
 
     @property
@@ -323,7 +354,7 @@ class PlainChat(_HubChat):
 
     def question(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.question`: a line for each message, the last without its line break."""
-        return [*self._first, *self.encode("\n".join(said for _, said in messages))]
+        return [*self._first, *self.encode("\n".join(said for _, said in bare(messages)))]
 
     def answer(self, said: str) -> Example:
         """As `ChatFormat.answer`."""
@@ -332,20 +363,6 @@ class PlainChat(_HubChat):
         if tuple(own[: len(start)]) == start:
             own = own[len(start) :]
         return Example([*start, *own, end], [0.0] * len(start) + [1.0] * (len(own) + 1))
-
-
-def _check(messages: Sequence[Message], learn: str) -> None:
-    if learn not in ("all", "last"):
-        raise ChatError(f"learn={learn!r}: all of the assistant's answers, or the last?")
-    if not messages or messages[-1][0] != "assistant":
-        raise ChatError("a conversation to learn from ends with what the assistant says")
-
-
-def _plainly(messages: Sequence[Message]) -> list[str]:
-    """What is said, with the line breaks between: none where there is but a prompt and its completion."""
-    if len(messages) == 2:
-        return [said for _, said in messages]
-    return [said if i == len(messages) - 1 else f"{said}\n" for i, (_, said) in enumerate(messages)]
 
 
 def _hf_role(role: str) -> str:
@@ -357,19 +374,9 @@ def _behind(ids: Sequence[int], places: Sequence[tuple[int, int]], at: int) -> l
     return [i for i, (start, _) in zip(ids, places, strict=True) if start >= at]
 
 
-def _learned(
-    ids: list[int], places: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], ends: set
-) -> Example:
-    """Tokens that lie wholly in one of the spans are learned, up to the first end token in it."""
-    loss = [0.0] * len(ids)
-    for start, stop in spans:
-        for i, (a, b) in enumerate(places):
-            if a < start or b > stop or (a == b and ids[i] not in ends):
-                continue
-            loss[i] = 1.0
-            if ids[i] in ends:
-                break
-    return _first_unlearned(ids, loss)
+def _without_field(one: Message, name: str) -> Message:
+    fields = {key: value for key, value in fields_of(one).items() if key != name}
+    return message(*one, fields, context_of([one]))
 
 
 def _first_unlearned(ids: list[int], loss: list[float]) -> Example:

@@ -3,10 +3,8 @@
     read_instructions("train.jsonl")          -> instructions, and what was left out
     encode_instructions(chat, found, 512)     -> examples for `text.pack`, `text.pad`, or `instruction_batches`
 
-A line of a .jsonl[.gz] file is one of
-    {"prompt": "...", "completion": "..."}                      both may be lists of messages, too
-    {"messages": [{"role": "user", "content": "..."}, ...]}     ends with the assistant
-    {"turns": [{"role": "customer", "text": "..."}, ...]}       or `speaker` and `utterance`, as in SGD
+Files are .jsonl[.gz], a row a line, or .json, one list of all rows. How a row may say its conversation is in
+`row_layouts`: messages, ShareGPT's and SGD's turns, prompt and completion, Alpaca's, ...
 
 A row that cannot be used is counted, named by file and line, and skipped; `strict` makes an error of it.
 """
@@ -14,17 +12,23 @@ A row that cannot be used is counted, named by file and line, and skipped; `stri
 import dataclasses
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatError, ChatFormat, Message
 from jaxrec.data.folder import dataset
-from jaxrec.data.text import ROLES, Example
+from jaxrec.data.message import context_of
+from jaxrec.data.row_layouts import messages_of
+from jaxrec.data.text import Example
 
 TooLong = Literal["left", "right", "drop"]
-_SPEAKERS = {"USER": "user", "SYSTEM": "assistant", "human": "user", "gpt": "assistant"}
+_HALF = re.compile(
+    r"\\u[dD][89a-fA-F]"
+)  # of a character outside the first 65,536: whole where two stand together
 
 
 class InstructionError(RunError, ValueError):
@@ -72,7 +76,7 @@ class Skipped:
 def read_instructions(source: str, strict: bool = False) -> tuple[list[Instruction], Skipped]:
     """All instructions of a source, in order, and what was left out.
 
-    source: a .jsonl or .jsonl.gz file, "world" (the sample world's training tenants and its general instructions),
+    source: a .jsonl[.gz] or .json file, "world" (the sample world's training tenants and its general instructions),
     "sgd" or "sgd:dev". strict: the first bad row stops. Raises InstructionError when nothing usable is there.
     """
     name, _, part = source.partition(":")
@@ -120,68 +124,66 @@ def hold_out(
     return train, held
 
 
-def messages_of(row: Any) -> tuple[Message, ...]:
-    """The messages of one row, the last one the assistant's. Raises ValueError, KeyError or TypeError."""
-    if isinstance(row, json.JSONDecodeError):
-        raise ValueError(f"no JSON ({row.msg})")
-    if not isinstance(row, Mapping):
-        raise TypeError("no JSON object")
-    if "completion" in row:
-        messages = [*_side(row["prompt"], "user"), *_side(row["completion"], "assistant")]
-    elif "messages" in row or "turns" in row:
-        messages = [_message(m) for m in row["messages" if "messages" in row else "turns"]]
-        while messages and messages[-1][0] != "assistant":  # what nobody answered teaches nothing
-            messages.pop()
-    else:
-        raise KeyError("prompt and completion, messages, or turns")
-    if not messages or messages[-1][0] != "assistant":
-        raise ValueError("nothing is said by the assistant")
-    if len(messages) == 1:
-        raise ValueError("an answer without a prompt")
-    if not messages[-1][1].strip():
-        raise ValueError("the completion is empty")
-    return tuple(messages)
-
-
-def _side(value: Any, role: str) -> list[Message]:
-    return [_message(m) for m in value] if isinstance(value, list) else [(role, _said(value))]
-
-
-def _message(m: Any) -> Message:
-    if "utterance" in m:
-        role, said = m["speaker"], m["utterance"]
-    elif "value" in m:
-        role, said = m["from"], m["value"]
-    else:
-        role, said = m["role"], m["content"] if "content" in m else m["text"]
-    role = _SPEAKERS.get(role, role)
-    if role not in ROLES:
-        raise ValueError(f"role {role!r} is not one of {sorted(ROLES)}")
-    return role, _said(said)
-
-
-def _said(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a text is expected, not {type(value).__name__}")
-    return value
-
-
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """("FILE:LINE", its JSON, or the error that it is) for every line of a .jsonl[.gz] that is not blank."""
+    """("FILE:LINE", its JSON, or the ValueError that it is) for every line of a .jsonl[.gz] that is not blank.
+
+    Of a .json file, which holds one list, ("FILE[0]", its first row) and so on. Byte-order marks are no part of a row.
+    Raises InstructionError for a file that is not there, or not to be read as a whole.
+    """
     if not path.is_file():
         raise InstructionError(f"there is no file {path}")
+    if path.suffix in (".parquet", ".csv", ".tsv", ".xlsx", ".arrow", ".zip"):
+        raise InstructionError(
+            f"{path}: {path.suffix} is not read; save it as .jsonl, a row a line"
+        )
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
+        # bytes that are no UTF-8 come as lone surrogates, which tell their line: the others are read
+        with opened(path, "rt", encoding="utf-8", errors="surrogateescape") as lines:
+            if path.suffix == ".json":
+                yield from _listed(path, lines.read())
+                return
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield f"{path.name}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield f"{path.name}:{number}", error
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+                line = line.lstrip("\ufeff")
+                if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                    raise InstructionError(f"{path} is UTF-16: save it as UTF-8")
+                if line.strip():
+                    yield f"{path.name}:{number}", _parsed(line)
+    except (gzip.BadGzipFile, EOFError, zlib.error, OSError) as error:
         raise InstructionError(f"{path} cannot be read: {error}") from error
+
+
+def _listed(path: Path, contents: str) -> Iterator[tuple[str, Any]]:
+    rows = _parsed(contents.lstrip("\ufeff"))
+    if (
+        isinstance(rows, ValueError) and "\n" in contents.strip()
+    ):  # lines, whatever the file is called
+        for number, line in enumerate(contents.splitlines(), 1):
+            if line.strip():
+                yield f"{path.name}:{number}", _parsed(line.lstrip("\ufeff"))
+        return
+    rows = rows if isinstance(rows, list) else [rows]
+    yield from ((f"{path.name}[{n}]", row) for n, row in enumerate(rows))
+
+
+def _parsed(line: str) -> Any:
+    """The JSON of a line, or the ValueError that says why there is none."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return ValueError("no UTF-8 text")
+    try:
+        row = json.loads(line)
+        if _HALF.search(line):
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ord(error.object[error.start])
+        return ValueError(f"half of a character (\\u{half:04x}, a lone surrogate)")
+    except ValueError as error:
+        return error
+    except RecursionError:
+        return ValueError("JSON nested too deeply")
+    return row
 
 
 def _world() -> Iterator[tuple[str, Any]]:
@@ -210,17 +212,24 @@ def encode_instructions(
     """Token rows of at most `length`, of which only answers are learned, and what was cut or left out.
 
     too_long: an example that does not fit loses its prompt's oldest tokens (`shorten`; "left"), or simply its end
-    ("right"), or is left out ("drop"). A row that has nothing left to learn is counted, named and skipped.
+    ("right"), or is left out ("drop"), as is one that gives tools or documents, whatever is asked for. A row that has
+    nothing left to learn is counted, named and skipped.
     Raises InstructionError when no row is left.
     """
     examples, skipped = [], Skipped()
     for one in instructions:
+        gaps: list[str] = []
         try:
-            example = chat.example(one.messages, learn)
+            example = chat.example(one.messages, learn, gaps)
         except ChatError as error:
             skipped.add(f"unwritable: {error}", one.where)
             continue
+        for gap in gaps:
+            skipped.add(gap, one.where)
         if len(example.ids) > length:
+            if context_of(one.messages):  # half a schema teaches calls of nothing
+                skipped.add(f"longer than {length} tokens with its tools, dropped", one.where)
+                continue
             if too_long == "drop":
                 skipped.add(f"longer than {length} tokens, dropped", one.where)
                 continue

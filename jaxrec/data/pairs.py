@@ -1,6 +1,7 @@
 """Preferences to train on: pairs of answers, or single answers with a thumb, from files; token rows out. numpy only.
 
     read_pairs("pairs.jsonl")          {"prompt": ..., "chosen": ..., "rejected": ...}, strings or lists of messages
+                                       (or question, instruction, conversations, ... as the prompt)
     read_pairs("hh_rlhf")              Anthropic's layout: whole dialogues whose last answers differ
     read_pairs("world:train")          the sample world's tenants (train | held), each pair's group the tenant
     read_thumbs("thumbs.jsonl")        {"prompt": ..., "completion": ..., "label": true}
@@ -10,7 +11,6 @@ A row that cannot be used is counted, named by file and line, and skipped; `stri
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,24 @@ from jaxrec.data import text
 from jaxrec.data.chat import ChatError, ChatFormat, Message
 from jaxrec.data.folder import dataset
 from jaxrec.data.instructions import Skipped, json_lines, messages_of
+from jaxrec.data.message import spoken_of
+from jaxrec.data.row_layouts import CONVERSATIONS, check_row, prompt_of
 from jaxrec.data.text import Example
 from jaxrec.structs import Pairs, Thumbs, Tokens
 
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+# What a row gives to its model beside the prompt, or what no text model reads and messages_of refuses
+_BESIDES = (
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "documents",
+    "chat_template_kwargs",
+    "images",
+    "image",
+)
 
 
 class PairError(RunError, ValueError):
@@ -62,7 +75,7 @@ class Thumb:
 def read_pairs(source: str, strict: bool = False) -> tuple[list[Pair], Skipped]:
     """All pairs of a source, in order, and what was left out, by reason.
 
-    source: a .jsonl or .jsonl.gz file, "hh_rlhf", "world", "world:train" or "world:held" (tenants by their part).
+    source: a .jsonl[.gz] or .json file, "hh_rlhf", "world", "world:train" or "world:held" (tenants by their part).
     Left out: rows that are malformed, an empty prompt or answer, chosen = rejected, prompts that differ. A pair's group
     is the row's "group", else the source's name. Raises PairError when nothing usable is there, and (strict) at the
     first such row.
@@ -154,7 +167,7 @@ def _world(part: str) -> Iterator[tuple[str, Any]]:
 
 def pair_of(row: Any, where: str) -> Pair:
     """The pair of a row. Raises ValueError, KeyError, TypeError, which name what is wrong."""
-    _check(row)
+    check_row(row)
     chosen, rejected = (_conversation(row, name) for name in ("chosen", "rejected"))
     if chosen[:-1] != rejected[:-1]:
         raise ValueError("chosen and rejected answer different prompts")
@@ -166,7 +179,7 @@ def pair_of(row: Any, where: str) -> Pair:
 
 def thumb_of(row: Any, where: str) -> Thumb:
     """The thumb of a row. Raises ValueError, KeyError, TypeError, which name what is wrong."""
-    _check(row)
+    check_row(row)
     *prompt, (_, said) = _conversation(row, "completion")
     liked = row["label"]
     if not isinstance(liked, bool) and liked not in (0, 1):
@@ -176,43 +189,51 @@ def thumb_of(row: Any, where: str) -> Thumb:
     )
 
 
-def _check(row: Any) -> None:
-    if isinstance(row, json.JSONDecodeError):
-        raise ValueError(f"no JSON ({row.msg})")
-    if not isinstance(row, Mapping):
-        raise TypeError("no JSON object")
-
-
 def _conversation(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
-    """The conversation that ends with the answer `name`: an answer after row["prompt"], or a whole one by itself.
+    """The conversation that ends with the answer `name`: an answer after the row's prompt, or a whole one by itself.
 
     A whole one is a list that does not begin with the assistant, or (without a prompt) Anthropic's text
     "\n\nHuman: ...\n\nAssistant: ...".
     """
-    value = row[name]
+    value, prompt = row[name], _prompt(row)
+    value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, str | list):
         raise TypeError(
             f"{name}: a text or a list of messages is expected, not {type(value).__name__}"
         )
-    if isinstance(value, str) and "prompt" not in row:
+    if isinstance(value, str) and prompt is None:
         _, *parts = _SPEAKER.split(value)
         says = zip(parts[::2], parts[1::2], strict=True)
         value = [{"from": _SPEAKERS[who], "value": said.strip()} for who, said in says]
-    whole = not isinstance(value, str) and ("prompt" not in row or len(value) > 1)
+    whole = not isinstance(value, str) and (prompt is None or len(value) > 1)
+    besides = {key: row[key] for key in _BESIDES if key in row}
     try:
         messages = messages_of(
-            {"turns": value} if whole else {"prompt": row["prompt"], "completion": value}
+            besides | ({"turns": value} if whole else {"prompt": prompt, "completion": value})
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if whole and len(messages) != len(value):
+    if whole and len(messages) != len(value) + bool(row.get("system") or row.get("system_prompt")):
         raise ValueError(f"{name} does not end with an answer")
-    if whole and isinstance(row.get("prompt"), str):
-        if row["prompt"] not in (said for _, said in messages[:-1]):
+    if whole and isinstance(prompt, str):
+        if prompt not in (said for _, said in messages[:-1]):
             raise ValueError(f"{name} answers another prompt than the row's")
     if not any(said.strip() for _, said in messages[:-1]):
         raise ValueError("the prompt is empty")
+    if spoken := spoken_of(messages[-1]):
+        raise ValueError(f"{name}: answers with {', '.join(spoken)} are not compared, only texts")
     return messages
+
+
+def _prompt(row: Mapping[str, Any]) -> Any:
+    """The row's prompt, of whatever name; None where its answers are whole conversations."""
+    for key in CONVERSATIONS:
+        if row.get(key) is not None and row.get("prompt") is None:
+            return row[key]
+    try:
+        return prompt_of(row)
+    except KeyError:
+        return None
 
 
 # --------------------------------------------------------------------------------------------------- token rows

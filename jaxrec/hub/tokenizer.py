@@ -1,5 +1,6 @@
 """Floor 3: a model's tokenizer from its `tokenizer.json`, through the `tokenizers` library alone."""
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, render
 from jaxrec.hub.config import ModelMissing
 
 _RESERVED = re.compile(r"reserved|unused|extra_id|dummy|placeholder", re.IGNORECASE)
@@ -60,7 +62,13 @@ class Tokenizer:
         """Ids that texts seldom or never hold: reserved tokens, then the last merges, which are the rarest."""
         added = self.rust.get_added_tokens_decoder()
         named = sorted(i for i, token in added.items() if _RESERVED.search(token.content))
-        kept = {*added, *self.eos_ids, self.pad_id, self.bos_id, self.id_of(self.special["unk"])}
+        kept = {
+            *added,
+            *self.answer_ends,
+            self.pad_id,
+            self.bos_id,
+            self.id_of(self.special["unk"]),
+        }
         plain = sorted(set(self.rust.get_vocab(with_added_tokens=False).values()) - kept)
         return [*named[:count], *plain[::-1]][:count]
 
@@ -91,19 +99,21 @@ class Tokenizer:
     ) -> str:
         """The text of a chat in the model's own template; with the opening of an answer when `answer_next`.
 
-        messages: {"role", "content"} in order. more: further variables of the template.
-        Raises ValueError when the model has no template or the template refuses the messages.
+        messages: {"role", "content"} in order, and what else the template reads. more: "tools", "documents", further
+        variables of the template. Raises ValueError when the model has no template or the template refuses these.
         """
-        template = self.template()
+        return self.chat_spans(messages, answer_next, **more)[0]
+
+    def chat_spans(
+        self, messages: Sequence[Mapping[str, Any]], answer_next: bool = True, **more: Any
+    ) -> tuple[str, list[Span]]:
+        """`chat`, and which of its characters the template itself marks as the assistant's ({% generation %})."""
+        template = self.template(tools=more.get("tools") is not None)
         if template is None:
             raise ValueError(f"{self.folder} has no chat template")
-        from jinja2.exceptions import TemplateError
-
-        names = {f"{key}_token": token or "" for key, token in self.special.items()}
-        given = {"messages": list(messages), "add_generation_prompt": answer_next}
         try:
-            return _environment().from_string(template).render(names | given | more)
-        except TemplateError as error:
+            return render(template, messages, answer_next, **self._named_tokens | more)
+        except ValueError as error:
             raise ValueError(f"the chat template of {self.folder}: {error}") from error
 
     def chat_ids(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[int]:
@@ -115,19 +125,52 @@ class Tokenizer:
         """Whether the model brings a chat template."""
         return self.template() is not None
 
-    def template(self) -> str | None:
-        """The chat template of the folder, or None."""
-        path = self.folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text()
-        template = self._settings.get("chat_template")
-        if isinstance(template, list):  # several named ones
-            template = {t["name"]: t["template"] for t in template}.get("default")
-        return template
+    @functools.cached_property
+    def answer_ends(self) -> tuple[int, ...]:
+        """All ids that end an answer: `eos_ids`, and what the chat template writes behind one."""
+        # no text is split into these
+        added = {i: token.content for i, token in self.rust.get_added_tokens_decoder().items()}
+        encode = lambda text: self.encode(text, special=False)
+        closing = ends_of_answers(self.chat, encode, added) if self.has_template else ()
+        return tuple(dict.fromkeys([*self.eos_ids, *closing]))
+
+    @functools.cached_property
+    def opens_answers(self) -> bool:
+        """Whether the chat template knows `add_generation_prompt`."""
+        return opens_answers(self.chat)
+
+    def template(self, tools: bool = False) -> str | None:
+        """The chat template of the folder, or None; of several named ones the one for `tools` where they are given."""
+        named = self._templates
+        return named.get("tool_use", named.get("default")) if tools else named.get("default")
+
+    @functools.cached_property
+    def _templates(self) -> dict[str, str]:
+        """By name, as transformers looks for them: files before tokenizer_config.json."""
+        given = self._settings.get("chat_template")
+        if isinstance(given, list):
+            given = {one["name"]: one["template"] for one in given}
+        found = given if isinstance(given, dict) else {"default": given} if given else {}
+        files = {"default": self.folder / "chat_template.jinja"}
+        more = sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
+        files |= {path.stem: path for path in more}
+        read = {name: path.read_text("utf-8") for name, path in files.items() if path.is_file()}
+        return read if "default" in read else found | read
+
+    @functools.cached_property
+    def _named_tokens(self) -> dict[str, str]:
+        """Every token that the settings name (bos_token, ...): templates may print them."""
+        named = {f"{key}_token": token for key, token in self.special.items()}
+        named |= {
+            key: _text(value)
+            for key, value in self._settings.items()
+            if key.endswith("_token") and isinstance(value, str | Mapping)
+        }
+        return {key: token for key, token in named.items() if token is not None}
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def pad(
@@ -147,20 +190,3 @@ def pad(
 
 def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else token
-
-
-def _environment() -> Any:
-    """Templates come with weights from strangers: they run in a sandbox, and see what HF's see."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    env.filters["tojson"] = lambda x, **k: json.dumps(x, ensure_ascii=False, **k)
-    env.globals["raise_exception"] = refuse
-    return env

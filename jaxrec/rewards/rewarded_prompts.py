@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxrec.config import RunError
-from jaxrec.data.chat import ChatFormat
+from jaxrec.data.chat import ChatError, ChatFormat
 from jaxrec.data.instructions import Skipped, json_lines
+from jaxrec.data.row_layouts import check_row
 from jaxrec.rewards.reward import Sample
 
 _KNOWN = ("prompt", "rating", "persona", "title", "completion")
@@ -49,7 +49,11 @@ def read_prompts(path: str | Path, chat: ChatFormat, longest: int) -> tuple[list
         if key in found:
             skipped.add("a prompt that was there before", where)
             continue
-        ids = chat.opening((("user", sample.prompt),))
+        try:
+            ids = chat.opening((("user", sample.prompt),))
+        except ChatError as error:
+            skipped.add(f"unwritable: {error}", where)
+            continue
         if len(ids) > longest:
             skipped.add(f"too long: more than {longest} tokens", where)
             continue
@@ -62,8 +66,7 @@ def read_prompts(path: str | Path, chat: ChatFormat, longest: int) -> tuple[list
 
 
 def _sample(row: Any) -> Sample:
-    if not isinstance(row, Mapping):
-        raise TypeError("no JSON object")
+    check_row(row)
     prompt, rating = row.get("prompt"), row.get("rating")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("no prompt, or an empty one")

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
-from jaxrec.data.chat import ChatFormat, Message
+from jaxrec.data.chat import ChatError, ChatFormat, Message
 from jaxrec.files import continue_json_lines
 from jaxrec.nn.decoder import Decoder
 from jaxrec.nn.generate import backbone_generator
@@ -40,7 +40,8 @@ class Sampled:
         self.chat, self.cfg = chat, cfg
         talks = [[("user", said)] for said in cfg.prompts] or [list(t) for t in held[: cfg.count]]
         room = model.cfg.max_positions - cfg.new
-        openings = [chat.opening(talk) for talk in talks] if cfg.every else []
+        talks = [talk for talk in talks if _opens(chat, talk)] if cfg.every else []
+        openings = [chat.opening(talk) for talk in talks]
         self.openings = [
             ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in openings
         ]
@@ -73,3 +74,11 @@ class Sampled:
             rows.append({"step": step, "prompt": said, "answer": answer})
             print(f"step {step} | {said.strip()[-80:]!r} -> {answer.strip()!r}", flush=True)
         continue_json_lines(path, rows, "step", step)
+
+
+def _opens(chat: ChatFormat, talk: Sequence[Message]) -> bool:
+    """Whether the model's format can write it; one that it cannot was counted where the rows were encoded."""
+    try:
+        return bool(chat.opening(talk))
+    except ChatError:
+        return False
