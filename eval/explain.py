@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from jaxrec.eval import explain_table
-from jaxrec.eval.explain_writer import ModelRow, Writer
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
 from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 from jaxrec.eval.recommend_flow import RULE, Request, items_of
 
@@ -105,7 +105,7 @@ def main(cfg: ExplainConfig) -> list[dict[str, Any]]:
     given = [items_of(request, world) for request in cfg.requests]
     print(world.data.summary())
     parts = flow_parts(cfg.parts, world)
-    writer = Writer(speaker, batch=cfg.flow.k, seed=cfg.seed)
+    writer = MeasuredWriter(speaker, batch=cfg.flow.k, seed=cfg.seed)
     rating_I = mean_ratings(world.split.train)
     flow = ExplainedFlow(Pipeline(parts, cfg.flow), world.data.items, rating_I, writer)
     explained = JudgedFlow(flow, reward)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxrec.eval.explain_writer import ModelRow, Writer, perplexity
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow, perplexity
 
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
@@ -119,7 +119,7 @@ def table(
     models: Sequence[ModelRow],
     reward: Reward,
     embed_tokens: EmbedTokens,
-    loaded: Mapping[str, Writer],
+    loaded: Mapping[str, MeasuredWriter],
     batch: int = 16,
 ) -> tuple[list[Row], list[Row]]:
     """(a row for each model and set, what each of them wrote to the first prompts).
@@ -128,7 +128,7 @@ def table(
     """
     told, samples = [], []
     for model in models:
-        writer = loaded.get(model.name) or Writer(model, batch)
+        writer = loaded.get(model.name) or MeasuredWriter(model, batch)
         for name, part in held.items():
             nats, tokens = writer.nats([(r["prompt"], r["completion"]) for r in part.rows])
             texts = writer(part.prompts)

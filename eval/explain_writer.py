@@ -14,7 +14,7 @@ from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
 from jaxrec.losses.tokens import weighted
 from jaxrec.models.language.tuned_folder import load_tuned
-from jaxrec.recommenders.flow import writer
+from jaxrec.models.language.writing import PromptWriter
 from jaxrec.structs import Tokens
 
 
@@ -30,7 +30,7 @@ class ModelRow:
     generation: Generation = RATED_GENERATION
 
 
-class Writer(writer.Writer):
+class MeasuredWriter(PromptWriter):
     """Writes texts to prompts, and measures how well it expected given ones."""
 
     def __init__(self, row: ModelRow, batch: int = 16, seed: int = 0):

@@ -214,13 +214,13 @@ def by_model(
 def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int) -> list[str]:
     """An answer to each row, similar lengths together; a prompt longer than `room` tokens loses its start."""
     from jaxrec.dialogue.prompts import Generation
-    from jaxrec.models.language.completion import Completion
+    from jaxrec.models.language.writing import decoder_writer
 
     chat = tuned.chat
     how = Generation(
         max_new=cfg.new, temperature=cfg.temperature, top_p=cfg.top_p, repetition=1.0, stop=()
     )
-    complete = Completion(tuned.cfg, how, eos=chat.eos_ids, text_of=chat.decode)
+    write = decoder_writer(tuned.cfg, how, eos=chat.eos_ids, text_of=chat.decode, rows=cfg.rows)
     openings = [chat.opening(one.prompt) for one in asked]
     cut = sum(len(ids) > room for ids in openings)
     if cut:
@@ -230,12 +230,9 @@ def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int
     out = [""] * len(order)
     for start in tqdm(range(0, len(order), cfg.rows), "answers", disable=None):
         some = order[start : start + cfg.rows]
-        full = some + some[-1:] * (
-            cfg.rows - len(some)
-        )  # so that the last batch has the others' shape
-        made = complete(tuned.tree, [openings[i] for i in full], cfg.seed + start)
-        for i, ids in zip(some, made.ids, strict=False):
-            out[i] = chat.decode(ids).strip()
+        made = write(tuned.tree, [openings[i] for i in some], cfg.seed + start)
+        for i, text in zip(some, made.texts or [], strict=True):
+            out[i] = text.strip()
     return out
 
 

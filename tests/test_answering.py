@@ -102,3 +102,11 @@ def test_writing_depends_on_ones_own_row_alone(world):
     assert together[:2] == again
     other = answering.write(params, p_NE, questions, LENGTH, temperature=1.0, seed=5)
     assert other != together
+
+
+def test_what_is_streamed_is_what_is_written(world):
+    answering, params, questions, _, p_NE = world
+    two = params, p_NE[:2], questions[:2], LENGTH
+    pieces = list(answering.stream(*two, temperature=1.0, seed=4))
+    joined = ["".join(parts) for parts in zip(*pieces, strict=True)]
+    assert joined == answering.write(*two, temperature=1.0, seed=4) and len(pieces) > 1

@@ -14,7 +14,7 @@ import pytest
 from jaxrec.eval import explain, explain_table, flow_parts
 from jaxrec.eval.explain import ExplainConfig
 from jaxrec.eval.explain_table import Held
-from jaxrec.eval.explain_writer import ModelRow, Writer
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
 from jaxrec.eval.flow_parts import PartsConfig
 from jaxrec.eval.recommend_flow import Request
 
@@ -115,7 +115,7 @@ def models(tmp_path_factory):
 
 def test_the_writer_repeats_itself_cuts_long_prompts_and_counts_only_completions(models):
     row = ModelRow("tuned", str(models / "lora"), generation=SHORT)
-    write = Writer(row, batch=4)
+    write = MeasuredWriter(row, batch=4)
     prompts = [pair(f"{n}", True)["prompt"] for n in range(5)]
     texts = write(prompts)
     assert len(texts) == 5 and texts == write(prompts)

@@ -17,9 +17,9 @@ from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
 from jaxrec.losses import policy_gradient as pg
-from jaxrec.models.language.completion import Completion
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.models.language.tuned_lm import TunedLM
+from jaxrec.models.language.writing import decoder_writer
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.ppo import assess_grpo, grpo
 from jaxrec.rewards.reward import RewardError, Score
@@ -295,7 +295,7 @@ def test_what_is_spared_changes_nothing():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
     greedy = Generation(max_new=tiny.NEW, temperature=0.0, stop=())
     made = [
-        Completion(
+        decoder_writer(
             tiny.CFG, greedy, eos=[tiny.EOS], text_of=str, longest=tiny.PROMPT, merged=merged
         )({**frozen, **trained}, tiny.PROMPTS, 0)
         for merged in (False, True)

@@ -10,9 +10,9 @@ from jaxrec import delta as deltas
 from jaxrec import mesh as meshes
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.models.language.completion import Completion, prompt_rows, written_ids
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.models.language.value import init_value
+from jaxrec.models.language.writing import Writer, decoder_writer, prompt_rows, written_ids
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift, grpo, ppo
 from jaxrec.structs import Tokens
@@ -50,9 +50,9 @@ def start() -> dict:
 
 
 @functools.cache
-def completion() -> Completion:
+def writer() -> Writer:
     how = Generation(max_new=NEW, temperature=1.0, top_p=1.0, repetition=1.0, stop=())
-    return Completion(CFG, how, eos=[EOS], text_of=str, longest=PROMPT)
+    return decoder_writer(CFG, how, eos=[EOS], text_of=str, longest=PROMPT)
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def programs(variant: str):
 def play(frozen, params, index_R, seed) -> Played:
     """Texts of at most NEW tokens, worth the part of NEW that is PLANTED."""
     prompts = [PROMPTS[i] for i in index_R]
-    said = written_ids(completion()({**frozen, **params}, prompts, seed))
+    said = written_ids(writer()({**frozen, **params}, prompts, seed))
     reward = np.array([row.count(PLANTED) / NEW for row in said], np.float32)
     return Played(rows_of(prompts, said), reward, {"length": lengths(said)})
 

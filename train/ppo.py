@@ -23,9 +23,9 @@ from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.language.completion import Completion, prompt_rows, written_ids
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
 from jaxrec.models.language.value import init_value
+from jaxrec.models.language.writing import decoder_writer, prompt_rows, written_ids
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
 from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
@@ -213,7 +213,7 @@ class Players:
         self.cfg, self.reward, self.frozen, self.pad_id = cfg, reward, frozen, tuned.chat.pad_id
         self.longest = max(len(p.ids) for p in prompts)
         self.width = self.longest + cfg.generation.max_new
-        self.completion = Completion(
+        self.writer = decoder_writer(
             tuned.cfg, cfg.generation, eos=tuned.chat.eos_ids, text_of=tuned.chat.decode,
             longest=self.longest, merged=cfg.merged,
         )  # fmt: skip
@@ -224,7 +224,7 @@ class Players:
     def on(self, params: Any, prompts: list[Prompt], seed: int) -> tuple[Played, list[dict]]:
         """What was played to these prompts, and the texts with their scores."""
         tree = partition.merge(params, self.frozen)
-        out = self.completion(tree, [p.ids for p in prompts], seed)
+        out = self.writer(tree, [p.ids for p in prompts], seed)
         samples = [p.sample(said) for p, said in zip(prompts, out.texts, strict=True)]
         told = [numbers(score) for score in scored(self.reward, samples)]
         for i, row in enumerate(told):

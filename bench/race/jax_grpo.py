@@ -16,8 +16,8 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     from jaxrec import mesh as meshes
     from jaxrec.dialogue.prompts import Generation
     from jaxrec.losses.policy_gradient import token_log_probs
-    from jaxrec.models.language.completion import Completion, prompt_rows, written_ids
     from jaxrec.models.language.tuned_lm import TunedLM
+    from jaxrec.models.language.writing import decoder_writer, prompt_rows, written_ids
     from jaxrec.nn.decoder import Decoder
     from jaxrec.objectives.ppo import GrpoLoss, assess_grpo
     from jaxrec.structs import Tokens
@@ -32,7 +32,7 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     trained = jax.tree.map(np.asarray, {"delta": lora_delta(size, cfg, 1, rollouts.RANK)})
     prompts = rollouts.prompts(size)
     free = Generation(max_new=new, temperature=1.0, top_p=1.0, repetition=1.0, stop=())
-    completion = Completion(
+    write = decoder_writer(
         cfg, free, eos=(), text_of=rollouts.text_of, longest=shape.PROMPT, merged=True
     )
     loss = GrpoLoss(group=rollouts.GROUP, max_new=new, on_policy=True, since=shape.PROMPT - 1)
@@ -44,7 +44,7 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
 
     def play(params: Any, index_R: Any, seed: int) -> Played:
         picked = [prompts[rollouts.GROUP * i] for i in index_R]
-        out = completion(partition.merge(params, frozen), picked, seed)
+        out = write(partition.merge(params, frozen), picked, seed)
         reward = np.array(rollouts.reward(out.texts), np.float32)
         return Played(rows_of(picked, written_ids(out)), reward, {})
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
-from jaxrec import delta as deltas
 from jaxrec.data.chat import ChatError, ChatFormat, Message
+from jaxrec.dialogue.prompts import Generation
 from jaxrec.files import continue_json_lines
+from jaxrec.models.language.writing import decoder_writer, openings_of
 from jaxrec.nn.decoder import Decoder
-from jaxrec.nn.generate import backbone_generator
-from jaxrec.nn.sampling import sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +36,17 @@ class Sampled:
         held: Sequence[Sequence[Message]],
         cfg: SampleConfig,
     ):
-        self.chat, self.cfg = chat, cfg
+        self.cfg = cfg
         talks = [[("user", said)] for said in cfg.prompts] or [list(t) for t in held[: cfg.count]]
         room = model.cfg.max_positions - cfg.new
         talks = [talk for talk in talks if _opens(chat, talk)] if cfg.every else []
-        openings = [chat.opening(talk) for talk in talks]
-        self.openings = [
-            ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in openings
-        ]
+        self.openings = openings_of(chat, talks, room)
         self.said = [talk[-1][1] for talk in talks]
-        self.generator = backbone_generator(model.cfg, eos=chat.eos_ids)
-        self._settle = jax.jit(lambda delta, params: deltas.settle(delta, params, Decoder.path_of))
+        how = Generation(cfg.new, cfg.temperature, cfg.top_p, repetition=1.0, stop=())
+        # a backbone that trains changes all the time: a second copy of it is not worth its memory
+        self._write = decoder_writer(
+            model.cfg, how, eos=chat.eos_ids, text_of=chat.decode, cut=False
+        )
 
     def due(self, step: int, last: int) -> bool:
         """Whether samples are written at this evaluation."""
@@ -57,15 +56,7 @@ class Sampled:
 
     def answers(self, tree: PyTree) -> list[str]:
         """An answer to each prompt."""
-        cfg = self.cfg
-        how = sampling(
-            len(self.openings), temperature=cfg.temperature, top_p=cfg.top_p, max_new=cfg.new
-        )
-        delta = tree.get("delta")
-        if delta is not None:
-            delta = self._settle(delta, tree["backbone"])
-        made = self.generator((tree["backbone"], delta), self.openings, how)
-        return [self.chat.decode(ids) for ids in made.ids]
+        return list(self._write(tree, self.openings).texts or [])
 
     def write(self, path: Path, tree: PyTree, step: int) -> None:
         """Adds a line a prompt to `path`, prints them, and drops lines of later steps (of a killed run)."""

@@ -4,8 +4,8 @@
     answer = pipeline.answer("U1", "coffee for a friend")
     reasons = flow.explain(answer)
 
-The model is any callable from prompts to texts (`writer.Writer` is one). What it claims against the catalogue is
-replaced by a template, and the reason says so (`dialogue.explanation`).
+The model is any callable from prompts to texts (`models.language.writing.PromptWriter` is one). What it claims
+against the catalogue is replaced by a template, and the reason says so (`dialogue.explanation`).
 """
 
 import numpy as np
