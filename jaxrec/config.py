@@ -113,7 +113,7 @@ def load(config_class: type[T], argv: Sequence[str], description: str | None = N
                 config_class,
                 args=argv,
                 default=start,
-                description=description or "",
+                description=_as_called(description or ""),
                 prog=_command(),
                 config=(
                     tyro.conf.AvoidSubcommands,
@@ -263,6 +263,13 @@ def _command() -> str:
         return f"{called} [FILE]"
     spec = getattr(main, "__spec__", None)
     return f"python -m {spec.name} [FILE]" if spec is not None else Path(sys.argv[0]).name
+
+
+def _as_called(text: str) -> str:
+    """A docstring whose commands are written as this script was called: `jaxrec train x` works without a checkout."""
+    if not getattr(sys.modules.get("__main__"), "__called__", ""):
+        return text
+    return re.sub(r"python -m (?:jaxrec\.)?(train|eval)\.(\w+)", r"jaxrec \1 \2", text)
 
 
 def _call(config_class: type, make: Any, where: str = "") -> Any:

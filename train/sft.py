@@ -138,7 +138,7 @@ def check(cfg: SftConfig) -> None:
         tuned = f" --adapter {cfg.adapter}" if cfg.adapter else ""
         raise SftError(
             f"loop.steps={cfg.loop.steps} trains nothing; eval.text measures a model as it is:"
-            f" python -m eval.text --model {cfg.base}{tuned} --data {' '.join(cfg.held or cfg.data)}"
+            f" jaxrec eval text --model {cfg.base}{tuned} --data {' '.join(cfg.held or cfg.data)}"
         )
     spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
     whole = (spec.empty and not cfg.adapter) or "backbone" in cfg.train
