@@ -20,6 +20,7 @@ from jaxrec.models.language.sampled import SampleConfig
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
+from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_is_said_in_a_line(changes, said, folder, tmp_path):
 def test_a_rule_that_trains_nothing_is_refused(params):
     delta = deltas.shapes(Decoder.sites(CFG), deltas.method("lora"))
     with pytest.raises(RunError, match="matches no parameter"):
-        sft.parts({"backbone": params, "delta": delta}, "backbone/stack_9/.*")
+        tuning.parts({"backbone": params, "delta": delta}, "backbone/stack_9/.*")
 
 
 def test_an_adapter_on_another_base_is_refused(run, folder, tmp_path, params):

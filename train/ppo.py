@@ -23,15 +23,14 @@ from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.value import init_value
 from jaxrec.models.language.writing import decoder_writer, prompt_rows, written_ids
-from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
 from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
 from jaxrec.rewards.rewarded_prompts import Prompt, read_prompts
 from jaxrec.structs import Tokens
-from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.training.rollout import KlConfig, Played, RolloutConfig, RolloutSource
@@ -87,7 +86,7 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     reward = by_name(cfg.reward)
-    tuned, spec = start(cfg, devices)
+    tuned = start(cfg, devices)
     train, held = prompts_of(cfg, tuned)
     trained, frozen = parts(cfg, tuned)
     frozen = mesh.settle(devices, frozen)
@@ -96,16 +95,7 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     source = source_of(cfg, tuned, players, train, frozen, devices, record)
 
     steps = cfg.episodes * cfg.rollout.updates
-    loop_cfg = dataclasses.replace(cfg.loop, steps=steps)
-    optim = optimizer.make(cfg.opt, steps)
-    state = step.init_state(devices, trained, optim, source=source.init())
     objective = objectives.ppo if cfg.variant == "ppo" else objectives.grpo
-    one = step.make_step(
-        *objective(tuned.lm, loss_of(cfg, players.longest)),
-        optim,
-        state,
-        gradients=gradients.summed(cfg.accum),
-    )
 
     def evaluate(params: Any, at: int) -> dict[str, float]:
         played, samples = players.on(params, _repeated(held, cfg.rollout.rows), seed=0)
@@ -113,14 +103,20 @@ def main(cfg: PpoConfig) -> dict[str, float]:
         write_samples(Path(cfg.out) / "samples.jsonl", at, samples[: min(count, cfg.samples)])
         return {f"held_{name}": float(x[:count].mean()) for name, x in played.told.items()}
 
-    before = evaluate(state.params, 0)
-    fitted = loop.fit(
-        one, state, source, config=loop_cfg, mesh=devices, rows=cfg.rollout.batch, out=cfg.out,
-        frozen=frozen, evaluate=evaluate, resolved=cfg, title=cfg.variant,
+    trained = mesh.place(devices, trained)
+    before = evaluate(trained, 0)
+    fitted = tuning.tune(
+        objective(tuned.lm, loss_of(cfg, players.longest)), trained, source, opt=cfg.opt,
+        config=dataclasses.replace(cfg.loop, steps=steps), mesh=devices, rows=cfg.rollout.batch,
+        out=cfg.out, frozen=frozen, gradients=gradients.summed(cfg.accum), evaluate=evaluate,
+        resolved=cfg, title=cfg.variant,
     )  # fmt: skip
     after = evaluate(fitted.state.params, steps)
     record.draw(f"{cfg.variant.upper()}: {cfg.reward}")
-    save(cfg, tuned, fitted.state.params, spec, before, after)
+    facts = {"stage": cfg.variant, "before": before, "after": after}
+    plain = cfg.plain or bool(tuned.facts.get("plain", False))
+    own = fitted.state.params
+    save_stage(cfg.out, tuned, own, backbone="backbone" in own, facts=facts, plain=plain)
     result = {"held_reward_before": before["held_reward"], "held_reward": after["held_reward"]}
     print(", ".join(f"{name} {value:.3f}" for name, value in result.items()), flush=True)
     return {**result, "best": fitted.value, "rollouts": int(fitted.state.source["rollouts"])}
@@ -162,21 +158,15 @@ def loss_of(cfg: PpoConfig, longest: int) -> PpoLoss | GrpoLoss:
     )
 
 
-def start(cfg: PpoConfig, devices: jax.sharding.Mesh) -> tuple[Tuned, DeltaConfig]:
-    """The model with the Delta that is to be trained (none for the method "full"), and what that Delta is."""
+def start(cfg: PpoConfig, devices: jax.sharding.Mesh) -> Tuned:
+    """The model with the Delta that is to be trained (none for the method "full")."""
     tuned = load_tuned(
         cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, plain=cfg.plain or None,
         dtype=cfg.dtype,
     )  # fmt: skip
     if "delta" in tuned.tree:
-        return tuned, tuned.spec
-    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
-    if spec.empty:
-        return tuned, spec
-    key = jax.random.key(cfg.loop.seed)
-    delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
-    tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
-    return dataclasses.replace(tuned, tree=tree, spec=spec), spec
+        return tuned
+    return tuned.with_delta(deltas.choose(cfg.method, cfg.delta), cfg.loop.seed, devices)
 
 
 def parts(cfg: PpoConfig, tuned: Tuned) -> tuple[Any, Any]:
@@ -196,8 +186,7 @@ def prompts_of(cfg: PpoConfig, tuned: Tuned) -> tuple[list[Prompt], list[Prompt]
     """(prompts to learn from, held-out ones); what was left out is printed."""
     room = min(cfg.longest, tuned.cfg.max_positions - cfg.generation.max_new)
     found, skipped = read_prompts(cfg.prompts, tuned.chat, room)
-    for line in skipped.lines():
-        print(f"{cfg.prompts}: {line}", flush=True)
+    tuning.say(cfg.prompts, skipped)
     every = cfg.hold_out_every
     held = [p for i, p in enumerate(found) if every and i % every == every - 1]
     train = [p for i, p in enumerate(found) if not every or i % every != every - 1]
@@ -288,20 +277,6 @@ def source_of(
         drift=lambda params, batch: moved(params, frozen, placed(batch, c.batch)),
         report=record.add,
         tells_kl=cfg.variant == "ppo" or (loss.reference and not loss.on_policy),
-    )
-
-
-def save(
-    cfg: PpoConfig, tuned: Tuned, params: Any, spec: DeltaConfig, before: dict, after: dict
-) -> None:
-    """OUT/adapter with the value head, or OUT/model where the backbone was trained."""
-    out, facts = Path(cfg.out), {"stage": cfg.variant, "before": before, "after": after}
-    if "backbone" in params:
-        save_model(out / "model", tuned.cfg, params["backbone"], tuned.base)
-        return
-    plain = cfg.plain or bool(tuned.facts.get("plain", False))
-    save_tuned(
-        out / "adapter", params, cfg=tuned.cfg, base=tuned.base, spec=spec, plain=plain, facts=facts
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, config, hub, mesh, objectives, quant
+from jaxrec import config, hub, mesh, objectives, quant
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -34,17 +34,11 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import weighted
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.sampled import SampleConfig, Sampled
-from jaxrec.models.language.tuned_folder import (
-    Tuned,
-    delta_like,
-    load_tuned,
-    save_model,
-    save_tuned,
-)
+from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_stage
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
-from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training import gradients, loop, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -98,7 +92,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     devices = mesh.make(cfg.mesh)
     tuned = start(cfg, devices)
     rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")
-    trained, frozen = parts(tuned.tree, rule)
+    trained, frozen = tuning.parts(tuned.tree, rule)
     train, held = read(cfg)
     examples = encode(tuned, train, cfg, "train")
     made = batches(
@@ -110,10 +104,6 @@ def main(cfg: SftConfig) -> dict[str, float]:
         f" {len(held)} held out",
         flush=True,
     )
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, trained, optim, source=made.source.init())
-    lm = TunedLM(tuned.model, lora_dropout=cfg.lora_dropout)
-    one = step.make_step(*objectives.sft(lm), optim, state, gradients=gradients.summed(cfg.accum))
     told = held_out_nll(tuned, encode(tuned, held, cfg, "held out"), cfg)
     sampled = Sampled(tuned.model, tuned.chat, [one.prompt for one in held], cfg.samples)
 
@@ -123,11 +113,13 @@ def main(cfg: SftConfig) -> dict[str, float]:
             sampled.write(Path(cfg.out) / "samples.jsonl", tree, at)
         return told(tree)
 
-    fitted = loop.fit(
-        one, state, made.source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen=frozen, evaluate=evaluate, resolved=cfg, title="sft", programs=made.programs,
+    lm = TunedLM(tuned.model, lora_dropout=cfg.lora_dropout)
+    fitted = tuning.tune(
+        objectives.sft(lm), trained, made.source, opt=cfg.opt, config=cfg.loop, mesh=devices,
+        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=gradients.summed(cfg.accum),
+        evaluate=evaluate, resolved=cfg, title="sft", programs=made.programs,
     )  # fmt: skip
-    best = best_of(cfg, fitted.state.params, tuned)
+    best = tuning.best_of(cfg.out, fitted.state.params)
     save(cfg, tuned, best, frozen, fitted)
     return {cfg.loop.monitor: fitted.value, "best_step": float(fitted.best)}
 
@@ -140,7 +132,7 @@ def check(cfg: SftConfig) -> None:
             f"loop.steps={cfg.loop.steps} trains nothing; eval.text measures a model as it is:"
             f" jaxrec eval text --model {cfg.base}{tuned} --data {' '.join(cfg.held or cfg.data)}"
         )
-    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
+    spec = deltas.choose(cfg.method, cfg.delta)
     whole = (spec.empty and not cfg.adapter) or "backbone" in cfg.train
     if cfg.quantise and whole:
         raise SftError(
@@ -171,37 +163,20 @@ def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> Tuned:
     )  # fmt: skip
     if cfg.adapter:
         return tuned
-    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
+    spec = deltas.choose(cfg.method, cfg.delta)
     if spec.empty:
         wide = jax.tree.map(lambda x: x.astype("float32"), tuned.tree["backbone"])
         return dataclasses.replace(tuned, tree={"backbone": wide})
-    key = jax.random.key(cfg.loop.seed)
-    delta = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
-    tree = {**tuned.tree, "delta": mesh.place(devices, delta)}
-    return dataclasses.replace(tuned, tree=tree, spec=spec)
-
-
-def parts(tree: dict[str, Any], rule: str) -> tuple[Any, Any]:
-    """(what trains, what stays frozen). All of it may train: then nothing is frozen."""
-    if set(tree) == {"backbone"} and rule == "backbone/.*":
-        return tree, {}
-    return partition.split(tree, rule)
+    return tuned.with_delta(spec, cfg.loop.seed, devices)
 
 
 def read(cfg: SftConfig) -> tuple[list[Instruction], list[Instruction]]:
     """(training, held-out) instructions; what was left out of them is printed."""
-
-    def all_of(sources: tuple[str, ...]) -> list[Instruction]:
-        found = []
-        for source in sources:
-            rows, skipped = read_instructions(source, cfg.strict)
-            found += rows
-            for line in skipped.lines():
-                print(f"{source}: {line}", flush=True)
-        return found
-
-    train = all_of(cfg.data)
-    return (train, all_of(cfg.held)) if cfg.held else hold_out(train, cfg.hold_out_every)
+    one = lambda source: read_instructions(source, cfg.strict)
+    train = tuning.read_all(cfg.data, one)
+    return (
+        (train, tuning.read_all(cfg.held, one)) if cfg.held else hold_out(train, cfg.hold_out_every)
+    )
 
 
 def encode(tuned: Tuned, rows: list[Instruction], cfg: SftConfig, what: str) -> list[text.Example]:
@@ -209,8 +184,7 @@ def encode(tuned: Tuned, rows: list[Instruction], cfg: SftConfig, what: str) -> 
     examples, skipped = encode_instructions(
         tuned.chat, rows, cfg.length, learn=cfg.learn, too_long=cfg.too_long
     )
-    for line in skipped.lines():
-        print(f"{what}: {line}", flush=True)
+    tuning.say(what, skipped)
     return examples
 
 
@@ -238,28 +212,15 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
     return told
 
 
-def best_of(cfg: SftConfig, last: Any, tuned: Tuned) -> Any:
-    """The trained parameters with the best monitored value, placed as the last ones are."""
-    saved = checkpoint.load_params(Path(cfg.out) / "best")
-    if "delta" in last:
-        saved["delta"] = delta_like(tuned.spec, tuned.cfg, saved["delta"])
-    return jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), saved, last)
-
-
 def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.Fitted) -> None:
     """OUT/model where the model's own weights were trained; OUT/adapter and OUT/peft where a Delta was."""
     out, spec = Path(cfg.out), tuned.spec
     tree = partition.merge(best, frozen)
-    base, params = tuned.base, tree["backbone"]
-    if "backbone" in best:  # an adapter that was trained along then belongs to the new model
-        save_model(out / "model", tuned.cfg, params, base)
-        base = str(out / "model")
+    facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value}
+    base = save_stage(out, tuned, tree, backbone="backbone" in best, facts=facts, plain=cfg.plain)
     if "delta" not in tree:
         return
-    facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value}
-    save_tuned(
-        out / "adapter", tree, cfg=tuned.cfg, base=base, spec=spec, plain=cfg.plain, facts=facts
-    )
+    params = tree["backbone"]
     if cfg.merge or spec.lora_dora:  # both compute with the weights themselves
         params = quant.whole(params)
     try:

@@ -9,7 +9,7 @@ check(delta, sites)                             a misspelt site is an error, nev
 
 from jaxrec.delta.algebra import add, bank, scale, take
 from jaxrec.delta.checks import batch_size, check, count, size_bytes
-from jaxrec.delta.config import METHODS, DeltaConfig, DeltaError, method
+from jaxrec.delta.config import METHODS, DeltaConfig, DeltaError, choose, method
 from jaxrec.delta.layout import init, materialise, restack, shapes, with_dropout, zeros
 from jaxrec.delta.magnitude import column_gain, column_norms, settle
 from jaxrec.delta.merging import merge, merge_params
@@ -25,6 +25,7 @@ __all__ = [
     "bank",
     "batch_size",
     "check",
+    "choose",
     "column_gain",
     "column_norms",
     "count",

@@ -81,6 +81,11 @@ METHODS: dict[str, DeltaConfig] = {
 }
 
 
+def choose(name: str, own: DeltaConfig) -> DeltaConfig:
+    """Sizes of one's own where there are any, else those of the method `name`."""
+    return method(name) if own.empty else own
+
+
 def method(name: str) -> DeltaConfig:
     """The DeltaConfig of a method by its name; that of "full" is empty. Raises DeltaError for an unknown name."""
     if name not in METHODS:

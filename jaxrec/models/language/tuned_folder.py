@@ -58,6 +58,14 @@ class Tuned:
         """The model as the tuning stages see it, without dropout."""
         return TunedLM(self.model)
 
+    def with_delta(self, spec: DeltaConfig, seed: int, devices: jax.sharding.Mesh) -> "Tuned":
+        """With a fresh Delta (the identity) that is to be trained; none where `spec` is empty."""
+        if spec.empty:
+            return dataclasses.replace(self, spec=spec)
+        make = jax.jit(lambda key: deltas.init(key, Decoder.sites(self.cfg), spec))
+        delta = mesh.place(devices, make(jax.random.key(seed)))
+        return dataclasses.replace(self, tree={**self.tree, "delta": delta}, spec=spec)
+
 
 # ------------------------------------------------------------------------------------------------ loading
 
@@ -174,6 +182,33 @@ def save_tuned(
         **(facts or {}),
     }
     checkpoint.save_params(folder, parts, told)
+
+
+def save_stage(
+    out: str | Path,
+    tuned: Tuned,
+    tree: Mapping[str, PyTree],
+    *,
+    backbone: bool,
+    facts: Mapping[str, Any],
+    plain: bool = False,
+) -> str:
+    """What a tuning stage leaves: OUT/model where weights of the backbone trained, OUT/adapter where there is a Delta.
+
+    tree: the whole tree after training. backbone: whether its weights trained; the adapter then belongs to OUT/model.
+    facts: for the adapter's facts.json. plain: trained without a chat template. Gives the base of the Delta.
+    """
+    base = tuned.base
+    if backbone:
+        base = str(Path(out) / "model")
+        save_model(base, tuned.cfg, tree["backbone"], tuned.base)
+    if "delta" in tree:
+        kept = {name: part for name, part in tree.items() if name != "start"}
+        save_tuned(
+            Path(out) / "adapter", kept,
+            cfg=tuned.cfg, base=base, spec=tuned.spec, plain=plain, facts=facts,
+        )  # fmt: skip
+    return base
 
 
 def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str | Path) -> None:
