@@ -14,7 +14,6 @@ scored: `--predictions OUT/rows.jsonl` scores them again.
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from jaxrec import config, results, text_metrics
 from jaxrec.config import RunError
 from jaxrec.data.instructions import Instruction, json_lines, read_instructions, shorten
-from jaxrec.data.text import Example
+from jaxrec.files import write_json_lines
 from jaxrec.metrics import ratio
 
 OWN = ("rouge", "exact", "similarity", "nats")
@@ -44,9 +43,7 @@ SHOWN = 3
 class TextConfig:
     """What is measured, on what, and how answers are written."""
 
-    model: str = (
-        ""  # a Hugging Face folder, ours or a hub id; or an adapter's folder, which names its base
-    )
+    model: str = ""  # a Hugging Face folder or hub id, ours, or an adapter's folder
     adapter: str = ""  # on top of the model: a folder of ours or of HF PEFT
     data: tuple[str, ...] = ()  # files of chats with their answers, see jaxrec.data.instructions
     predictions: str = ""  # answers that are there already: a .jsonl, a line for each row of `data`
@@ -56,9 +53,7 @@ class TextConfig:
     new: int = 128  # tokens of an answer at most
     temperature: float = 0.0  # 0: the likeliest token
     top_p: float = 1.0
-    length: int = (
-        1024  # tokens of a row at most, its answer among them; a longer prompt loses its beginning
-    )
+    length: int = 1024  # tokens of a row at most; a longer prompt loses its beginning
     rows: int = 8  # answered at a time
     plain: bool = False  # no chat template: prompt and completion as they stand
     quantise: Literal["", "nf4", "int8"] = ""
@@ -96,12 +91,12 @@ def main(cfg: TextConfig) -> dict[str, float]:
         for one, text in zip(asked, written, strict=True)
     ]
     out = Path(cfg.out)
-    write_lines(out / "rows.jsonl", rows)
+    write_json_lines(out / "rows.jsonl", rows)
     score(rows, measures, cfg.stem, similar, own)
     if surprise is not None:
         for row, (nats, tokens) in zip(rows, surprise, strict=True):
             row |= {"nats": float(nats), "tokens": int(tokens)}
-    write_lines(out / "rows.jsonl", rows)
+    write_json_lines(out / "rows.jsonl", rows)
     found = summary(rows, cfg.draws, cfg.seed)
     record = {"model": cfg.model, "adapter": cfg.adapter, "n": len(rows)}
     record |= {
@@ -214,18 +209,19 @@ def by_model(
 def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int) -> list[str]:
     """An answer to each row, similar lengths together; a prompt longer than `room` tokens loses its start."""
     from jaxrec.dialogue.prompts import Generation
-    from jaxrec.models.language.writing import decoder_writer
+    from jaxrec.models.language.writing import decoder_writer, openings_of
 
     chat = tuned.chat
     how = Generation(
         max_new=cfg.new, temperature=cfg.temperature, top_p=cfg.top_p, repetition=1.0, stop=()
     )
     write = decoder_writer(tuned.cfg, how, eos=chat.eos_ids, text_of=chat.decode, rows=cfg.rows)
-    openings = [chat.opening(one.prompt) for one in asked]
-    cut = sum(len(ids) > room for ids in openings)
+    openings = openings_of(chat, [one.prompt for one in asked], room)
+    cut = sum(len(ids) == room for ids in openings)
     if cut:
-        print(f"{cut} prompts are longer than {room} tokens, and lose their beginning", flush=True)
-    openings = [shorten(Example(i, [0.0] * len(i)), room).ids for i in openings]
+        print(
+            f"{cut} prompts fill the {room} tokens there are, or lost their beginning", flush=True
+        )
     order = sorted(range(len(openings)), key=lambda i: len(openings[i]))
     out = [""] * len(order)
     for start in tqdm(range(0, len(order), cfg.rows), "answers", disable=None):
@@ -330,14 +326,6 @@ def show(
         [{"measure": m, "mean": v, "from": lo, "to": hi} for m, (v, lo, hi) in found.items()]
     )
     print(f"\neach answer: {path.with_name('rows.jsonl')}; the record: {path}")
-
-
-def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A JSON object a line, the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

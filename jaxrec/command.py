@@ -29,10 +29,11 @@ GROUPS = {
     "data": "fetch public data sets",
 }
 EXAMPLES = """\
-    jaxrec demo                                       the whole story on a small world, without a network
-    jaxrec train sft --base MODEL --data my.jsonl     tune a model folder on chats of your own
-    jaxrec eval text --model MODEL --data my.jsonl    answers against references: ROUGE, similarity, nats
-    jaxrec train sft sft_sample --opt.lr 1e-3         an experiment by its name, one setting changed"""
+    jaxrec demo                                        the whole story on a small world, without a network
+    jaxrec train sft --base MODEL --data chats.jsonl   tune a model's folder on chats of your own
+    jaxrec eval text --model MODEL --data chats.jsonl  its answers against theirs: ROUGE, similarity, nats
+    jaxrec recommend --events orders.csv --user U1     ten items for somebody, and why
+    jaxrec train sft sft_sample --opt.lr 1e-3          an experiment by its name, one setting changed"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -269,7 +269,9 @@ def _as_called(text: str) -> str:
     """A docstring whose commands are written as this script was called: `jaxrec train x` works without a checkout."""
     if not getattr(sys.modules.get("__main__"), "__called__", ""):
         return text
-    return re.sub(r"python -m (?:jaxrec\.)?(train|eval)\.(\w+)", r"jaxrec \1 \2", text)
+    command = r"python -m (?:jaxrec\.(?=\w)|(?=train\.|eval\.))([a-z_.]+\w)"
+    text = re.sub(command, lambda found: f"jaxrec {found[1].replace('.', ' ')}", text)
+    return re.sub(r"\bconfigs/(?:\w+/)?(\w+)\.py", r"\1", text)
 
 
 def _call(config_class: type, make: Any, where: str = "") -> Any:

@@ -9,7 +9,6 @@ they write, print and refuse is the scripts'.
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from jaxrec.config import ConfigError, RunError, to_dict
 from jaxrec.data.instructions import read_instructions
+from jaxrec.files import content_hash, file_hash, write_json, write_json_lines
 
 Chats = str | Path | Sequence[str | Path | Mapping[str, Any]]  # files, or rows as they stand in one
 T = TypeVar("T")
@@ -88,10 +88,10 @@ def tune(
             f"{folder} is there already, of these chats and settings (fresh=True: anew)", flush=True
         )
         return folder
-    for path, text in (*inline.items(), *held_inline.items()):
-        path.write_text(text, "utf-8")
+    for path, chats_of in (*inline.items(), *held_inline.items()):
+        write_json_lines(path, chats_of)
     found = sft.main(cfg)
-    (out / _MADE).write_text(json.dumps(made | {"done": True}, indent=1) + "\n")
+    write_json(out / _MADE, made | {"done": True})
     print(
         f"{found['held_nll']:.3f} nats a token on held-out chats, at step {found['best_step']:.0f}: {folder}"
     )
@@ -133,16 +133,15 @@ def evaluate(
         "new": new, "limit": limit, "out": str(out),
     }  # fmt: skip
     cfg = _settings(text.TextConfig, known, settings)
-    for path, lines in inline.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(lines, "utf-8")
+    for path, chats in inline.items():
+        write_json_lines(path, chats)
     return text.main(cfg)
 
 
 # ------------------------------------------------------------------------------------------------- inside
 
 
-def _files(chats: Chats, to: Path) -> tuple[tuple[str, ...], dict[Path, str]]:
+def _files(chats: Chats, to: Path) -> tuple[tuple[str, ...], dict[Path, list[Mapping[str, Any]]]]:
     """(the files that chats lie in, what has to be written first: rows that lie in none)."""
     if isinstance(chats, str | Path):
         chats = (chats,)
@@ -153,10 +152,10 @@ def _files(chats: Chats, to: Path) -> tuple[tuple[str, ...], dict[Path, str]]:
     if not rows:
         return tuple(files), {}
     try:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        json.dumps(rows)
     except TypeError as error:
         raise ConfigError(f"a chat that is no JSON: {error}") from error
-    return (*files, str(to)), {to: text}
+    return (*files, str(to)), {to: rows}
 
 
 def _count(chats: Chats) -> int:
@@ -171,13 +170,15 @@ def _hash(chats: Chats) -> str:
     """Of what the chats say, wherever they lie."""
     if isinstance(chats, str | Path):
         chats = (chats,)
-    whole = hashlib.sha256()
-    for one in chats:
-        if isinstance(one, Mapping):
-            whole.update(json.dumps(one, sort_keys=True).encode())
-        else:
-            whole.update(Path(one).read_bytes() if Path(one).is_file() else str(one).encode())
-    return whole.hexdigest()[:16]
+    parts = [
+        json.dumps(one, sort_keys=True) + "\n"
+        if isinstance(one, Mapping)
+        else file_hash(one)
+        if Path(one).is_file()
+        else f"{one}\n"
+        for one in chats
+    ]
+    return content_hash(*parts, digits=16)
 
 
 def _settings(kind: type[T], known: Mapping[str, Any], more: Mapping[str, Any]) -> T:
@@ -212,5 +213,5 @@ def _begin(out: Path, made: Mapping[str, Any], fresh: bool) -> bool:
         raise RunError(f"{out} is not empty, and no run of `tune`: name another folder with out=")
     out.mkdir(parents=True, exist_ok=True)
     if not done:
-        path.write_text(json.dumps(made, indent=1) + "\n")
+        write_json(path, made)
     return done
