@@ -1,6 +1,7 @@
 """A personal model's folder: what is loaded is what was saved, and another backbone is refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ from jaxrec import checkpoint, config, hub, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
-from jaxrec.models.language.model_folder import BackboneMismatch
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash
+from jaxrec.models.language.tuned_folder import save_tuned
 from jaxrec.models.personal.personal_folder import (
+    load_backbone,
     load_lfe,
     load_personal,
     load_teacher,
@@ -101,3 +104,52 @@ def test_a_teacher_shares_the_vocabulary(saved, devices):
     assert module.cfg.vocab == len(params["embed"]["table"]) == 290
     with pytest.raises(RunError, match="290 tokens, the backbone 40"):
         load_teacher(str(folder / "backbone"), Decoder(tiny.DECODER), devices)
+
+
+def test_a_folder_finds_its_backbone_wherever_both_were_moved(
+    saved, devices, tmp_path, monkeypatch
+):
+    folder, own, facts = saved
+    there = tmp_path / "here"
+    shutil.copytree(folder / "backbone", there / "base")
+    monkeypatch.chdir(there)
+    told = {**facts, "backbone": "base", "base_hash": base_hash("base")}
+    save_personal(
+        "out/model", PersonalLM(Decoder(CFG), tiny.PERSONAL), tiny.ENCODER, own, ["a"], told
+    )
+    there.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert load_personal("moved/out/model", devices).tenants == ("a",)
+
+
+def test_an_adapter_is_a_backbone_too(saved, devices, tmp_path):
+    folder, own, facts = saved
+    base = str(folder / "backbone")
+    save_tuned(tmp_path / "adapter", {"delta": own["lfe_delta"]}, cfg=CFG, base=base, spec=LORA)
+    plain, tuned = (
+        load_backbone(base, devices),
+        load_backbone(str(tmp_path / "adapter"), devices, CFG.cuts),
+    )
+    assert tuned.hashed.startswith(f"{plain.hashed}+")
+    q = lambda params: np.asarray(params["stack_1"]["attn"]["q"]["kernel"])
+    assert np.abs(q(tuned.params) - q(load_backbone(base, devices, CFG.cuts).params)).max() > 1e-3
+    told = {**facts, "backbone": str(tmp_path / "adapter"), "base_hash": tuned.hashed}
+    checkpoint.save_params(tmp_path / "lfe", {"lfe": own["lfe"]}, {**told, "lora": {}})
+    loaded = load_lfe(tmp_path / "lfe", devices)[2]["backbone"]
+    np.testing.assert_array_equal(q(loaded), q(tuned.params))
+    with pytest.raises(RunError, match="load it without quantise"):
+        load_lfe(tmp_path / "lfe", devices, quantise="int8")
+
+
+def test_a_quantised_backbone_is_recognised_by_its_file(saved, devices, tmp_path):
+    folder, own, facts = saved
+    checkpoint.save_params(tmp_path / "old", {"lfe": own["lfe"]}, facts)
+    with pytest.raises(RunError, match="whole weights: load it without quantise"):
+        load_lfe(tmp_path / "old", devices, quantise="int8")
+    told = {**facts, "base_hash": base_hash(folder / "backbone")}
+    checkpoint.save_params(tmp_path / "new", {"lfe": own["lfe"]}, told)
+    params = load_lfe(tmp_path / "new", devices, quantise="int8")[2]
+    lm = PersonalLM(Decoder(CFG), tiny.PERSONAL)
+    row = tiny.tokens(np.random.default_rng(0), 1, 4).replace(loss_BL=None)
+    z = tiny.jit(lambda params, row: lm.encode(params, row).z_cls_BD)(params, row)
+    assert np.isfinite(np.asarray(z)).all()

@@ -23,6 +23,7 @@ from jaxrec.data.chat import ChatFormat
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.models.language.model_folder import place_facts
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
 from jaxrec.models.personal.lfe import LFE, LFEConfig
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
@@ -91,6 +92,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {
         "backbone": cfg.backbone,
+        **place_facts(Path(cfg.out) / "lfe", cfg.backbone),
         "base_hash": base.hashed,
         "sentinels": chat.marks().sentinels,  # ids that stood for masked spans
         "lfe": config.to_dict(cfg.lfe),

@@ -276,15 +276,28 @@ class TemplateChat(_HubChat):
         return ids[: len(ids) - len(start)]
 
     def answer(self, said: str) -> Example:
-        """As `ChatFormat.answer`, as the template writes it behind a short question."""
-        asked = self.question([("user", _PROBE)])
+        """As `ChatFormat.answer`, as the template writes it behind a short question.
+
+        Where the template writes no end behind an answer, the model's end token stands there.
+        """
+        if not said.strip():
+            start = list(self._start)
+            return Example([*start, _end_of(self.eos_ids)], [0.0] * len(start) + [1.0])
         ids, loss = self.example([("user", _PROBE), ("assistant", said)])
-        if ids[: len(asked)] != asked or not any(loss):
+        at = len(self._asked)
+        if ids[:at] != self._asked or not any(loss):
             raise ChatError(
                 "the chat template writes a question in another way once it is answered"
             )
-        last = max(i for i, weight in enumerate(loss) if weight)  # a line break may follow
-        return Example(ids[len(asked) : last + 1], loss[len(asked) : last + 1])
+        last = 1 + max(i for i, weight in enumerate(loss) if weight)  # a line break may follow
+        ids, loss = ids[at:last], loss[at:last]
+        if ids[-1] in self.eos_ids:
+            return Example(ids, loss)
+        return Example([*ids, _end_of(self.eos_ids)], [*loss, 1.0])
+
+    @functools.cached_property
+    def _asked(self) -> list[int]:
+        return self.question([("user", _PROBE)])
 
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
         return self._write(messages, answer_next)[0]
@@ -342,12 +355,7 @@ class PlainChat(_HubChat):
 
     @functools.cached_property
     def _marks(self) -> Marks:
-        if not self.eos_ids:
-            raise ChatError(
-                "the model's tokenizer names no end token, so no answer would ever end: set eos_token in its"
-                " tokenizer_config.json"
-            )
-        end = self.eos_ids[0]
+        end = _end_of(self.eos_ids)
         start = tuple(_behind(*self.tok.encode_spans(f"{_PROBE}\n"), len(_PROBE)))
         hidden = tuple(self.tok.spare_ids(SENTINELS))
         return Marks(self._first, start or self._first or (end,), end, hidden)
@@ -367,6 +375,16 @@ class PlainChat(_HubChat):
 
 def _hf_role(role: str) -> str:
     return "user" if role == "customer" else role
+
+
+def _end_of(eos_ids: Sequence[int]) -> int:
+    """The id that ends an answer. Raises ChatError where a tokenizer names none."""
+    if not eos_ids:
+        raise ChatError(
+            "the model's tokenizer names no end token, so no answer would ever end: set eos_token in its"
+            " tokenizer_config.json"
+        )
+    return eos_ids[0]
 
 
 def _behind(ids: Sequence[int], places: Sequence[tuple[int, int]], at: int) -> list[int]:

@@ -6,6 +6,8 @@ by its file's own weights, so what was trained on NF4 codes of a base belongs to
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,20 @@ def load_model(
         raise RunError(f"{source} is no causal language model, and these stages stand on one")
     check_vocabulary(chat.size, cfg)
     return ModelFolder(cfg, params, chat, base_hash(folder))
+
+
+def place_facts(folder: str | Path, source: str | Path) -> dict[str, str]:
+    """Where a base lies, for the facts of a folder that stands on it: relative to that folder, and as it was given."""
+    local = Path(source).expanduser()
+    if not local.is_dir():
+        return {"base": "", "base_given": str(source)}
+    return {"base": os.path.relpath(local, folder), "base_given": str(local.resolve())}
+
+
+def place_of(folder: str | Path, facts: Mapping[str, Any]) -> str:
+    """Where the base of a folder with `place_facts` lies: relative to it if it is still there, else as it was given."""
+    near = Path(folder) / facts["base"] if facts["base"] else None
+    return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
 
 
 def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:

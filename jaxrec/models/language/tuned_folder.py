@@ -9,7 +9,6 @@ adapter that was trained through NF4 codes of a base is the adapter of that base
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,13 @@ from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub.peft import load_peft
 from jaxrec.hub.weights import find, save
-from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, load_model
+from jaxrec.models.language.model_folder import (
+    BackboneMismatch,
+    base_hash,
+    load_model,
+    place_facts,
+    place_of,
+)
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import stack_sizes
@@ -143,8 +148,7 @@ def base_of(adapter: str | Path) -> str:
     facts = checkpoint.load_facts(adapter)
     if "base_given" not in facts:
         raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_given'")
-    near = Path(adapter) / facts["base"] if facts["base"] else None
-    return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
+    return place_of(adapter, facts)
 
 
 # ------------------------------------------------------------------------------------------------- saving
@@ -171,10 +175,8 @@ def save_tuned(
     parts = {name: part for name, part in tree.items() if name != "backbone"}
     if not parts:
         raise ValueError("nothing but a backbone: save_model writes that")
-    local = Path(base).expanduser().is_dir()
     told = {
-        "base": os.path.relpath(Path(base).expanduser(), folder) if local else "",
-        "base_given": str(Path(base).expanduser().resolve()) if local else base,
+        **place_facts(folder, base),
         "base_hash": hashed or base_hash(base),
         "delta": config.to_dict(spec),
         "cuts": cfg.cuts,

@@ -17,7 +17,13 @@ from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig, shapes
 from jaxrec.hub.weights import load, model_of
-from jaxrec.models.language.model_folder import BackboneMismatch, ModelFolder, load_model
+from jaxrec.models.language.model_folder import (
+    BackboneMismatch,
+    ModelFolder,
+    load_model,
+    place_facts,
+    place_of,
+)
 from jaxrec.models.language.tuned_folder import is_adapter, load_tuned
 from jaxrec.models.personal.lfe import LFEConfig
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
@@ -104,6 +110,7 @@ def save_personal(
         "personal": config.to_dict(lm.cfg),
         "encoder": config.to_dict(encoder.cfg),
         "tenants": list(tenants),
+        **place_facts(folder, facts["backbone"]),
         **{
             name: facts[name]
             for name in ("backbone", "base_hash", "backbone_hash", "cuts", "lora", "sentinels")
@@ -167,4 +174,4 @@ def _facts(folder: str | Path, needed: str, what: str) -> dict[str, Any]:
     hashed = "base_hash" if "base_hash" in facts else "backbone_hash"  # older folders have this one
     if missing := {needed, "backbone", hashed} - set(facts):
         raise RunError(f"{folder} is not {what}: its facts.json lacks {sorted(missing)[0]!r}")
-    return facts
+    return facts | {"backbone": place_of(folder, facts)} if "base" in facts else facts

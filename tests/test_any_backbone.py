@@ -1,0 +1,100 @@
+"""A stranger's model and a stranger's tenant: any tokenizer's questions and answers join to what its format writes."""
+
+import json
+
+import jax
+import pytest
+import tiny_models as tiny
+
+from jaxrec import mesh
+from jaxrec.data import turns
+from jaxrec.data.chat import ChatError, PlainChat, TemplateChat
+from jaxrec.hub.config import ModelError, ModelMissing
+from jaxrec.models.language.model_folder import chat_of, load_model
+from jaxrec.models.personal.personal_folder import load_backbone
+
+TALK = [("user", "When?"), ("assistant", "Hello! At 5."), ("user", "Größe 😀?")]
+SAID = "Hello, at 5 😀.\n\nThe mill."
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    at = tmp_path_factory.mktemp("tokenizers")
+    for kind in tiny.KINDS:
+        tiny.tokenizer(kind, at / kind)
+    return at
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_question_and_its_answer_are_the_conversation(folders, kind):
+    chat = chat_of(folders / kind)
+    assert isinstance(chat, PlainChat if kind == "phi2" else TemplateChat)
+    marks, question, answer = chat.marks(), chat.question(TALK), chat.answer(SAID)
+    whole = chat.example([*TALK, ("assistant", SAID)])
+    joined = [*question, *answer.ids]
+    assert joined == whole.ids[: len(joined)]
+    assert [*question, *marks.start] == chat.opening(TALK)
+    start = len(marks.start)
+    assert tuple(answer.ids[:start]) == marks.start and answer.ids[-1] == marks.end
+    assert answer.loss == [0.0] * start + [1.0] * (len(answer.ids) - start)
+    assert marks.end in chat.eos_ids and chat.decode(answer.ids[start:]) == SAID
+    assert question[: len(marks.first)] == list(marks.first)
+    assert chat.answer("").ids == [*marks.start, marks.end]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_sentinels_are_six_ids_of_no_other_use(folders, kind):
+    chat = chat_of(folders / kind)
+    first, start, end, sentinels = chat.marks()
+    assert len(set(sentinels)) == 6 and not {*first, *start, end, *chat.eos_ids} & set(sentinels)
+    assert sentinels == chat_of(folders / kind).marks().sentinels
+    if kind == "llama3":
+        names = [chat.tok.rust.id_to_token(i) for i in sentinels]
+        assert names == [f"<|reserved_special_token_{i}|>" for i in range(6)]
+
+
+def test_a_long_conversation_keeps_its_first_token_where_there_is_one(folders):
+    for kind, kept in (("qwen2", 0), ("llama3", 1)):
+        chat = chat_of(folders / kind)
+        whole = chat.question(TALK)
+        cut = turns.question_of(chat, TALK, 12).ids
+        assert cut == [*whole[:kept], *whole[len(whole) - 12 + kept :]] and len(cut) == 12
+
+
+def test_a_tokenizer_without_an_end_is_refused(folders, tmp_path):
+    tiny.tokenizer("phi2", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ChatError, match="no end token, so no answer would ever end: set eos_token"):
+        chat_of(tmp_path).marks()
+
+
+def test_a_folder_is_opened_one_way(tmp_path):
+    folder = tiny.model("qwen2", tmp_path / "base", spare=7)
+    opened = load_model(folder)
+    assert opened.cfg.vocab == opened.chat.size + 7  # more rows than tokens are fine
+    devices = mesh.make(devices=jax.devices()[:1])
+    whole, coded = (
+        load_backbone(str(folder), devices),
+        load_backbone(str(folder), devices, quantise="int8"),
+    )
+    assert whole.hashed == coded.hashed == opened.hashed  # recognised by its file
+    assert hasattr(coded.params["stack_0"]["attn"]["q"]["kernel"], "matmul")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelMissing, match=r"tokenizer.json is missing"):
+        load_model(folder)
+
+
+def test_a_tokenizer_larger_than_the_table_is_refused(tmp_path):
+    folder = tiny.model("qwen2", tmp_path / "base")
+    told = json.loads((folder / "tokenizer.json").read_text())
+    more = {
+        "id": 5000,
+        "content": "<|far|>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+    }
+    told["added_tokens"].append(more | {"normalized": False, "special": True})
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, but the embedding only"):
+        load_model(folder)
