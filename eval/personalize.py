@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxrec.eval.personalize_features import item_vectors
-from jaxrec.eval.personalize_items import ItemConfig, LoraConfig, view_items
 from jaxrec.eval.personalize_plot import k_curve
-from jaxrec.eval.personalize_rows import Case, PersonConfig, Trainer, fold_rows
+from jaxrec.eval.personalize_rows import Case, fold_rows
 from jaxrec.eval.personalize_speed import onboarding_speed
-from jaxrec.eval.personalize_split import Cards, assign_folds, cards, split
 
 from jaxrec import config, metrics
+from jaxrec.data.judgement_folds import Cards, assign_folds, cards, split
 from jaxrec.data.judgements import Judgements, JudgementsConfig, read
 from jaxrec.files import content_hash, open_atomically
+from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, view_items
+from jaxrec.models.personal.judgement import PersonConfig
 from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.text.item_vectors import item_vectors
+from jaxrec.recommenders.judgement_fit import JudgementFit
 from jaxrec.results import print_table, write_results
 
 RIVALS = ("pooled", "mean_p", "shuffled_p", "own_lora", "language_only", "global_mode")
@@ -108,7 +110,7 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
     """({(row, k): p [B, C]}, labels, people, onboarding speed) of all tested judgements, fold after fold."""
     person_fold, item_fold = assign_folds(data, cfg.folds, cfg.seed)
     splits = [split(data, person_fold, item_fold, f, cfg.validate) for f in range(cfg.folds)]
-    trainer = Trainer(cfg.personal, len(data.labels), cfg.fit)
+    trainer = JudgementFit(cfg.personal, len(data.labels), cfg.fit)
     laid = [lay_out(data, s, cfg, splits) for s in splits]
     language_U = data.language_of_people()
     given = np.concatenate([c.mask_US.sum(1)[c.person_U >= 0] for _, c, _ in laid])

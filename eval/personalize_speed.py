@@ -4,13 +4,15 @@ import time
 
 import jax
 import numpy as np
-from jaxrec.eval.personalize_rows import Case, Trainer, frozen_of
+from jaxrec.eval.personalize_rows import Case
 
+from jaxrec.models.personal.judgement import frozen_of
 from jaxrec.models.personal.profile import Gaussian
+from jaxrec.recommenders.judgement_fit import JudgementFit
 
 
 def onboarding_speed(
-    trainer: Trainer, params: dict, case: Case, k: int, people: int = 256
+    trainer: JudgementFit, params: dict, case: Case, k: int, people: int = 256
 ) -> dict[str, float | int]:
     """encoder_ms_per_tenant (one person alone in the batch, median of 50) and gradient_tenants_per_s (256 at once)."""
     frozen = frozen_of(case.view, trainer.cfg.content)

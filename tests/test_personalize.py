@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 from jaxrec.eval import personalize
-from jaxrec.eval.personalize_features import item_vectors
-from jaxrec.eval.personalize_items import ItemConfig, LoraConfig, base_rates, components
-from jaxrec.eval.personalize_rows import PersonConfig, another_of_same, episodes, mean_by_language
-from jaxrec.eval.personalize_split import assign_folds, cards, split
+from jaxrec.eval.personalize_rows import another_of_same, mean_by_language
 
 from jaxrec.config import ConfigError, load
+from jaxrec.data.judgement_folds import assign_folds, cards, split
 from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
+from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, Projection, base_rates
+from jaxrec.models.personal.judgement import PersonConfig
 from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.text.item_vectors import item_vectors
+from jaxrec.recommenders.judgement_fit import episodes
 from jaxrec.training.optimizer import OptConfig
 
 
@@ -157,7 +159,7 @@ def test_base_rates_and_components():
     np.testing.assert_allclose(overall, [30.5 / 81, 50.5 / 81], rtol=1e-6)
     assert by_item[0, 0] > 0.6 and by_item[2, 1] > 0.9 and (by_item[0] == by_item[1]).all()
     z = np.random.default_rng(0).normal(size=(50, 6))
-    x = components(z, np.arange(50) < 40, 3)
+    x = Projection.of(z, np.arange(50) < 40, 3)(z)
     assert x.shape == (50, 3) and np.mean(x[:40] ** 2) == pytest.approx(1, rel=1e-5)
     cross = x[:40].T @ x[:40]
     assert (

@@ -10,9 +10,9 @@ mean p .679, .606; another's p .670, .628. Three minutes on two cores; reading t
 """
 
 from jaxrec.eval.personalize import PersonalizeConfig
-from jaxrec.eval.personalize_items import LoraConfig
 
 from jaxrec.data.judgements import JudgementsConfig
+from jaxrec.models.personal.item_labels import LoraConfig
 
 config = PersonalizeConfig(
     name="multipico",

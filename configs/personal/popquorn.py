@@ -10,9 +10,9 @@ mean p .564, 1.195; another's p .498, 1.401. One minute on two cores; reading th
 """
 
 from jaxrec.eval.personalize import PersonalizeConfig
-from jaxrec.eval.personalize_items import LoraConfig
 
 from jaxrec.data.judgements import JudgementsConfig
+from jaxrec.models.personal.item_labels import LoraConfig
 
 config = PersonalizeConfig(
     name="popquorn",

@@ -1,4 +1,4 @@
-"""Who is tested on what: folds over people *and* items, and judgements laid out by person.
+"""Floor 1: who is tested on what: folds over people *and* items, and judgements laid out by person.
 
 Fold f's test: the people of fold f on the items of fold f. Its training side: all other people on all other items. The
 k examples of a test person are their judgements of *training* items, so no text of a test question has ever been seen.

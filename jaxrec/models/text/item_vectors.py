@@ -1,4 +1,4 @@
-"""Item texts to vectors by a frozen sentence encoder, computed once and kept under the hash of all that they depend on.
+"""Floor 3: item texts to vectors by a frozen sentence encoder, computed once and kept under the hash of what they need.
 
 z of an item = for each of its parts (a post, a reply) the mean over tokens of the top K layers' hidden states, side by
 side: the LFE's Z with mean pooling, before any projection.

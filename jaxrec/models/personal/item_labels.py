@@ -1,10 +1,13 @@
-"""The pooled model: labels from the text alone, the same for everybody; and what a LoRA of their own adds for a person.
+"""Floor 3: labels from the text alone, the same for everybody (the pooled model); and a LoRA of their own for a person.
 
     z [I, D] --principal components of the training items--> x [I, W] --Selector without p--> log p(label)
 
 Its number of steps is the one with the best held-out loss over a cross-fit on the training items, so nothing is to be
 tuned by hand on a new data set. The same cross-fit gives each *training* item a prediction by a model that never saw
 it: that is what the personal model reads, or it would trust the item model on questions more than it may.
+
+These fits have loops of their own, inside one program each: full batches of a few hundred numbers an item, some hundred
+steps, six fits a fold. A step of `training.step` costs more to call than such a step to compute.
 """
 
 import dataclasses
@@ -13,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxrec.eval.personalize_split import Cards
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxrec.data.judgement_folds import Cards
 from jaxrec.data.judgements import Judgements
 from jaxrec.models.personal.selector import Selector, SelectorConfig
 
@@ -55,6 +58,37 @@ class ItemView:
     )  # the same for unseen items; on training items by a model that did not see the item
     params: PyTree
     steps: int
+    projection: "Projection"  # which gave x_IW
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """Texts' vectors to principal components of the training items' standardised vectors, strongest first.
+
+    scale: what makes the mean square over all of them 1.
+    """
+
+    mean_D: np.ndarray
+    spread_D: np.ndarray
+    direction_DW: np.ndarray
+    scale: np.floating
+
+    @classmethod
+    def of(
+        cls, z_ID: Float[np.ndarray, "I D"], seen_I: Bool[np.ndarray, " I"], most: int
+    ) -> "Projection":
+        """Onto at most `most` components of the vectors that are training items' (`seen_I`)."""
+        mean_D, spread_D = z_ID[seen_I].mean(0), z_ID[seen_I].std(0) + 1e-3
+        x_ID = (z_ID - mean_D) / spread_D
+        _, direction_DD = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
+        direction_DW = direction_DD[:, ::-1][:, :most]
+        scale = np.sqrt(np.mean((x_ID @ direction_DW)[seen_I] ** 2))
+        return cls(mean_D, spread_D, direction_DW, scale)
+
+    def __call__(self, z_ID: Float[np.ndarray, "I D"]) -> Float[np.ndarray, "I W"]:
+        """Components of any texts' vectors."""
+        x_IW = ((z_ID - self.mean_D) / self.spread_D) @ self.direction_DW
+        return (x_IW / self.scale).astype(np.float32)
 
 
 def view_items(
@@ -66,7 +100,8 @@ def view_items(
     np.add.at(count_IC, (data.item_N[train_N], data.label_N[train_N]), 1)
     seen_I = count_IC.sum(1) > 0
     base_IC, overall_C = base_rates(count_IC, data.language_I, len(data.languages))
-    x_IW = components(z_ID, seen_I, cfg.components)
+    projection = Projection.of(z_ID, seen_I, cfg.components)
+    x_IW = projection(z_ID)
     part_I = np.random.default_rng(seed).integers(0, cfg.parts, items)
     keep_FI = part_I[None, :] != np.arange(cfg.parts)[:, None]
     fit_FIC = np.concatenate([count_IC[None] * keep_FI[..., None], count_IC[None]])
@@ -74,7 +109,17 @@ def view_items(
     model = _model(cfg, x_IW.shape[1], labels)
     log_p_FIC, params, steps = _fit(model, cfg, x_IW, np.log(base_IC), fit_FIC, held_FIC, seed)
     crossfit_IC = np.where(seen_I[:, None], log_p_FIC[part_I, np.arange(items)], log_p_FIC[-1])
-    return ItemView(x_IW, np.log(base_IC), overall_C, log_p_FIC[-1], crossfit_IC, params, steps)
+    return ItemView(
+        x_IW, np.log(base_IC), overall_C, log_p_FIC[-1], crossfit_IC, params, steps, projection
+    )
+
+
+def pooled_log_p(
+    params: PyTree, cfg: ItemConfig, x_IW: np.ndarray, base_IC: np.ndarray
+) -> Float[np.ndarray, "I C"]:
+    """Log p of the labels of any items by a fitted pooled model; base_IC: log base rates."""
+    model = _model(cfg, x_IW.shape[1], base_IC.shape[1])
+    return np.asarray(jax.nn.log_softmax(model.apply({"params": params}, x_IW, base=base_IC)))
 
 
 def base_rates(
@@ -86,15 +131,6 @@ def base_rates(
     np.add.at(by_GC, language_I, count_IC)
     by_GC = (by_GC + 10 * overall_C[None]) / (by_GC.sum(1, keepdims=True) + 10)
     return by_GC[language_I].astype(np.float32), overall_C.astype(np.float32)
-
-
-def components(z_ID: np.ndarray, seen_I: np.ndarray, most: int) -> np.ndarray:
-    """Principal components of the training items' standardised vectors, strongest first, mean square 1 over all."""
-    seen = z_ID[seen_I]
-    x_ID = (z_ID - seen.mean(0)) / (seen.std(0) + 1e-3)
-    _, direction = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
-    x_IW = x_ID @ direction[:, ::-1][:, :most]
-    return (x_IW / np.sqrt(np.mean(x_IW[seen_I] ** 2))).astype(np.float32)
 
 
 def _model(cfg: ItemConfig, width: int, labels: int) -> Selector:

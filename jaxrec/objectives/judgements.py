@@ -1,0 +1,38 @@
+"""Floor 4: judgements: of each person some labelled texts are shown, the labels of the others asked (cross-entropy).
+
+A batch [B, S]: item, label, shown (what p is made of), asked (what counts; 0 or 1).
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxrec.losses.classification import cross_entropy
+from jaxrec.models.personal.judgement import Models
+from jaxrec.objectives.objective import Objective
+from jaxrec.structs import Aux
+
+
+def judgements(models: Models) -> Objective:
+    """The mean over asked judgements of -log p(label | text, p of the shown ones)."""
+
+    def loss(
+        params: PyTree,
+        frozen: PyTree,
+        extra: PyTree,
+        batch: PyTree,
+        totals: PyTree,
+        key_B: Array,
+    ) -> tuple[Array, Aux]:
+        p = models.infer(params, frozen, batch["item"], batch["label"], batch["shown"])
+        log_p = models.log_p(params, frozen, p, batch["item"])
+        sums = cross_entropy(
+            log_p.reshape(-1, log_p.shape[-1]),
+            batch["label"].reshape(-1),
+            batch["asked"].reshape(-1),
+        )
+        return sums["nll"] / totals["asked"], Aux({"accuracy": sums["correct"] / totals["asked"]})
+
+    def weigh(batch: PyTree) -> dict[str, Array]:
+        return {"asked": jnp.maximum(jnp.sum(batch["asked"]), 1.0)}
+
+    return Objective(loss, weigh)

@@ -1,0 +1,126 @@
+"""Floor 4: the personal model of judgements, trained on episodes: of a person k are shown, the rest are asked."""
+
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxrec import mesh as meshes
+from jaxrec.data.judgement_folds import Cards
+from jaxrec.models.personal.judgement import Models, PersonConfig
+from jaxrec.models.personal.profile import FitConfig
+from jaxrec.objectives.judgements import judgements
+from jaxrec.training import loop
+from jaxrec.training import step as steps
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import make
+
+_WORD = 1 << 64
+
+
+class JudgementFit:
+    """Trains the personal model. One for all folds of a benchmark, so that each program is compiled once.
+
+    labels: how many there are. fit: how p is fitted to a person's examples by gradient.
+    """
+
+    def __init__(self, cfg: PersonConfig, labels: int, fit: FitConfig):
+        self.cfg, self.fit_cfg = cfg, fit
+        self.models = Models(cfg, labels, labels + cfg.content)
+        # so small a model runs fastest on one device, whatever the machine has
+        self.mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+        self.optimizer = make(cfg.opt, cfg.steps)
+        self._step = None
+        self.infer = jax.jit(self.models.infer)
+        self.log_p = jax.jit(self.models.log_p)
+        self.fit = jax.jit(lambda *given: self.models.fit(*given, fit))
+
+    def train(
+        self,
+        frozen: PyTree,
+        known: Cards,
+        seed: int,
+        out: str | Path | None = None,
+        progress: bool = False,
+    ) -> PyTree:
+        """Weights after `steps` steps of episodes of the people in `known`.
+
+        frozen: what is read of each item (`judgement.frozen_of`). out: log and checkpoints, from which a stopped run
+        goes on; None: a temporary folder. Raises NonFinite.
+        """
+        if out is None:
+            with tempfile.TemporaryDirectory() as folder:
+                return self.train(frozen, known, seed, folder, progress)
+        source = Episodes(known, self.cfg.batch, self.cfg.most, seed)
+        params = self.models.init(jax.random.key(seed))
+        state = steps.init_state(self.mesh, params, self.optimizer, source=source.init())
+        if self._step is None:
+            self._step = steps.make_step(*judgements(self.models), self.optimizer, state)
+        run = LoopConfig(
+            self.cfg.steps, seed + 1, log_every=100, save_every=1000, progress=progress
+        )
+        fitted = loop.fit(
+            self._step, state, source, config=run, mesh=self.mesh, rows=self.cfg.batch, out=out,
+            frozen=frozen, resolved=self.cfg, title="judgements",
+        )  # fmt: skip
+        return jax.tree.map(jnp.asarray, jax.device_get(fitted.state.params))
+
+
+class Episodes:
+    """A source of episodes. Its state is that of numpy's generator, so a resumed run draws what it would have."""
+
+    def __init__(self, known: Cards, batch: int, most: int, seed: int):
+        self.known, self.batch, self.most, self.seed = known, batch, most, seed
+
+    def init(self) -> PyTree:
+        """The state before the first batch."""
+        return _packed(np.random.default_rng(self.seed))
+
+    def __call__(self, step: int, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The next batch, and the state after it."""
+        rng = _unpacked(state)
+        return episodes(self.known, self.batch, self.most, rng), _packed(rng)
+
+
+def episodes(known: Cards, batch: int, most: int, rng: np.random.Generator) -> PyTree:
+    """Random people, each with k judgements shown (k log-uniform from 0 to `most`) and the others asked."""
+    row = rng.choice(np.flatnonzero(known.person_U >= 0), batch)
+    mask = known.mask_US[row]
+    place = np.argsort(np.argsort(np.where(mask, rng.random(mask.shape), 2.0), 1), 1)
+    k = np.exp(rng.uniform(np.log(0.5), np.log(most + 1), (batch, 1))).astype(int)
+    shown = mask & (place < k)
+    asked = (mask & ~shown).astype(np.float32)
+    label = known.label_US[row].astype(np.int32)
+    return {
+        "item": known.item_US[row].astype(np.int32),
+        "label": label,
+        "shown": shown,
+        "asked": asked,
+    }
+
+
+def _packed(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """PCG64's two numbers of 128 bits, cut in two each, and the half of one that was drawn and not used."""
+    told = rng.bit_generator.state
+    own = told["state"]
+    words = [*divmod(own["state"], _WORD), *divmod(own["inc"], _WORD)]
+    words += [told["has_uint32"], told["uinteger"]]
+    # as 32 bits: jax keeps no 64-bit numbers
+    halves = [half for word in words for half in divmod(int(word), 1 << 32)]
+    return {"pcg64": np.array(halves, np.uint32)}
+
+
+def _unpacked(state: dict[str, np.ndarray]) -> np.random.Generator:
+    halves = [int(half) for half in np.asarray(state["pcg64"])]
+    words = [(high << 32) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
+    generator = np.random.PCG64()
+    generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": words[0] * _WORD + words[1], "inc": words[2] * _WORD + words[3]},
+        "has_uint32": words[4],
+        "uinteger": words[5],
+    }
+    return np.random.Generator(generator)
