@@ -145,4 +145,4 @@ class Flow:
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             line = f"{user!r} is not known: recommended by {' and '.join(by)}{hint}"
             notes = [line, *(n for n in notes if not n.startswith(repr(user)))]
-        return tuple(notes)
+        return tuple(sorted(notes, key=lambda note: note.startswith("only ")))

@@ -63,8 +63,10 @@ def make(data: InteractionSet, config: FlowConfig, work: str | Path | None, prog
     if vectors_ID is None:
         vectors_ID = knn.item_vectors() if knn else np.zeros((whole.n_items, 1), np.float32)
     taste = fitting.taste_of(vectors_ID)
-    terms = taken_terms(whole, data.items)
-    personas = fitting.personas_of(taste(whole), terms, config.personas, config.persona_people)
+    terms = list(taken_terms(whole, data.items))
+    personas = None  # groups that no word describes say nothing
+    if terms:
+        personas = fitting.personas_of(taste(whole), terms, config.personas, config.persona_people)
     index = Index.build(vectors_ID)
     shop = Shop(data.name, events.users, events.items, data.items, whole, fitting.trend(whole))
     parts = FlowParts(
@@ -81,11 +83,17 @@ def make(data: InteractionSet, config: FlowConfig, work: str | Path | None, prog
     )
     sequence = _sequence(split, config, work / "sequence", progress, notes)
     learned: dict[str, Ranker] = {}
-    if knn and len(split.train.item_T):
+    if knn:
         learned["neighbours"] = ItemKNN(config.neighbours).fit(split.train)
     if sequence:
         learned["sequence"] = sequence
-    settings, facts = _tuned(parts, learned, split, config, notes)
+    before = parts
+    if (
+        text.vectors_ID is None and learned
+    ):  # vectors of who took what, which must not know what is held out
+        index = Index.build(learned["neighbours"].item_vectors())
+        before = dataclasses.replace(parts, search=index.search, vectors=index.vectors)
+    settings, facts = _tuned(before, learned, split, config, notes)
     rankers: dict[str, Ranker] = {"neighbours": knn} if knn else {}
     if sequence:
         rankers["sequence"] = _kept(sequence, whole)

@@ -56,6 +56,7 @@ class FlowSettings:
     duplicate: float = 0.95
     lam: float = 0.9  # of mmr and dpp
     mask_seen: bool = True
+    near: float = 0.0  # share of the best match to a query below which an item is no answer to it, if k others are
     weights: FlowWeights = FlowWeights()
     unasked: FlowWeights | None = None  # what counts where there is no query; None: the same
     longest_query: int = 2_000  # characters
@@ -154,7 +155,14 @@ class Pipeline:
             total, parts = weigh(found.scores, weights)
             best = np.argsort(-total, kind="stable")[: self.settings.k]
         if len(best) < self.settings.k:
-            notes = (*notes, f"only {len(best)} different items are left")
+            what = "different items are left"
+            if asked.words:
+                what = (
+                    "items have a word of the query"
+                    if len(best) != 1
+                    else "has a word of the query"
+                )
+            notes = (*notes, f"only {len(best)} {what}")
         items = found.items[best]
         return Answer(
             user,
@@ -217,6 +225,8 @@ class Pipeline:
             else:  # nobody known, nothing asked: what is popular is relevant
                 near_J = scores["popular"] / max(float(self.parts.popular_I.max()), 1e-9)
             kept_J = self._diverse(items_J, near_J.astype(np.float32), vectors_JD)
+            if settings.near and not silent:
+                kept_J = _answering(kept_J, near_J, settings)
         scores = {name: score_J[kept_J] for name, score_J in scores.items()}
         return Candidates(items_J[kept_J], scores)
 
@@ -308,6 +318,16 @@ class Pipeline:
             lam=settings.lam,
         ).items_BJ[0]
         return kept[kept >= 0]
+
+
+def _answering(kept_J: np.ndarray, near_J: np.ndarray, settings: FlowSettings) -> np.ndarray:
+    """The places of the candidates that come near enough to the query, or of the k nearest where these are fewer."""
+    near = near_J[kept_J]
+    enough = near >= settings.near * near.max(initial=0.0)
+    if enough.sum() < settings.k:
+        enough = np.zeros(len(near), bool)
+        enough[np.argsort(-near, kind="stable")[: settings.k]] = True
+    return kept_J[enough]
 
 
 def _matched(found: Shortlist, items_J: np.ndarray) -> Float[np.ndarray, " J"]:

@@ -17,7 +17,7 @@ from jaxrec.recommenders.flow.pipeline import FlowParts
 from jaxrec.recommenders.flow.shop import Shop
 from jaxrec.retrieval.lexical import stem
 
-ALIKE = 0.5  # cosine of two texts from which they are called alike,
+ALIKE = 0.6  # cosine of two texts from which they are called alike,
 NEAR = 0.3  # of a query and a text
 FEW = 2  # people who make a habit
 RECENT = 90 * DAY
@@ -144,14 +144,18 @@ class Reasons:
         if items.category and items.category[item]:
             kind = items.category[item][-1]
             count = sum(kind in items.category[i] for i in own)
-            if count and kind not in ("item", ""):
-                found.append(f"{kind}: as {count} of your {len(own)}")
+            if count:
+                found.append(f"{kind}: as {count} of the {self._so_many(len(own))}")
         if items.brand and items.brand[item]:
             brand = items.brand[item]
             count = sum(items.brand[i] == brand for i in own)
-            if count:
-                found.append(f"by {brand}: as {count} of your {len(own)}")
+            if count >= FEW:
+                found.append(f"{brand}: as {count} of the {self._so_many(len(own))}")
         return found
+
+    def _so_many(self, count: int) -> str:
+        verb = "took" if self.history.rating_T is None else "liked"
+        return f"{count} items you {verb}" if count != 1 else f"one item you {verb}"
 
     def _rated(self, item: int) -> list[str]:
         ratings = self.shop.histories.rating_T
@@ -183,7 +187,7 @@ def _named(evidence: Evidence) -> str:
     if evidence.time is not None:
         told.append(time.strftime("%d %b %Y", time.gmtime(evidence.time)).lstrip("0"))
     if evidence.rating is not None:
-        told.append(f"you rated it {evidence.rating:g}")
+        told.append(f"rated {evidence.rating:g}")
     return f"“{short}”" + (f" ({', '.join(told)})" if told else "")
 
 

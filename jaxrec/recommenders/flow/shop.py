@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 from functools import cached_property
 
 import numpy as np
@@ -55,8 +56,21 @@ class Shop:
         if not user or len(self.users) > NAMES_COMPARED:
             return []
         lower = {name.casefold(): name for name in self.users}
-        close = difflib.get_close_matches(user.casefold(), lower, n=many, cutoff=0.75)
-        return [lower[name] for name in close]
+        mine = user.casefold()
+        close = difflib.get_close_matches(mine, lower, n=50, cutoff=0.75)
+        # among equally close ones those that begin alike: people mistype an end sooner than a beginning
+        close.sort(key=lambda name: (-_ratio(mine, name), -_beginning(mine, name), name))
+        return [lower[name] for name in close[:many]]
+
+
+def _ratio(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name, other).ratio()
+
+
+def _beginning(name: str, other: str) -> int:
+    """How many letters they begin with together."""
+    same = (a == b for a, b in zip(name, other, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def mean_ratings(rows: Histories) -> Float[np.ndarray, " I"]:
