@@ -69,7 +69,7 @@ def test_a_known_person_gets_their_kind_with_reasons_and_the_second_call_fits_no
     assert "took it" in row.why or "taken along with" in row.why
     assert all(event.together >= 2 and event.item.startswith("A") for event in row.evidence)
     assert (
-        "fitted" not in said.err
+        "fitted again" not in said.err
         and "kept in" in said.err
         and "titles are sought by their words" in said.err
     )
@@ -100,9 +100,8 @@ def test_strangers_queries_and_typos(shop, tmp_path):
     (popular,) = ask(shop, tmp_path)
     assert not popular.notes and popular[0].item != "A99"
     (nothing,) = ask(shop, tmp_path, query="quantum chromodynamics", user=("C000",))
-    assert (
-        nothing.notes == ("no item has a word of the query: it is left aside",) and nothing[0].item
-    )
+    assert nothing.notes[0] == "no item has a word of the query: it is left aside"
+    assert nothing[0].item
     (cold,) = ask(shop, tmp_path, query="чайник", k=1)
     assert cold[0].item == "A99"  # nobody has taken it, and it is found
     (liked,) = ask(shop, tmp_path, user=("new",), liked=("A20", "A21"), k=1)
