@@ -144,11 +144,12 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = False
     init_std: float = 0.02
+    kernel_init: Callable | None = None  # instead of a normal distribution of `init_std`
 
     @nn.compact
     def __call__(self, x: Array, delta: LayerDelta | None = None, site: str | None = None) -> Array:
-        normal = nn.initializers.normal(self.init_std)
-        kernel = weight(self, "kernel", (x.shape[-1], self.features), normal)
+        init = self.kernel_init or nn.initializers.normal(self.init_std)
+        kernel = weight(self, "kernel", (x.shape[-1], self.features), init)
         zeros = nn.initializers.zeros_init()
         bias = weight(self, "bias", (self.features,), zeros) if self.use_bias else None
         y = dense(x, kernel, change_at(delta, "lora", site), bias)

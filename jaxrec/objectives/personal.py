@@ -16,12 +16,13 @@ from jaxrec import tables
 from jaxrec.delta import take
 from jaxrec.losses.classification import cross_entropy
 from jaxrec.losses.contrastive import info_nce
-from jaxrec.losses.tokens import distil, next_token
+from jaxrec.losses.tokens import distil, next_token, weighted
 from jaxrec.models.personal.heads import GenerativeHead, memory_of
 from jaxrec.models.personal.lfe import LFE, extract
-from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.models.personal.personal_lm import Context, PersonalLM
+from jaxrec.models.personal.vocabulary import only_real
 from jaxrec.objectives.objective import Objective
-from jaxrec.objectives.restraint import NONE, Restraint, added, restrained
+from jaxrec.objectives.restraint import NONE, Reference, Restraint, added, restrained
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import Spanning
 from jaxrec.training.partition import merge
@@ -168,17 +169,43 @@ def universal(
     contrast: float = 0.2,
     p_dropout: float = 0.1,
     restraint: Restraint = NONE,
+    reference: Reference = "earlier",
 ) -> Objective:
-    """SFT of the shared head over many tenants: answers from Z(question) and the p that the encoder infers.
+    """SFT of one policy for many tenants: answers to a question, by the p that the encoder infers of each.
 
     Each row's evidence is read in two halves. The mean of their vectors is p; and as both halves are of one tenant,
     InfoNCE of weight `contrast` asks them to be nearer to each other than to other tenants' (as speaker embeddings are
-    trained, Wan 2018): so p tells tenants apart before the head has learned to listen to it. A part `p_dropout` of the
-    rows gets p = 0, so that the head is trained for a stranger too. With a teacher, `distil_weight` times
-    KL(teacher || head) is added. Trains "head", "hypernet", "encoder"; frozen: "backbone", "lfe" (and "teacher").
-    `restraint` may add a KL to an earlier head and hypernetwork (frozen["reference"]) and a penalty on tokens that the
-    tenant disallows.
+    trained, Wan 2018): so p tells tenants apart before the head has learned to listen to it. Trains "hypernet",
+    "encoder" and, where a head answers, "head"; frozen: "backbone", "lfe" (and "teacher").
+
+    Args:
+      lm: the model; its config says whether a head answers from Z or the backbone with the person inside.
+      encoder: from evidence to p.
+      teacher: a decoder of the same vocabulary, its weights in frozen["teacher"].
+      distil_weight: of KL(teacher || policy) (Hinton 2015), where there is a teacher.
+      contrast: weight of InfoNCE between the two halves.
+      p_dropout: part of the rows that get p = 0, so that the policy is trained for a stranger too.
+      restraint: weights of a KL to `reference` and of a penalty on tokens that the tenant disallows.
+      reference: what that KL is taken to, one of `restraint.REFERENCES`.
+
+    Logits are made as a whole where a term reads them (teacher, restraint) or a head's own small table gives them;
+    otherwise only the tokens' log-probabilities are. Raises ValueError for a KL to a teacher that is not there.
     """
+    if restraint.kl and reference == "teacher" and teacher is None:
+        raise ValueError("a KL to the teacher needs a teacher")
+    tokens = lm.cfg.head.tokens
+    whole = restraint.needs or teacher is not None or not lm.borrows
+
+    def reference_logits(tree: Any, context: Context, batch: Turns, p_BE: Array) -> Array:
+        if reference in ("teacher", "backbone"):
+            module = teacher if reference == "teacher" else lm.backbone
+            told = teacher_logits(module, tree[reference], batch.question, batch.answer)
+            return only_real(told, tokens)
+        # the earlier policy's answer to the same p, or this one's to nobody, is nobody's to move here
+        before = {**tree, **tree["reference"]} if reference == "earlier" else tree
+        p_BE = p_BE if reference == "earlier" else jnp.zeros_like(p_BE)
+        before, p_BE = jax.lax.stop_gradient((before, p_BE))
+        return lm.answer(before, context, batch.answer, lm.personal(before, p_BE)).logits
 
     def encode(params, frozen, extra, batch: Turns, key_B):
         del extra
@@ -188,23 +215,26 @@ def universal(
         )
         drop_B = jax.vmap(lambda key: jax.random.bernoulli(key, p_dropout))(key_B)
         p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
-        z = lm.encode(tree, batch.question)
-        logits = lm.answer(tree, z, batch.answer, lm.personal(tree, p_BE)).logits
+        context, delta = lm.read(tree, batch.question), lm.personal(tree, p_BE)
         seen = {"first": first_BE, "second": second_BE}
+        if not whole:
+            said = lm.log_probs(tree, context, batch.answer, delta)
+            seen["said"] = _by_row(weighted, *said, batch.answer.loss_BL)
+            return seen
+        logits = lm.answer(tree, context, batch.answer, delta).logits
         if restraint.needs:
-
-            def reference() -> Array:
-                # where it began: the earlier head's answer to the same p, which is nobody's to move here
-                before, p = {**tree, **tree["reference"]}, jax.lax.stop_gradient(p_BE)
-                return lm.answer(before, z, batch.answer, lm.personal(before, p)).logits
-
             seen["restraint"] = restrained(
-                restraint, tree, logits, reference, batch.answer, batch.tenant_B
+                restraint,
+                tree,
+                logits,
+                lambda: reference_logits(tree, context, batch, p_BE),
+                batch.answer,
+                batch.tenant_B,
             )
         seen["said"] = _by_row(next_token, logits, batch.answer.ids_BL, batch.answer.loss_BL)
         if teacher is not None:
             told = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
-            seen["distil"] = _by_row(distil, logits, told, batch.answer.loss_BL)
+            seen["distil"] = _by_row(distil, logits, only_real(told, tokens), batch.answer.loss_BL)
         return seen
 
     def score(params, frozen, extra, seen, batch: Turns, totals, key_B):
@@ -260,14 +290,16 @@ def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE
         tree = merge(params, frozen)
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         away = jnp.square(p_BE - tree["start"][batch.tenant_B]).sum() / totals["rows"]
-        z = lm.encode(tree, batch.question)
-        logits, terms = _answered(lm, tree, z, batch, lm.personal(tree, p_BE), totals)
+        context = lm.read(tree, batch.question)
+        logits, terms = _answered(
+            lm, tree, context, batch, lm.personal(tree, p_BE), totals, restraint.needs
+        )
         value = terms["nll"] + prior * away
         if restraint.needs:
 
             def reference() -> Array:
                 start = lm.personal(tree, tree["start"][batch.tenant_B])
-                return jax.lax.stop_gradient(lm.answer(tree, z, batch.answer, start).logits)
+                return jax.lax.stop_gradient(lm.answer(tree, context, batch.answer, start).logits)
 
             rows = restrained(restraint, tree, logits, reference, batch.answer, batch.tenant_B)
             held = {name: x.sum() / totals["tokens"] for name, x in rows.items()}
@@ -279,24 +311,35 @@ def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE
 
 
 def personalize_delta(lm: PersonalLM) -> Objective:
-    """SFT of many tenants' own Deltas of the head at once, without p. Trains "delta", a bank with a row a tenant."""
+    """SFT of many tenants' own Deltas of what answers, without p. Trains "delta", a bank with a row a tenant."""
 
     def loss(params, frozen, extra, batch: Turns, totals, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        z = lm.encode(tree, batch.question)
-        _, terms = _answered(lm, tree, z, batch, take(tree["delta"], batch.tenant_B), totals)
+        context, own = lm.read(tree, batch.question), take(tree["delta"], batch.tenant_B)
+        _, terms = _answered(lm, tree, context, batch, own, totals)
         return terms["nll"], Aux(terms)
 
     return Objective(loss, _weigh_turns)
 
 
 def _answered(
-    lm: PersonalLM, tree: Any, z: LFEOutput, batch: Turns, delta: Delta, totals: Any
-) -> tuple[Array, dict[str, Array]]:
-    """Logits of the answers, and `nll` (nats) and `accuracy` a token."""
-    logits = lm.answer(tree, z, batch.answer, delta).logits
-    sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
+    lm: PersonalLM,
+    tree: Any,
+    context: Context,
+    batch: Turns,
+    delta: Delta,
+    totals: Any,
+    whole: bool = False,
+) -> tuple[Array | None, dict[str, Array]]:
+    """(logits of the answers, where they are made or `whole` asks for them; `nll` (nats) and `accuracy` a token)."""
+    logits = None
+    if whole or not lm.borrows:
+        logits = lm.answer(tree, context, batch.answer, delta).logits
+        sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
+    else:
+        said = lm.log_probs(tree, context, batch.answer, delta)
+        sums = weighted(*said, batch.answer.loss_BL)
     per_token = {"nll": sums["nll"], "accuracy": sums["correct"]}
     return logits, {name: value / totals["tokens"] for name, value in per_token.items()}
 

@@ -4,7 +4,7 @@ Both are optional terms of `universal` and `personalize`, off by default; a term
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from jaxtyping import Array
 
@@ -15,11 +15,11 @@ from jaxrec.structs import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class Restraint:
-    """Weights of KL(head || reference) and of the penalty on disallowed tokens, both nats a token.
+    """Weights of KL(policy || reference) and of the penalty on disallowed tokens, both nats a token.
 
-    kl: the reference is the head at the p that personalisation began with (frozen["start"]); of the universal stage,
-    the head and hypernetwork in frozen["reference"]. penalty: frozen["disallowed"] [U, V] says which tokens a tenant
-    must never say (rivals' terms, forbidden claims); the term is the binary cross-entropy of their probability.
+    kl: the reference of `personalize` is the policy at the p that personalisation began with (frozen["start"]); the
+    universal stage names one of `REFERENCES`. penalty: frozen["disallowed"] [U, V] says which tokens a tenant must
+    never say (rivals' terms, forbidden claims); the term is the binary cross-entropy of their probability.
     """
 
     kl: float = 0.0
@@ -37,13 +37,26 @@ class Restraint:
 
 NONE = Restraint()
 
+# What the universal stage's KL is taken to: the same model for nobody in particular (p = 0, as the rows of `p_dropout`
+# see it), the teacher, the backbone as it is, or an earlier head and hypernetwork in frozen["reference"].
+Reference = Literal["stranger", "teacher", "backbone", "earlier"]
+REFERENCES: tuple[str, ...] = get_args(Reference)
+
 
 def restrained(
     restraint: Restraint, tree: Any, logits: Array, reference: Any, answer: Tokens, tenant_B: Array
 ) -> dict[str, Array]:
     """The terms by row: `kl`, and `penalty` with `mass` and `excepted`; only those that have a weight.
 
-    reference: () -> logits of the reference policy, called where it is needed and nowhere else.
+    Args:
+      restraint: the weights.
+      tree: all parts; "disallowed" is read where there is a penalty.
+      logits: of the policy, [B, L, V].
+      reference: () -> logits of the reference policy, called where it is needed and nowhere else.
+      answer: the token rows that the logits are of.
+      tenant_B: whose they are, rows of tree["disallowed"].
+
+    Raises ValueError where a penalty does not know what is disallowed.
     """
     terms = {}
     if restraint.kl:

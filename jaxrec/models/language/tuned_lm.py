@@ -19,9 +19,9 @@ from jaxrec import tables
 from jaxrec.delta import with_dropout
 from jaxrec.losses import chunked_softmax
 from jaxrec.losses.tokens import following, next_log_probs
-from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.models.personal.personal_lm import Context, PersonalLM
 from jaxrec.nn.decoder import Decoder, output_classes
-from jaxrec.structs import HeadOutput, Tokens, Turns
+from jaxrec.structs import Delta, HeadOutput, Tokens, Turns
 
 
 class Said(NamedTuple):
@@ -129,7 +129,10 @@ class TunedLM:
 
 @dataclasses.dataclass(frozen=True)
 class TenantLM:
-    """A personal model: each row is answered for the tenant that `tenant_B` names, by its p in the profile table."""
+    """A personal model: each row is answered for the tenant that `tenant_B` names, by its p in the profile table.
+
+    Whether a head answers or the backbone with the person inside is the model's own business.
+    """
 
     lm: PersonalLM
 
@@ -149,10 +152,7 @@ class TenantLM:
         del key_B
         if any(i != -1 for i in hidden):
             raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
-        p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
-        out = self.lm.answer(
-            tree, self.lm.encode(tree, batch.question), batch.answer, self.lm.personal(tree, p_BE)
-        )
+        out = self.lm.answer(tree, *self._asked(tree, batch))
         return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
 
     def log_probs(
@@ -162,12 +162,19 @@ class TenantLM:
         key_B: Array | None = None,
         places_BL: Array | None = None,
     ) -> Said:
-        """As `LM.log_probs`."""
-        return _from_logits(self.outputs(tree, batch, key_B).logits, batch.answer, places_BL)
+        """As `LM.log_probs`; against a backbone's vocabulary the logits are never there at once."""
+        del key_B
+        return Said(*self.lm.log_probs(tree, *self._asked(tree, batch), places_BL=places_BL))
 
     def reference(self, tree: PyTree) -> PyTree:
         """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""
         return {**tree, "profile": {"p": tree["start"]}}
+
+    def _asked(self, tree: PyTree, batch: Turns) -> tuple[Context, Tokens, Delta]:
+        """(what is answered, the answers, each row's Delta)."""
+        p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        context = self.lm.read(tree, batch.question)
+        return context, batch.answer, self.lm.personal(tree, p_BE)
 
 
 def _from_logits(logits_BLV: Array, said: Tokens, places_BL: Array | None) -> Said:

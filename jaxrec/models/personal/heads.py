@@ -8,14 +8,16 @@ LoRA, ...) that A(p) makes for these `sites`. So a head without a tenant is the 
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import flax.struct as struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxrec.delta import Sites, StackSites
+from jaxrec.models.personal.vocabulary import Vocabulary, only_real, principal
 from jaxrec.nn.attention import Attention
 from jaxrec.nn.cache import LayerCache, new_cache
 from jaxrec.nn.decoder import DecoderConfig, last_real
@@ -23,6 +25,7 @@ from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import Dense, Mlp, Norm, adapt, change_at, low_rank
 from jaxrec.nn.rope import rotary
 from jaxrec.nn.stack import check_stacks, stack_sizes
+from jaxrec.quant import whole
 from jaxrec.structs import Delta, HeadOutput, KVCache, LayerDelta, LFEOutput, OuterDelta
 
 STACK = "stack_0"  # a head has one stack; its one or two layers are unrolled, not scanned
@@ -42,8 +45,15 @@ class HeadConfig:
     rope_theta: float = 10000.0
     init_std: float = 0.02
     groups: int = 0  # key heads; 0: as many as heads
+    tied_to_backbone: bool = (
+        False  # ids are read and scored by the frozen backbone's tables: no table of its own
+    )
+    d_backbone: int = 0  # width of those tables; taken from the backbone
+    tokens: int = 0  # ids that the tokenizer has, where the table has more rows; 0: all
 
     def __post_init__(self):
+        if self.tokens > self.vocab:
+            raise ValueError(f"{self.tokens} tokens in a vocabulary of {self.vocab}")
         if self.d_model % self.heads or self.heads % self.key_heads:
             raise ValueError(
                 f"width {self.d_model} must divide into {self.heads} heads, and these share {self.key_heads} key heads"
@@ -146,7 +156,12 @@ class GenerativeHead(nn.Module):
 
     def setup(self):
         c = self.cfg
-        self.embed = Embed(c.vocab, c.d_model, c.init_std)
+        if c.tied_to_backbone:
+            # isometries: of equal width nothing is changed, otherwise lengths and angles are, as far as there is room
+            self.from_table = Dense(c.d_model, kernel_init=isometry)
+            self.to_table = Dense(c.d_backbone, kernel_init=isometry)
+        else:
+            self.embed = Embed(c.vocab, c.d_model, c.init_std)
         self.into = Dense(c.d_model, init_std=c.d_z**-0.5)
         self.into_norm = Norm()
         if c.memory_encoder:
@@ -177,15 +192,22 @@ class GenerativeHead(nn.Module):
         delta: Delta | None = None,
         cache: KVCache | None = None,
         logits: str = "all",
+        vocabulary: Vocabulary | None = None,
     ) -> HeadOutput:
         """Logits of an answer so far. The first real token of a row (its BOS) gets p's offset, where p has one.
 
-        logits: "all" -> [B, L, V], "last" -> [B, 1, V] at each row's last real token. With a cache `ids_BL` is
-        the next chunk.
+        Args:
+          ids_BL: the answer so far; with a cache its next chunk.
+          mask_BL: real tokens.
+          recall: the memory, from `remember`.
+          delta: each row's changes, or None for nobody in particular.
+          cache: keys and values of the answer so far.
+          logits: "all" -> [B, L, V], "last" -> [B, 1, V] at each row's last real token, "none" -> hidden states alone.
+          vocabulary: the backbone's, for a head that is tied to it.
         """
         c = self.cfg
         outer = OuterDelta() if delta is None else delta.outer
-        entry = enter(self.embed(ids_BL), mask_BL, None, None, outer, cache)
+        entry = enter(self._vectors(ids_BL, vocabulary), mask_BL, None, None, outer, cache)
         x_BLD = entry.x_BLD
         context = {
             "mask_BLM": entry.seen_BLM,
@@ -200,18 +222,44 @@ class GenerativeHead(nn.Module):
         x_BLD = self.norm(x_BLD[:, x_BLD.shape[1] - ids_BL.shape[1] :])
         if logits == "last":
             x_BLD = last_real(x_BLD, mask_BL)
-        y = self.embed.attend(x_BLD)
-        if outer.head is not None:
-            y = y + low_rank(x_BLD, outer.head)
         if cache is not None:
             cache = KVCache({STACK: kv[0]}, {STACK: kv[1]}, entry.filled_B)
-        return HeadOutput(hidden=x_BLD, logits=y.astype(jnp.float32), cache=cache)
+        out = HeadOutput(hidden=x_BLD, cache=cache)
+        if logits == "none" and not self.is_initializing():
+            return out
+        y = self._scores(x_BLD, vocabulary)
+        if outer.head is not None:
+            y = y + low_rank(x_BLD, outer.head)
+        return out.replace(logits=only_real(y.astype(jnp.float32), c.tokens))
 
     def answer(
-        self, ids_BL: Array, mask_BL: Array, memory: Memory, delta: Delta | None = None
+        self,
+        ids_BL: Array,
+        mask_BL: Array,
+        memory: Memory,
+        delta: Delta | None = None,
+        vocabulary: Vocabulary | None = None,
+        logits: str = "all",
     ) -> HeadOutput:
-        """Teacher forcing: the memory read and the whole answer scored in one pass."""
-        return self(ids_BL, mask_BL, self.remember(memory, delta), delta=delta)
+        """Teacher forcing: the memory read and the whole answer scored in one pass. Arguments as of a call."""
+        recall = self.remember(memory, delta)
+        return self(ids_BL, mask_BL, recall, delta=delta, logits=logits, vocabulary=vocabulary)
+
+    def outward(self, hidden_BLD: Array) -> Array:
+        """A tied head's hidden states in the backbone's own space, where they meet its table."""
+        return self.to_table(hidden_BLD)
+
+    def _vectors(self, ids_BL: Array, vocabulary: Vocabulary | None) -> Array:
+        if not self.cfg.tied_to_backbone:
+            return self.embed(ids_BL)
+        if vocabulary is None:
+            raise ValueError("this head is tied to its backbone's table: give it the vocabulary")
+        return self.from_table(vocabulary.vectors(ids_BL))
+
+    def _scores(self, x_BLD: Array, vocabulary: Vocabulary | None) -> Array:
+        if not self.cfg.tied_to_backbone:
+            return self.embed.attend(x_BLD)
+        return vocabulary.scores(self.to_table(x_BLD))
 
     def _deltas(self, delta: Delta | None) -> list[LayerDelta | None]:
         check_stacks(delta, [STACK])
@@ -246,15 +294,34 @@ def head_cache(cfg: HeadConfig, batch: int, slots: int) -> KVCache:
     return new_cache({STACK: cfg.layers}, batch, slots, cfg.key_heads, cfg.head_dim)
 
 
+def isometry(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Float[Array, "D F"]:
+    """A matrix [D, F] that keeps lengths and angles as far as it has room: the identity where D = F."""
+    if shape[0] == shape[1]:
+        return jnp.eye(shape[0], dtype=dtype)
+    return nn.initializers.orthogonal()(key, shape, dtype)
+
+
 def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: DecoderConfig) -> PyTree:
     """A new head that begins with what a decoder knows of the language: its embedding and evenly spaced layers of it.
 
     The embedding needs equal vocabulary and width; the layers' self-attention and MLP need equal sizes throughout too.
-    What does not fit stays as it is, so the result is always a head of `cfg`.
+    A narrower head that is tied to the decoder's table begins with the table's main directions (`principal`). What does
+    not fit stays as it is, so the result is always a head of `cfg`.
+
+    Args:
+      params: of the new head.
+      cfg: of the head.
+      backbone: the decoder's parameters.
+      decoder: its config.
     """
+    if cfg.tied_to_backbone and cfg.d_model < decoder.d_model:
+        narrow_DR = principal(backbone["embed"]["table"], cfg.d_model)
+        tables = {"from_table": narrow_DR, "to_table": narrow_DR.T}
+        return {**params, **{name: {"kernel": kernel} for name, kernel in tables.items()}}
     if (cfg.vocab, cfg.d_model) != (decoder.vocab, decoder.d_model):
         return params
-    params = {**params, "embed": {"table": backbone["embed"]["table"]}}
+    if not cfg.tied_to_backbone:
+        params = {**params, "embed": {"table": backbone["embed"]["table"]}}
     own = (cfg.heads, cfg.key_heads, cfg.head_dim, cfg.d_ff, cfg.rope_theta, "rms")
     d = decoder
     if own != (d.heads, d.groups, d.head_dim, d.d_ff, d.rope_theta, d.norm):
@@ -265,6 +332,7 @@ def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: Decod
         for n in range(size)
     ]
     for i in range(cfg.layers):
-        source = layers[round(i * (len(layers) - 1) / max(cfg.layers - 1, 1))]
+        # of a quantised backbone the floats that its codes say: a head's layers are there to be trained
+        source = whole(layers[round(i * (len(layers) - 1) / max(cfg.layers - 1, 1))])
         params[f"layer_{i}"] = {**params[f"layer_{i}"], **source}
     return {**params, "norm": backbone["norm"]}
