@@ -88,7 +88,7 @@ def test_cached_decoding_is_the_whole_text_at_once(params):
         return jnp.stack(parts, 1)
 
     np.testing.assert_allclose(decode(params, batch, p_BE), whole[:, :3], atol=1e-3)
-    assert LM.opening([5, 6], 7) == [5, 6, 7] and tiny.LM.opening([5, 6], 7) == [7]
+    assert LM.opening([5, 6], [7]) == [5, 6, 7] and tiny.LM.opening([5, 6], [7]) == [7]
 
 
 def test_log_probabilities_need_no_whole_logits(params):

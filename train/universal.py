@@ -2,15 +2,19 @@
 
     python -m train.universal configs/personal/universal_sample.py
     python -m train.universal configs/personal/universal_sample.py --teacher runs/teacher/model --distil 0.5
+    python -m train.universal configs/personal/universal_sample.py --head.tied-to-backbone true
+    python -m train.universal configs/personal/inside_sample.py    # no head: p changes layers of the backbone itself
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone
 and LFE are frozen. Writes OUT/model. In OUT/metrics.jsonl: `held_nll`, nats a token on
-training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training. The profile table in
+training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training; `unseen_mean_nll`, theirs with
+the mean p of all training tenants in place of their own: what p is worth is the difference. The profile table in
 OUT/model holds the p that the encoder infers of each training tenant.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -22,9 +26,15 @@ from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.heads import HeadConfig, warm_start
 from jaxrec.models.personal.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
-from jaxrec.models.personal.personal_folder import load_lfe, load_teacher, save_personal
+from jaxrec.models.personal.personal_folder import (
+    cut_for_person,
+    load_lfe,
+    load_teacher,
+    save_personal,
+)
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.objectives.restraint import Restraint
 from jaxrec.training import gradients, loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -39,7 +49,12 @@ class UniversalConfig:
 
     lfe: str = "runs/sample/retrofit/lfe"
     head: HeadConfig = HeadConfig()  # its vocabulary and d_z are taken from backbone and LFE
-    p_enters: DeltaConfig = DeltaConfig(embed=True, norm=True, lora_rank=4)
+    p_enters: DeltaConfig = DeltaConfig(embed=True, norm=True, lora_rank=4)  # of the head
+    person: Literal["head", "backbone"] = "head"  # whose layers p changes, and who answers
+    inside: DeltaConfig = PersonalConfig.inside  # of the backbone, where the person is
+    depths: tuple[
+        int, ...
+    ] = ()  # the backbone's layers that p changes, from 0; empty: the top quarter
     d_p: int = 64
     hyper_width: int = 64
     encoder: ProfileEncoderConfig = ProfileEncoderConfig()
@@ -47,6 +62,9 @@ class UniversalConfig:
     distil: float = 0.0
     contrast: float = 0.2  # weight of telling tenants apart by p alone
     p_dropout: float = 0.1  # rows that see p = 0: the head for a stranger
+    restraint: Restraint = Restraint()  # penalty: on the words that a tenant never says
+    reference: Literal["stranger", "teacher", "backbone"] = "stranger"  # of the restraint's KL
+    quantise: str = ""  # "nf4" or "int8" kernels of the frozen backbone
     question: int = 40
     answer: int = 64
     piece: int = 40  # tokens of one piece of evidence
@@ -64,13 +82,33 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     """Trains and saves OUT/model; gives the last evaluation's numbers."""
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices)
+    backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
+    if cfg.person == "backbone":
+        backbone, frozen, facts = cut_for_person(backbone, frozen, facts, cfg.depths)
     told, teacher = {}, None
     if cfg.teacher:
         teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices)
-    vocab = backbone.cfg.vocab
-    head = dataclasses.replace(cfg.head, vocab=vocab, d_z=lfe_cfg.d_z)
-    lm = PersonalLM(backbone, PersonalConfig(lfe_cfg, head, cfg.p_enters, cfg.d_p, cfg.hyper_width))
+    vocab, tied = backbone.cfg.vocab, cfg.head.tied_to_backbone
+    head = dataclasses.replace(
+        cfg.head,
+        vocab=vocab,
+        d_z=lfe_cfg.d_z,
+        d_backbone=backbone.cfg.d_model if tied else 0,
+        tokens=chat.size if chat.size < vocab else 0,
+    )
+    lm = PersonalLM(
+        backbone,
+        PersonalConfig(
+            lfe_cfg,
+            head,
+            cfg.p_enters,
+            cfg.d_p,
+            cfg.hyper_width,
+            cfg.person,
+            cfg.inside,
+            cfg.depths,
+        ),
+    )
     encoder = ProfileEncoder(
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
@@ -92,6 +130,8 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         distil_weight=cfg.distil,
         contrast=cfg.contrast,
         p_dropout=cfg.p_dropout,
+        restraint=cfg.restraint,
+        reference=cfg.reference,
     )
     answering = Answering(lm, chat, rows=cfg.rows, limit=cfg.answer)
     optim = optimizer.make(cfg.opt, cfg.loop.steps)
@@ -116,14 +156,16 @@ def init_params(
     encoder: ProfileEncoder,
     backbone: dict,
 ) -> dict:
-    """Head (warm, where sizes allow), A(p) and the profile encoder."""
+    """The head, if there is one (warm, where sizes allow), A(p) and the profile encoder."""
     keys = jax.random.split(key)
     new = lm.init(keys[0])
-    return {
-        "head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg),
+    own = {
         "hypernet": new["hypernet"],
         "encoder": encoder.init(keys[1], blank(lm.cfg.lfe.d_z))["params"],
     }
+    if lm.inside:
+        return own
+    return {"head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg), **own}
 
 
 def evaluation(
@@ -150,9 +192,12 @@ def evaluation(
     def evaluate(params, _: int) -> dict[str, float]:
         tree = {**frozen, **params}
         p_of = lambda known: infer_p(encoder, params["encoder"], known, 30)
+        p_UE, unseen_UE = p_of(known), p_of(unseen_known)
+        mean_UE = np.broadcast_to(p_UE.mean(0), unseen_UE.shape)
         return {
-            "held_nll": nll(tree, p_of(known)[seen], seen_rows),
-            "unseen_nll": nll(tree, p_of(unseen_known), unseen_rows),
+            "held_nll": nll(tree, p_UE[seen], seen_rows),
+            "unseen_nll": nll(tree, unseen_UE, unseen_rows),
+            "unseen_mean_nll": nll(tree, mean_UE, unseen_rows),
         }
 
     return evaluate

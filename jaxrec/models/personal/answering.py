@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.text import Example, Rows, pad
-from jaxrec.losses.tokens import sequence_logprob
+from jaxrec.losses.tokens import following
 from jaxrec.models.language.writing import GREEDY, Writer, batches
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.generate import Generator
@@ -28,19 +29,20 @@ class Answering:
         self.lm, self.chat, self.rows, self.limit = lm, chat, rows, limit
         self._score = jax.jit(self._scored)
         self._turn = jax.jit(
-            lambda params, p, q, more: lm.turn(params, lm.encode(params, q), p, more)
+            lambda params, p, q, more: lm.turn(params, lm.read(params, q), p, more)
         )
         start = list(chat.marks().start)
 
         def prepare(params: PyTree, asked: Sequence[Any]) -> tuple[PyTree, list[list[int]]]:
             p_BE, question, retrieved = jax.tree.map(lambda *rows: np.stack(rows), *asked)
             turn = self._turn(params, p_BE, Tokens(**question), retrieved)
-            return (params, turn), [start] * len(asked)
+            texts = zip(question["ids_BL"], question["mask_BL"], strict=True)
+            return (params, turn), [lm.opening(ids[mask].tolist(), start) for ids, mask in texts]
 
         generator = Generator(
-            lambda weights, reading: lm.step(*weights),
+            lambda weights, reading: lm.step(*weights, reading),
             lambda weights, batch, slots: lm.new_cache(batch, slots),
-            limit=limit + len(start),
+            limit=lm.backbone.cfg.max_positions if lm.inside else limit + len(start),
             eos=chat.eos_ids,
         )
         how = dataclasses.replace(GREEDY, max_new=limit)
@@ -120,6 +122,6 @@ class Answering:
         return [jax.tree.map(lambda x, i=i: x[i], whole) for i in range(len(questions))]
 
     def _scored(self, params, p_BE, question: Tokens, answer: Tokens):
-        z, delta = self.lm.encode(params, question), self.lm.personal(params, p_BE)
-        logits = self.lm.answer(params, z, answer, delta).logits
-        return sequence_logprob(logits, answer.ids_BL, answer.loss_BL)
+        context, delta = self.lm.read(params, question), self.lm.personal(params, p_BE)
+        log_p_BL, _ = self.lm.log_probs(params, context, answer, delta)
+        return jnp.sum(log_p_BL * following(answer.loss_BL), axis=-1)

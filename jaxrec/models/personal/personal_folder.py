@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, mesh, quant
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
@@ -25,10 +25,12 @@ from jaxrec.models.language.model_folder import (
     place_of,
 )
 from jaxrec.models.language.tuned_folder import is_adapter, load_tuned
+from jaxrec.models.personal.inside import cuts_between
 from jaxrec.models.personal.lfe import LFEConfig
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.nn.decoder import Decoder
+from jaxrec.nn.stack import recut, stack_sizes
 from jaxrec.training.partition import paths
 
 
@@ -97,6 +99,34 @@ def load_lfe(
     return base.model, lfe, {"backbone": base.params, **own}, base.chat, facts
 
 
+def cut_for_person(
+    backbone: Any, parts: PyTree, facts: dict[str, Any], depths: tuple[int, ...]
+) -> tuple[Any, PyTree, dict[str, Any]]:
+    """What `load_lfe` gave, its backbone cut where the layers at `depths` begin and end, so that A(p) can change them.
+
+    Args:
+      backbone: the module.
+      parts: "backbone", "lfe" and perhaps a retrofit's "lfe_delta".
+      facts: of the folder; they learn of the cuts, so that a model saved with them is loaded so too.
+      depths: of the layers, from 0; empty: the top quarter.
+
+    Raises ValueError as `inside.chosen_depths`.
+    """
+    old = backbone.cfg
+    new = dataclasses.replace(old, cuts=cuts_between(depths, old))
+    parts, facts = dict(parts), {**facts, "cuts": list(new.cuts)}
+    if old == new:
+        return backbone, parts, facts
+    parts["backbone"] = recut(parts["backbone"], old, new)
+    if "lfe_delta" in parts:
+        sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (old, new)]
+        parts["lfe_delta"] = deltas.restack(parts["lfe_delta"], *sizes)
+        facts["lora"] = {**facts["lora"], "stacks": "|".join(parts["lfe_delta"].stacks)}
+    if "base_hash" not in facts:
+        facts["backbone_hash"] = checkpoint.fingerprint(parts["backbone"])
+    return backbone.clone(cfg=new), parts, facts
+
+
 def save_personal(
     folder: str | Path,
     lm: PersonalLM,
@@ -120,14 +150,27 @@ def save_personal(
     checkpoint.save_params(folder, params, told)
 
 
-def load_personal(folder: str | Path, devices: jax.sharding.Mesh, quantise: str = "") -> Personal:
+def load_personal(
+    folder: str | Path, devices: jax.sharding.Mesh, quantise: str = "", head: str = ""
+) -> Personal:
     """A whole personal model from its folder, the backbone from where the folder says it lies.
 
-    quantise: as in `load_backbone`. Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError.
+    Args:
+      folder: a universal stage's OUT/model.
+      devices: the mesh that the weights are placed on.
+      quantise: "nf4" or "int8" for the backbone's kernels, as in `load_backbone`.
+      head: "nf4" or "int8" for the kernels of the generative head, which is then for decoding and not for training.
+
+    Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError, and QuantError for a kind that is not known or a
+    model without a head of its own.
     """
     facts = _facts(folder, "personal", "a personal model's folder, a universal stage's OUT/model")
     base = _backbone_of(folder, facts, devices, quantise)
     params = {"backbone": base.params, **_own(folder, devices, base.model, facts)}
+    if head:
+        if "head" not in params:
+            raise quant.QuantError(f"{folder} has no head to quantise: there the backbone answers")
+        params["head"] = quant.place(devices, quant.quantise_params(params["head"], head))
     lm = PersonalLM(base.model, config.from_dict(PersonalConfig, facts["personal"]))
     encoder = ProfileEncoder(config.from_dict(ProfileEncoderConfig, facts["encoder"]))
     return Personal(lm, encoder, params, base.chat, tuple(facts["tenants"]), facts)

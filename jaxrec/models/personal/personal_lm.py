@@ -250,12 +250,12 @@ class PersonalLM:
         memory = memory_of(context, retrieved)
         return Turn(self.head.apply(variables, memory, delta, method="remember"), delta)
 
-    def opening(self, question: Sequence[int], mark: int) -> list[int]:
+    def opening(self, question: Sequence[int], marks: Sequence[int]) -> list[int]:
         """The ids that an answer's decoding begins with.
 
-        question: of the conversation, which a head has read as Z and the backbone reads now. mark: opens an answer.
+        question: of the conversation, which a head has read as Z and the backbone reads now. marks: open an answer.
         """
-        return [*question, mark] if self.inside else [mark]
+        return [*question, *marks] if self.inside else [*marks]
 
     def step(self, params: PyTree, turn: Turn, reading: bool = True) -> Callable:
         """The StepFn of a turn: (ids_BL, mask_BL, cache) -> (logits_BV, cache).

@@ -1,0 +1,24 @@
+"""The person inside the sample world's backbone: A(p) changes its two top layers, and it answers without a head.
+
+    python -m train.universal configs/personal/inside_sample.py
+
+Takes what the retrofit left, as the universal head does: the LFE reads the evidence that p is inferred from.
+"""
+
+from jaxrec.train.universal import UniversalConfig
+
+from jaxrec.delta import DeltaConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+config = UniversalConfig(
+    lfe="runs/sample/retrofit/lfe",
+    person="backbone",
+    inside=DeltaConfig(norm=True, lora_rank=8, lora_sites="q|v|up|down"),
+    depths=(2, 3),
+    d_p=64,
+    rows=32,
+    opt=OptConfig(lr=3e-3, warmup=20),
+    loop=LoopConfig(steps=480, eval_every=240, monitor="unseen_nll"),
+    out="runs/sample/inside",
+)
