@@ -1,6 +1,6 @@
 """Onboarding to the person inside the backbone: `personalize` as ever, p fitted through the backbone's own layers.
 
-    python -m train.personalize configs/personal/inside_personalize_sample.py
+python -m train.personalize configs/personal/inside_personalize_sample.py
 """
 
 import dataclasses
