@@ -302,9 +302,15 @@ class TemplateChat(_HubChat):
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
         return self._write(messages, answer_next)[0]
 
+    def _content(self, one: Message) -> str:
+        """What a user or a tool says is letters, special tokens that it spells out too."""
+        own = one[0] in ("assistant", "system", "developer")
+        return one[1] if own else self.tok.as_letters(one[1])
+
     def _write(self, messages: Sequence[Message], answer_next: bool) -> tuple[str, list[Span]]:
         named = [
-            {"role": _hf_role(one[0]), "content": one[1], **fields_of(one)} for one in messages
+            {"role": _hf_role(one[0]), "content": self._content(one), **fields_of(one)}
+            for one in messages
         ]
         context = dict(context_of(messages))
         more = context.pop("chat_template_kwargs", {}) | context
@@ -362,7 +368,8 @@ class PlainChat(_HubChat):
 
     def question(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.question`: a line for each message, the last without its line break."""
-        return [*self._first, *self.encode("\n".join(said for _, said in bare(messages)))]
+        said = "\n".join(said for _, said in bare(messages))
+        return [*self._first, *self.encode(self.tok.as_letters(said))]
 
     def answer(self, said: str) -> Example:
         """As `ChatFormat.answer`."""

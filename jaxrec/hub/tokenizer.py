@@ -12,6 +12,7 @@ import numpy as np
 from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, render
 from jaxrec.hub.config import ModelMissing
 
+_BROKEN = "\ufdd0"  # where a text is cut before it is encoded: Unicode says that no text has this character
 _RESERVED = re.compile(r"reserved|unused|extra_id|dummy|placeholder", re.IGNORECASE)
 
 
@@ -73,9 +74,29 @@ class Tokenizer:
         return [*named[:count], *plain[::-1]][:count]
 
     def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text, nothing added, and which characters (start, stop) each stands for."""
-        encoded = self.rust.encode(said, add_special_tokens=False)
-        return encoded.ids, encoded.offsets
+        """The ids of a text, nothing added, and which characters (start, stop) each stands for.
+
+        A special token that is spelled out is that token, unless the text went through `as_letters`.
+        """
+        ids, places, at = [], [], 0
+        for part in said.split(_BROKEN):
+            encoded = self.rust.encode(part, add_special_tokens=False)
+            ids += encoded.ids
+            places += [(start + at, stop + at) for start, stop in encoded.offsets]
+            at += len(part) + len(_BROKEN)
+        return ids, places
+
+    def as_letters(self, said: str) -> str:
+        """A stranger's text for `encode_spans`: the special tokens that it spells out are only letters there."""
+        if self._specials is None:
+            return said
+        return self._specials.sub(lambda found: f"{found[0][0]}{_BROKEN}{found[0][1:]}", said)
+
+    @functools.cached_property
+    def _specials(self) -> re.Pattern | None:
+        added = self.rust.get_added_tokens_decoder().values()
+        names = sorted((t.content for t in added if t.special), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names))) if names else None
 
     def encode_all(
         self, texts: Sequence[str], special: bool = True, limit: int | None = None
