@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,6 +98,33 @@ def put_in_place(fresh: Path, folder: Path) -> None:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replace_files(folder: str | Path, older: Callable[[str], bool], mark: str) -> Iterator[Path]:
+    """A fresh folder whose files take the place of those in `folder` when the block ends well; others there stay.
+
+    older: whether a file of this name is of what is replaced, and goes though no new one has its name. mark: the file
+    by which a reader knows that all is there: it goes first and comes last, so old and new are never read as one.
+    A block that fails leaves the folder as it was.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{uuid.uuid4().hex[:8]}.new"
+    fresh.mkdir()
+    try:
+        yield fresh
+        (folder / mark).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.is_file() and older(path.name):
+                path.unlink()
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name == mark):
+            place = folder / path.name
+            if place.is_dir():
+                shutil.rmtree(place)
+            path.rename(place)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def whole_folder(folder: str | Path, mark: str) -> Path | None:

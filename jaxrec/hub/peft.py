@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
+from jaxrec import files
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub.peft_config import (
     CONFIG,
@@ -57,7 +58,7 @@ def save_peft(
     params: PyTree | None = None,
     base: str = "",
 ) -> None:
-    """Writes a Delta of one row and one kind as a PEFT folder; the config last, so that a cut-short folder shows.
+    """Writes a Delta of one row and one kind as a PEFT folder, in place of an adapter that was there.
 
     `params`: the base's, needed for DoRA only. `base`: its folder or hub id, which PEFT keeps with the adapter.
     Raises PeftError for a Delta of several rows or kinds, of a kind that PEFT does not have, or for another model.
@@ -77,8 +78,9 @@ def save_peft(
     else:
         write = {"IA3": _ia3_out, "PREFIX_TUNING": _prefix_out, "PROMPT_TUNING": _prompt_out}
         tensors, options = write[kind](delta, cfg)
-    write_tensors(folder, tensors)
-    write_peft_config(folder, kind, options | {"base_model_name_or_path": base or None})
+    with files.replace_files(folder, _is_adapter, CONFIG) as fresh:
+        write_tensors(fresh, tensors)
+        write_peft_config(fresh, kind, options | {"base_model_name_or_path": base or None})
 
 
 def load_peft(
@@ -103,6 +105,10 @@ def load_peft(
         delta, spec = read[config["peft_type"]](tensors, config, cfg)
     deltas.check(delta, Decoder.sites(cfg))
     return delta, spec
+
+
+def _is_adapter(name: str) -> bool:
+    return name.startswith(("adapter_model.", "adapter_config."))
 
 
 def _kind(delta: Delta) -> str:

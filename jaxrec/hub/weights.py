@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
+from jaxrec import files
 from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
 from jaxrec.hub.names import NAMES, spellings, transposed
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -25,6 +26,12 @@ from jaxrec.nn.encoder import Encoder
 from jaxrec.nn.stack import stack_sizes
 
 SHARD_BYTES = 5 << 30
+# Of a model, whole or in shards, in any format that a reader looks for; and of an adapter, which transformers loads
+# in place of the model that lies beside it.
+_WEIGHTS = re.compile(
+    r"((pytorch_)?model|consolidated|adapter_model|tf_model|flax_model)\b.*\.(safetensors|bin|pth|h5|msgpack|index\.json)"
+    r"|adapter_config\.json|params\.json"
+)
 _FILES = (
     "config.json",
     "adapter_config.json",
@@ -34,6 +41,7 @@ _FILES = (
     "special_*",
 )
 _FILES += ("vocab*", "merges.txt", "generation_config.json", "chat_template*", "sentence_*")
+_FILES += ("added_tokens.json", "additional_chat_templates/*")
 
 
 def find(source: str | Path) -> Path:
@@ -214,29 +222,40 @@ class Tensors:
 def save(folder: str | Path, cfg: Config, params: PyTree, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes config.json and model.safetensors in HF's layout (several files and an index beyond `shard_bytes`).
 
-    `transformers` loads the folder with `from_pretrained`. The config is written last, so that a folder
-    whose saving was cut short does not look whole. Raises ModelError when no supported architecture holds the model.
+    `transformers` loads the folder with `from_pretrained`. An older model there, or an adapter, goes as a whole, in
+    whatever files it lies; a tokenizer stays. A folder whose saving was cut short has no config.json.
+    Raises ModelError when no supported architecture holds the model.
     """
+    with files.replace_files(folder, is_weights, "config.json") as fresh:
+        write_model(fresh, cfg, params, shard_bytes)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name is of a model's or an adapter's weights: what some reader would prefer, or add."""
+    return _WEIGHTS.fullmatch(name) is not None
+
+
+def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SHARD_BYTES) -> None:
+    """The files of `save`, into a folder that holds no model."""
     from safetensors.numpy import save_file
 
-    folder, family = Path(folder), family_of(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
+    family = family_of(cfg)
     groups = list(_in_groups(_hf_tensors(cfg, params, family), shard_bytes))
-    files = ["model.safetensors"]
+    names = ["model.safetensors"]
     if len(groups) > 1:
-        files = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+        names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     weight_map, total = {}, 0
-    for file, group in zip(files, groups, strict=True):
-        arrays = {name: make() for name, make in group}
-        save_file(arrays, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(arrays, file)
+    for name, group in zip(names, groups, strict=True):
+        arrays = {tensor: make() for tensor, make in group}
+        save_file(arrays, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(arrays, name)
         total += sum(x.nbytes for x in arrays.values())
     if len(groups) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        files.write_json(folder / "model.safetensors.index.json", index, indent=2)
     dtype = jax.tree.leaves(params)[0].dtype.name
     contents = to_hf(cfg, family) | {"dtype": dtype, "torch_dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(contents, indent=2) + "\n")
+    files.write_json(folder / "config.json", contents, indent=2)
 
 
 def _hf_tensors(

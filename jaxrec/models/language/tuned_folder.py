@@ -8,6 +8,7 @@ adapter that was trained through NF4 codes of a base is the adapter of that base
 """
 
 import dataclasses
+import fnmatch
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,16 +18,17 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, files, mesh
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub.peft import load_peft
-from jaxrec.hub.weights import find, save
+from jaxrec.hub.weights import find, is_weights, write_model
 from jaxrec.models.language.model_folder import (
     BackboneMismatch,
     base_hash,
+    chat_of,
     load_model,
     place_facts,
     place_of,
@@ -38,7 +40,8 @@ from jaxrec.structs import Delta
 from jaxrec.training.partition import paths
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
-_TOKENIZER_FILES += ("chat_template*", "generation_config.json")
+_TOKENIZER_FILES += ("chat_template*", "generation_config.json", "added_tokens.json")
+_TOKENIZER_FILES += ("additional_chat_templates",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +217,27 @@ def save_stage(
 
 
 def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str | Path) -> None:
-    """Writes a whole model as a Hugging Face folder, with the tokenizer files of the base that it came from."""
-    folder = Path(folder)
-    save(folder, cfg, jax.device_get(params))
-    for pattern in _TOKENIZER_FILES:
-        for path in find(base).glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+    """Writes a whole model as a Hugging Face folder, with the tokenizer files of the base that it came from.
+
+    Whatever model or tokenizer was there goes. generation_config.json names all that ends an answer, the chat
+    template's own end too, so that `transformers` stops there as we do.
+    """
+    source = find(base)
+    beside = [path for name in _TOKENIZER_FILES for path in source.glob(name)]
+    with files.replace_files(folder, _is_older, "config.json") as fresh:
+        write_model(fresh, cfg, jax.device_get(params))
+        for path in beside:
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            copy(path, fresh / path.name)
+        generation = fresh / "generation_config.json"
+        contents = json.loads(generation.read_text("utf-8")) if generation.is_file() else {}
+        ends = list(chat_of(source).eos_ids)
+        if ends:
+            files.write_json(generation, contents | {"eos_token_id": ends}, indent=2)
+
+
+def _is_older(name: str) -> bool:
+    return is_weights(name) or any(fnmatch.fnmatchcase(name, one) for one in _TOKENIZER_FILES)
 
 
 def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
