@@ -23,6 +23,7 @@ import numpy as np
 from jaxrec import config as configs
 from jaxrec import files
 from jaxrec import mesh as meshes
+from jaxrec.run_record import RunRecord
 from jaxrec.structs import TrainState
 
 Tree = Any
@@ -43,10 +44,22 @@ class Checkpoints:
     """The checkpoints of one run: the newest `keep` of them.
 
     frozen: `fingerprint` of the frozen weights; a resume onto others is refused. config: written beside them.
+    record: the run's settings and data; a resume that changes one that matters is refused, unless `allow_changes`.
     Errors of an asynchronous save are raised by the next `save`, by `wait` or by leaving the context.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2, frozen: str = "", config: Any = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        frozen: str = "",
+        config: Any = None,
+        record: RunRecord | None = None,
+        allow_changes: bool = False,
+    ):
+        self.record, self.allow_changes = record, allow_changes
+        self.changed: list[str] = []  # since the restored checkpoint, "name: before -> now"
         self.folder, self.frozen, self.keep = Path(folder).absolute(), frozen, keep
         self._config = configs.to_dict(config) if config is not None else None
         self._saving = 0
@@ -94,6 +107,7 @@ class Checkpoints:
         self.wait()  # one save at a time
         self._saving = step
         meta = {"frozen": self.frozen, "loop": dict(loop or {})}
+        meta |= {"record": self.record.as_dict()} if self.record else {}
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(_as_dict(state)), meta=ocp.args.JsonSave(meta)
         )
@@ -117,7 +131,7 @@ class Checkpoints:
 
         `like` gives structure, shapes and the layout of the new mesh. A checkpoint that cannot be read is moved aside
         with a warning and the one before is taken. Raises CheckpointError if a checkpoint is sound but of another
-        model or of other frozen weights, or if there are checkpoints and none of them can be read.
+        model, of other frozen weights, settings or data, or if there are checkpoints and none of them can be read.
         """
         found = self.steps()
         for step in reversed(found):
@@ -180,6 +194,12 @@ class Checkpoints:
         self, step: int, saved: Mapping[str, Any], meta: Mapping[str, Any], like: TrainState
     ) -> None:
         where = f"checkpoint {step} in {self.folder}"
+        self.changed = self._changes(meta)
+        if self.changed and not self.allow_changes:
+            raise CheckpointError(
+                f"{where} was made with other settings or data: {'; '.join(self.changed)}. Put them back, name another"
+                " --out, or go on all the same with --loop.allow-changes"
+            )
         if meta["frozen"] != self.frozen:
             raise CheckpointError(
                 f"{where} was trained on other frozen weights (hash {meta['frozen'] or 'of none'}; these have "
@@ -195,6 +215,13 @@ class Checkpoints:
                     f"{where} is of another model: {path} has the shape {tuple(saved[path].shape)} there "
                     f"and {np.shape(leaf)} here"
                 )
+
+    def _changes(self, meta: Mapping[str, Any]) -> list[str]:
+        """What matters and is not as in the run that wrote this checkpoint."""
+        if self.record is None or "record" not in meta:
+            return []
+        same_frozen = bool(self.frozen) and meta["frozen"] == self.frozen
+        return self.record.changes(meta["record"], same_frozen)
 
     def _move_aside(self, step: int, error: Exception) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -144,6 +144,10 @@ class EpisodeSource:
         """The state before the first batch."""
         return self.order.init()
 
+    def content(self) -> Any:
+        """The first batch, and the order of the choices."""
+        return self.order.content(), self(0, None, self.init())[0]
+
     def __call__(self, made: int, params: Any, state: Any) -> tuple[EditorBatch, Any]:
         """The next batch and the state after it."""
         picked, after = self.order(made, params, state)

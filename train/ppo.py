@@ -277,6 +277,7 @@ def source_of(
         drift=lambda params, batch: moved(params, frozen, placed(batch, c.batch)),
         report=record.add,
         tells_kl=cfg.variant == "ppo" or (loss.reference and not loss.on_policy),
+        prompts=[np.asarray(one.ids) for one in prompts],
     )
 
 

@@ -128,6 +128,10 @@ class BucketSource:
         """The state before the first batch."""
         return {"seed": np.asarray(self.seed), "epoch": np.asarray(0), "position": np.asarray(0)}
 
+    def content(self) -> list[Tokens]:
+        """What the batches are made of."""
+        return self.buckets
+
     def __call__(self, step: int, params: Any, state: State) -> tuple[Tokens, State]:
         """This process's rows of the next batch, and the state after it."""
         del step, params

@@ -5,8 +5,9 @@ that the uninterrupted one would have seen. Arrays are shuffled by an index perm
 
     state = {"seed": ..., "epoch": ..., "position": ...}      position: rows of this epoch already handed out
 
-A source is a callable with `init() -> state`. A state is any tree of arrays (a rollout buffer, a KL controller) whose
-structure and shapes stay what `init` gave; a batch is a tree of numpy arrays, this process's rows, or of jax arrays.
+A source is a callable with `init() -> state`, and where it can tell what it is made of, `content() -> arrays`. A state
+is any tree of arrays (a rollout buffer, a KL controller) whose structure and shapes stay what `init` gave; a batch is
+a tree of numpy arrays, this process's rows, or of jax arrays.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrec.files import content_hash
+
 Tree = Any
 State = dict[str, np.ndarray]
 Source = Callable[[int, Tree, Tree], tuple[Tree, Tree]]
 
+_HASHED = 1 << 26  # bytes of an array that its hash reads
 _ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby & Rackoff 1988)
 _BLOCK = 1 << 13  # positions of the shuffle that are computed at once
 
@@ -102,6 +106,15 @@ class ArraySource:
         """The state before the first batch."""
         return {"seed": np.asarray(self.seed), "epoch": np.asarray(0), "position": np.asarray(0)}
 
+    def content(self) -> Tree:
+        """What the batches are made of; where `make` makes them, the first of them too."""
+        if self.make is None:
+            return self.arrays
+        first = self._pick(self.seed, 0, 0, self.rows)
+        return self.arrays, self.make(
+            jax.tree.map(lambda leaf: np.asarray(leaf[first]), self.arrays)
+        )
+
     def __call__(self, step: int, params: Tree, state: State) -> tuple[Tree, State]:
         """This process's rows of the next batch, and the state after it."""
         seed, epoch, position = (int(state[k]) for k in ("seed", "epoch", "position"))
@@ -155,6 +168,10 @@ class Prefetch:
         """The inner source's first state."""
         return self.source.init()
 
+    def content(self) -> Tree:
+        """The inner source's content, where it tells."""
+        return content_of(self.source)
+
     def __call__(self, step: int, params: Tree, state: Tree) -> tuple[Tree, Tree]:
         """The inner source's batch and state."""
         if self._ahead is not None and self._ahead[0] is state:
@@ -163,3 +180,32 @@ class Prefetch:
             batch, after = self.source(step, None, state)
         self._ahead = after, self._thread.submit(self.source, step + 1, None, after)
         return batch, after
+
+
+def content_of(source: Source) -> Tree:
+    """What a source's batches are made of, a tree of arrays; None for a source that does not tell (`content`)."""
+    tells = getattr(source, "content", None)
+    return tells() if tells is not None else None
+
+
+def data_hash(source: Source) -> str:
+    """A hash of a source's content, 12 digits; "" where that is not known, or differs between processes.
+
+    Of an array of more than 64 MB, blocks spread over it are read. It tells data apart; it is no defence against
+    forgery.
+    """
+    leaves = jax.tree.leaves(content_of(source)) if jax.process_count() == 1 else []
+    parts = [part for leaf in leaves for part in _sampled(np.asarray(leaf))]
+    return content_hash(*parts, digits=12) if leaves else ""
+
+
+def _sampled(leaf: np.ndarray) -> list[str | np.ndarray]:
+    if leaf.dtype == object:
+        return [repr(leaf.tolist())]
+    head = f"{leaf.shape} {leaf.dtype}"
+    if leaf.nbytes <= _HASHED or leaf.ndim == 0:
+        return [head, leaf]
+    blocks = 256
+    rows = max(len(leaf) * _HASHED // leaf.nbytes // blocks, 1)
+    starts = np.linspace(0, max(len(leaf) - rows, 0), blocks).astype(int)
+    return [head, *(np.asarray(leaf[at : at + rows]) for at in starts)]

@@ -25,6 +25,8 @@ import jax
 from jaxrec import checkpoint, log
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
+from jaxrec.data.source import data_hash
+from jaxrec.run_record import record_of
 from jaxrec.structs import TrainState
 from jaxrec.training.step import Metrics
 
@@ -43,6 +45,9 @@ class LoopConfig:
     save_every: int = 0  # besides the last step, which is always saved
     keep: int = 2  # checkpoints
     resume: bool = True  # go on from the newest good checkpoint in OUT, if there is one
+    allow_changes: bool = (
+        False  # resume even where settings or data that matter are no longer the same
+    )
     monitor: str = "train/loss"  # a value of `evaluate`, or train/NAME: a step metric's mean since the last evaluation
     mode: Literal["min", "max"] = "min"
     patience: int = 0  # evaluations in a row that may fail to improve before the run stops
@@ -96,19 +101,21 @@ def fit(
     step: from `make_step`; `state` from `init_state`, with the source's first state in it. rows: B, of the whole job.
     evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the same,
     and none may keep the params, as the next step reuses their memory.
-    resolved: the script's whole config, written beside the results. facts: written beside the best parameters.
+    resolved: the script's whole config, written beside the results; a resume with other settings that matter, or
+    another content of `source`, is refused. facts: written beside the best parameters.
     programs: how many shapes a batch may have (length buckets); the step is compiled once for each.
     The given `state` is used up (donated). Raises CheckpointError, NonFinite, MeshError, Preempted.
     """
     out = Path(out)
     meshes.check_batch(mesh, rows)
     frozen = meshes.settle(mesh, frozen)  # or it would travel to the devices at each step
-    log.write_provenance(out, resolved)
     saved = checkpoint.Checkpoints(
         out / "checkpoints",
         keep=config.keep,
         frozen=checkpoint.fingerprint(frozen),
         config=resolved,
+        record=record_of(config if resolved is None else resolved, data_hash(source)),
+        allow_changes=config.allow_changes,
     )
     with saved, _Terminated() as terminated:
         found = saved.restore(state) if config.resume else None
@@ -116,6 +123,7 @@ def fit(
             raise checkpoint.CheckpointError(
                 f"{saved.folder} holds checkpoints {saved.steps()} of an earlier run: resume it or name another folder"
             )
+        log.write_provenance(out, resolved)  # only now: a refused resume leaves the earlier run's
         state, told = found or (state, {})
         start = int(state.step)
         with log.RunLog(
@@ -128,6 +136,8 @@ def fit(
         ) as lines:
             if found:
                 lines.say(f"resumed at step {start} of {config.steps} from {saved.folder}")
+                for change in saved.changed:
+                    lines.say(f"resumed with another {change}")
             watch = _Watch(config, **told)
             run = _Run(
                 step, source, config, mesh, rows, out, frozen, evaluate, facts, saved, lines, watch,

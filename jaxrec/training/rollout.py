@@ -135,6 +135,7 @@ class RolloutSource:
     rows that are scored. tells_kl: whether `assess` gives the KL to the reference.
     report: told of each rollout once, as a dict of means: the rewards, `kl`, `coef`, `skipped` (minibatches left out
     so far) and whatever `play` and `assess` tell.
+    prompts: what the prompts are, so that a resume knows them again.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class RolloutSource:
         drift: Drift | None = None,
         report: Report | None = None,
         tells_kl: bool = True,
+        prompts: Tree = None,
     ):
         if n_prompts < 1:
             raise RolloutError("rollout: there is no prompt to write to")
@@ -160,7 +162,11 @@ class RolloutSource:
             raise RolloutError("rollout.kl.adaptive follows the KL, which `assess` does not tell")
         self.config, self.n_prompts, self.tells_kl = config, n_prompts, tells_kl
         self.play, self.assess, self.drift, self.report = play, assess, drift, report
-        self._like, self._width = like, width
+        self._like, self._width, self._content = like, width, prompts
+
+    def content(self) -> Tree:
+        """The prompts, where they are given."""
+        return self._content
 
     def init(self) -> dict[str, Tree]:
         """The state before the first rollout: an empty buffer whose place is its end."""
