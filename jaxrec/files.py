@@ -101,10 +101,10 @@ def put_in_place(fresh: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replace_files(folder: str | Path, older: Callable[[str], bool], mark: str) -> Iterator[Path]:
+def replace_files(folder: str | Path, older: Callable[[Path], bool], mark: str) -> Iterator[Path]:
     """A fresh folder whose files take the place of those in `folder` when the block ends well; others there stay.
 
-    older: whether a file of this name is of what is replaced, and goes though no new one has its name. mark: the file
+    older: whether this file or folder is of what is replaced, and goes though no new one has its name. mark: the file
     by which a reader knows that all is there: it goes first and comes last, so old and new are never read as one.
     A block that fails leaves the folder as it was.
     """
@@ -116,15 +116,21 @@ def replace_files(folder: str | Path, older: Callable[[str], bool], mark: str) -
         yield fresh
         (folder / mark).unlink(missing_ok=True)
         for path in folder.iterdir():
-            if path.is_file() and older(path.name):
-                path.unlink()
+            if path != fresh and older(path):
+                _remove(path)
         for path in sorted(fresh.iterdir(), key=lambda path: path.name == mark):
             place = folder / path.name
-            if place.is_dir():
-                shutil.rmtree(place)
+            _remove(place)
             path.rename(place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def whole_folder(folder: str | Path, mark: str) -> Path | None:

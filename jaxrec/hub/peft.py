@@ -107,8 +107,8 @@ def load_peft(
     return delta, spec
 
 
-def _is_adapter(name: str) -> bool:
-    return name.startswith(("adapter_model.", "adapter_config."))
+def _is_adapter(path: Path) -> bool:
+    return path.name.startswith(("adapter_model.", "adapter_config."))
 
 
 def _kind(delta: Delta) -> str:

@@ -230,9 +230,9 @@ def save(folder: str | Path, cfg: Config, params: PyTree, shard_bytes: int = SHA
         write_model(fresh, cfg, params, shard_bytes)
 
 
-def is_weights(name: str) -> bool:
-    """Whether a file of this name is of a model's or an adapter's weights: what some reader would prefer, or add."""
-    return _WEIGHTS.fullmatch(name) is not None
+def is_weights(path: Path) -> bool:
+    """Whether this file, by its name, is of a model's or adapter's weights: what some reader would prefer, or add."""
+    return _WEIGHTS.fullmatch(path.name) is not None and not path.is_dir()
 
 
 def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SHARD_BYTES) -> None:

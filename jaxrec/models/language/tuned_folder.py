@@ -236,8 +236,10 @@ def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str
             files.write_json(generation, contents | {"eos_token_id": ends}, indent=2)
 
 
-def _is_older(name: str) -> bool:
-    return is_weights(name) or any(fnmatch.fnmatchcase(name, one) for one in _TOKENIZER_FILES)
+def _is_older(path: Path) -> bool:
+    if path.is_dir():
+        return path.name == _TOKENIZER_FILES[-1]
+    return is_weights(path) or any(fnmatch.fnmatchcase(path.name, one) for one in _TOKENIZER_FILES)
 
 
 def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
