@@ -33,7 +33,7 @@ from jaxrec.models.personal.editor_folder import EditorModel, save_editor
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
-from jaxrec.training import loop, optimizer, step
+from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -97,10 +97,7 @@ def train_one(
         jax.random.key(cfg.loop.seed)
     )
     source = EpisodeSource(data, train, cfg.rows, cfg.pieces, cfg.loop.seed)
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init())
     objective = editor(head, encoder, beta=cfg.beta, smoothing=cfg.smoothing, keep=cfg.keep)
-    one = step.make_step(*objective, optim, state)
     asked = [batch_of(data, valid, *first_shown(data, valid, k, cfg.pieces)) for k in (1, 5)]
     loss = jax.jit(
         lambda params, frozen, batch: objective.loss(
@@ -114,9 +111,9 @@ def train_one(
         return {"valid_loss": float(np.mean([float(v) for v, _ in found])), "valid_pairs": pairs}
 
     out = Path(cfg.out) / name
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=out,
-        frozen={"texts": texts}, evaluate=evaluate, resolved=cfg, title=f"editor {name}",
+    fitted = tuning.tune(
+        objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
+        out=out, frozen={"texts": texts}, evaluate=evaluate, resolved=cfg, title=f"editor {name}",
     )  # fmt: skip
     best = EditorModel(head, encoder, checkpoint.load_params(out / "best"))
     facts = {

@@ -29,7 +29,7 @@ from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.objectives.restraint import Restraint
 from jaxrec.structs import Tokens, Turns
 from jaxrec.tables import RowAdam
-from jaxrec.training import loop, optimizer, step
+from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.businesses import read_businesses
@@ -88,12 +88,9 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
         objective = objectives.personalize_delta(model.lm)
 
     source = example_source(cfg, model.chat, chosen, mesh.process_rows(devices, cfg.rows))
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init(), tables=by_row)
-    one = step.make_step(*objective, optim, state, tables=by_row)
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen=frozen, resolved=cfg, title="personalize",
+    fitted = tuning.tune(
+        objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
+        out=cfg.out, frozen=frozen, tables=by_row, resolved=cfg, title="personalize",
     )  # fmt: skip
     own = fitted.state.params
     saved = (

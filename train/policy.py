@@ -31,7 +31,7 @@ from jaxrec.models.personal.policy_folder import PolicyModel, rows_of, save_poli
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts, read_texts
 from jaxrec.objectives.policy import policy
-from jaxrec.training import loop, optimizer, step
+from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -111,10 +111,7 @@ def train_one(
     init = jax.jit(lambda key: init_params(key, head, encoder, len(data.tenants), texts, rows))
     params = init(jax.random.key(cfg.loop.seed))
     source = ArraySource(train, cfg.rows, seed=cfg.loop.seed)
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init())
     objective = policy(head, positive, encoder, cfg.prior)
-    one = step.make_step(*objective, optim, state)
     model = lambda params: PolicyModel(head, encoder, params, data.tenants)
 
     def evaluate(params, _: int) -> dict[str, float]:
@@ -125,9 +122,9 @@ def train_one(
         return {"valid_nll": float(sums["nll"].sum() / sums["known"].sum())}
 
     out = Path(cfg.out) / name
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=out,
-        frozen={"texts": texts}, evaluate=evaluate, resolved=cfg, title=f"policy {name}",
+    fitted = tuning.tune(
+        objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
+        out=out, frozen={"texts": texts}, evaluate=evaluate, resolved=cfg, title=f"policy {name}",
     )  # fmt: skip
     best = model(checkpoint.load_params(out / "best"))
     rules = calibrated(cfg, data, best.logits(texts, valid), valid, positive)

@@ -22,7 +22,7 @@ from jaxrec.losses.tokens import next_token
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
-from jaxrec.training import gradients, loop, optimizer, step
+from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -66,26 +66,15 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
         ArraySource(Tokens(**packed), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
     )
 
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
     ids = jnp.zeros((1, 2), jnp.int32)
     params = mesh.sharded_init(
         devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed)
     )
-    state = step.init_state(devices, params, optim, source=source.init())
-    loss, weigh = objectives.pretrain(model)
-    one = step.make_step(loss, weigh, optim, state, gradients=gradients.summed(cfg.accum))
-    fitted = loop.fit(
-        one,
-        state,
-        source,
-        config=cfg.loop,
-        mesh=devices,
-        rows=cfg.rows,
-        out=cfg.out,
-        evaluate=bits_per_byte(model, tok, held, cfg),
-        resolved=cfg,
-        title="pretrain",
-    )
+    fitted = tuning.tune(
+        objectives.pretrain(model), params, source, opt=cfg.opt, config=cfg.loop, mesh=devices,
+        rows=cfg.rows, out=cfg.out, gradients=gradients.summed(cfg.accum),
+        evaluate=bits_per_byte(model, tok, held, cfg), resolved=cfg, title="pretrain",
+    )  # fmt: skip
     folder = Path(cfg.out) / "model"
     hub.save(folder, cfg.model, jax.device_get(fitted.state.params))
     tok.save(folder / "tokenizer.json")

@@ -29,7 +29,7 @@ from jaxrec.models.personal.lfe import LFE, LFEConfig
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.structs import Retrofit, Tokens
-from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.businesses import read_businesses
@@ -81,13 +81,10 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     )
     frozen = {"backbone": weights, "teacher": told}
 
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init())
-    loss, weigh = objectives.retrofit(parts, cfg.weights)
-    one = step.make_step(loss, weigh, optim, state, gradients=gradients.spanning(cfg.accum))
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen=frozen, resolved=cfg, title="retrofit",
+    fitted = tuning.tune(
+        objectives.retrofit(parts, cfg.weights), params, source, opt=cfg.opt, config=cfg.loop,
+        mesh=devices, rows=cfg.rows, out=cfg.out, frozen=frozen,
+        gradients=gradients.spanning(cfg.accum), resolved=cfg, title="retrofit",
     )  # fmt: skip
     kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {

@@ -19,7 +19,7 @@ from jaxrec.data.rewrites import rewrite_rows, rewrites
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.onboarding import infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
-from jaxrec.training import gradients, loop, optimizer, step
+from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.tenants import generate
@@ -70,12 +70,9 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     objective = objectives.universal(
         model.lm, model.encoder, contrast=cfg.contrast, p_dropout=cfg.p_dropout
     )
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init())
-    one = step.make_step(*objective, optim, state, gradients=gradients.spanning())
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen=frozen, resolved=cfg, title="rewrite",
+    fitted = tuning.tune(
+        objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
+        out=cfg.out, frozen=frozen, gradients=gradients.spanning(), resolved=cfg, title="rewrite",
     )  # fmt: skip
     own = jax.device_get(fitted.state.params)
     table = infer_p(model.encoder, own["encoder"], known, 30)

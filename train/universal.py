@@ -35,7 +35,7 @@ from jaxrec.models.personal.personal_folder import (
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.objectives.restraint import Restraint
-from jaxrec.training import gradients, loop, optimizer, step
+from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 from jaxrec.world.businesses import read_businesses
@@ -134,12 +134,10 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         reference=cfg.reference,
     )
     answering = Answering(lm, chat, rows=cfg.rows, limit=cfg.answer)
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, params, optim, source=source.init())
-    one = step.make_step(*objective, optim, state, gradients=gradients.spanning(cfg.accum))
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out,
-        frozen={**frozen, **told}, evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known),
+    fitted = tuning.tune(
+        objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
+        out=cfg.out, frozen={**frozen, **told}, gradients=gradients.spanning(cfg.accum),
+        evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known),
         resolved=cfg, title="universal",
     )  # fmt: skip
     own = fitted.state.params
