@@ -11,13 +11,11 @@ log-probabilities, from which a stopped run goes on.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec import checkpoint, config, mesh
 from jaxrec import delta as deltas
@@ -36,27 +34,21 @@ from jaxrec.data.row_buckets import BucketedRows, in_buckets
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thumb_rows
 from jaxrec.delta import DeltaConfig
+from jaxrec.files import write_json
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.language.tuned_folder import (
-    Tuned,
-    delta_like,
-    load_tuned,
-    save_model,
-    save_tuned,
-)
+from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
 from jaxrec.models.personal.continuations import plain, scorer
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.models.personal.tenant_start import starting_p
-from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference
 from jaxrec.rewards.judges import Choice, JudgeConfig, LanguageJudge, label
 from jaxrec.structs import Pairs, Thumbs
 from jaxrec.tables import RowAdam
-from jaxrec.training import gradients, loop, optimizer, partition, step
+from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -125,7 +117,7 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     start = start_tenants(cfg, devices) if cfg.personal else start_tuned(cfg, devices)
-    trained, frozen = parts(start)
+    trained, frozen = tuning.parts(start.tree, start.rule)
     rows, held, how = start.train, start.held, cfg.loss
     asked = "switched" if cfg.reference == "switched" else "batch"
     if asked == "batch" and how.needs_reference:
@@ -134,26 +126,23 @@ def main(cfg: PreferConfig) -> dict[str, float]:
         )
         rows, held = told(rows), told(held)
     source, programs = batches(cfg, rows, mesh.process_rows(devices, cfg.rows))
-    optim = optimizer.make(cfg.opt, cfg.loop.steps)
-    state = step.init_state(devices, trained, optim, source=source.init(), tables=start.by_row)
-    objective = prefer(start.lm, how, asked)
     take = gradients.spanning if how.kind == "kto" else gradients.summed
-    one = step.make_step(
-        *objective, optim, state, gradients=take(cfg.accum), tables=start.by_row
-    )  # fmt: skip
     judged = HeldPreferences(start.lm, held, start.groups, how, asked, devices, cfg.rows)
     whole = lambda params: partition.merge(params, frozen)
-    before = judged.by_group(whole(state.params))
-    fitted = loop.fit(
-        one, state, source, config=cfg.loop, mesh=devices, rows=cfg.rows, out=cfg.out, frozen=frozen,
+    trained = mesh.place(devices, trained)
+    before = judged.by_group(whole(trained))
+    fitted = tuning.tune(
+        prefer(start.lm, how, asked), trained, source, opt=cfg.opt, config=cfg.loop, mesh=devices,
+        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=take(cfg.accum), tables=start.by_row,
         evaluate=lambda params, at: judged.told(whole(params)),
         resolved=cfg, title=f"prefer: {how.kind}", programs=programs,
     )  # fmt: skip
-    best = best_of(cfg, fitted.state.params, start)
+    best = tuning.best_of(cfg.out, fitted.state.params)
     told = judged.told(whole(best))
     facts = {"stage": "prefer", "loss": config.to_dict(how), "step": fitted.best, **told}
     save(cfg, start, whole(best), facts)
-    write_held(Path(cfg.out) / "held.json", before, judged.by_group(whole(best)), told)
+    after = judged.by_group(whole(best))
+    write_json(Path(cfg.out) / "held.json", {"overall": told, "before": before, "after": after})
     return told | {"best_step": float(fitted.best)}
 
 
@@ -186,17 +175,12 @@ def start_tuned(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
     tuned = load_tuned(
         cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, dtype=cfg.dtype
     )
-    spec = deltas.method(cfg.method) if cfg.delta.empty else cfg.delta
-    tree = dict(tuned.tree)
-    reference = dict(tree)
-    if "delta" in tree:
-        spec = tuned.spec
-        tree["start"] = {"delta": tree["delta"]}
-    elif not spec.empty:
-        key = jax.random.key(cfg.loop.seed)
-        made = jax.jit(lambda key: deltas.init(key, Decoder.sites(tuned.cfg), spec))(key)
-        tree["delta"] = mesh.place(devices, made)
-    tuned = dataclasses.replace(tuned, spec=spec)
+    reference = dict(tuned.tree)
+    if "delta" in reference:
+        tree = {**reference, "start": {"delta": reference["delta"]}}
+    else:
+        tuned = tuned.with_delta(deltas.choose(cfg.method, cfg.delta), cfg.loop.seed, devices)
+        tree = tuned.tree
     rule = cfg.train or ("delta" if "delta" in tree else "backbone/.*")
     train, held = read(cfg, tuned)
     encode = lambda rows, what: encoded(cfg, tuned, rows, what)
@@ -210,26 +194,15 @@ def start_tuned(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
 def read(cfg: PreferConfig, tuned: Tuned) -> tuple[list, list]:
     """(training, held-out) pairs or thumbs; what was left out of them is printed."""
     ask = read_thumbs if cfg.loss.kind == "kto" else read_pairs
-
-    def all_of(sources: tuple[str, ...], ask: Any) -> list:
-        found = []
-        for source in sources:
-            rows, skipped = ask(source, cfg.strict)
-            found += rows
-            for line in skipped.lines():
-                print(f"{source}: {line}", flush=True)
-        return found
-
+    all_of = lambda sources: tuning.read_all(sources, lambda source: ask(source, cfg.strict))
     if cfg.held:
-        train, held = all_of(cfg.data, ask), all_of(cfg.held, ask)
+        train, held = all_of(cfg.data), all_of(cfg.held)
     else:
-        train, held = hold_out(all_of(cfg.data, ask), cfg.hold_out_every)
+        train, held = hold_out(all_of(cfg.data), cfg.hold_out_every)
     if cfg.loss.kind == "kto":
         held = paired(held) or held  # measured as the other losses are, where that can be
     if cfg.judge.kind:
-        train = all_of(
-            (relabelled(cfg, tuned, paired(train) if ask is read_thumbs else train),), ask
-        )
+        train = all_of((relabelled(cfg, tuned, paired(train) if ask is read_thumbs else train),))
     return train, held
 
 
@@ -301,13 +274,6 @@ def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
 # ---------------------------------------------------------------------------------------------------- the rest
 
 
-def parts(start: Start) -> tuple[Any, Any]:
-    """(what trains, what stays frozen). The whole of a backbone may train: then nothing is frozen."""
-    if set(start.tree) == {"backbone"} and start.rule == "backbone/.*":
-        return start.tree, {}
-    return partition.split(start.tree, start.rule)
-
-
 def batches(cfg: PreferConfig, rows: Pairs | Thumbs, share: slice) -> tuple[Any, int]:
     """(source, how many shapes its batches have)."""
     if not cfg.buckets or cfg.personal:
@@ -315,14 +281,6 @@ def batches(cfg: PreferConfig, rows: Pairs | Thumbs, share: slice) -> tuple[Any,
     made = in_buckets(rows, sorted({*cfg.buckets, cfg.length}))
     source = BucketedRows(made, cfg.rows, seed=cfg.loop.seed, share=share)
     return Prefetch(source), len(made)
-
-
-def best_of(cfg: PreferConfig, last: Any, start: Start) -> Any:
-    """The trained parameters with the best monitored value, placed as the last ones are."""
-    saved = checkpoint.load_params(Path(cfg.out) / "best")
-    if "delta" in last:
-        saved["delta"] = delta_like(start.loaded.spec, start.loaded.cfg, saved["delta"])
-    return jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), saved, last)
 
 
 def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> None:
@@ -337,20 +295,7 @@ def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> N
             trained, _ = partition.split(tree, start.rule)
             checkpoint.save_params(out / "parts", trained, told | {"train": start.rule})
         return
-    tuned: Tuned = start.loaded
-    base = tuned.base
-    if "backbone" in start.rule:
-        save_model(out / "model", tuned.cfg, tree["backbone"], base)
-        base = str(out / "model")
-    if "delta" in tree:
-        kept = {name: part for name, part in tree.items() if name != "start"}
-        save_tuned(out / "adapter", kept, cfg=tuned.cfg, base=base, spec=tuned.spec, facts=facts)
-
-
-def write_held(path: Path, before: dict, after: dict, overall: dict) -> None:
-    """The held-out numbers of each group before and after, and of all rows after."""
-    told = {"overall": overall, "before": before, "after": after}
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    save_stage(out, start.loaded, tree, backbone="backbone" in start.rule, facts=facts)
 
 
 if __name__ == "__main__":
