@@ -38,9 +38,6 @@ bench-gpu: $(VENV)/dev $(BENCH_VENV)/peers ## the races that need an NVIDIA GPU,
 
 tables: $(VENV)/core ## the tables of README.md and docs/, from the files of record in results/
 	$(VENV)/bin/python -m bench.report
-	$(VENV)/bin/python -m bench.report --readme docs/search.md
-	$(VENV)/bin/python -m bench.report --readme docs/alignment.md
-	$(VENV)/bin/python -m bench.report --readme docs/speed.md
 
 clean: ## the environments and caches
 	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) .cache .pytest_cache .ruff_cache

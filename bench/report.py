@@ -1,10 +1,11 @@
-"""The tables of README.md, made from the files of record in results/.
+"""The tables of README.md and docs/, made from the files of record in results/.
 
-    python -m bench.report            writes them
-    python -m bench.report --check    changes nothing; exit status 1 where the README is not what the files say
+    python -m bench.report                    writes them all
+    python -m bench.report docs/search.md     those of one page
+    python -m bench.report --check            changes nothing; exit status 1 where a page is not what the files say
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a folder of results/ (all its files) or
-one file of it: `personalize`, `personalize/popquorn`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a folder of results/ (all its files), one
+file of it (`personalize`, `personalize/popquorn`), or one of the short ones of `bench.brief_tables` (`brief/speed`).
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bench_table import bench
+from bench.brief_tables import brief
 from bench.growth_table import growth
 from bench.peft_table import peft
 from bench.table_cells import Record
@@ -25,6 +27,10 @@ from bench.table_cells import markdown as _markdown
 from bench.table_cells import number as _number
 from bench.table_cells import provenance as _provenance
 
+PAGES = [
+    Path("README.md"),
+    *(Path("docs") / f"{name}.md" for name in ("results", "search", "alignment", "speed")),
+]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -43,6 +49,8 @@ def render(text: str, results: Path) -> str:
 def table(name: str, results: Path) -> str:
     """The Markdown of one marker's name."""
     room = name.split("/")[0]
+    if room == "brief":
+        return brief(name.removeprefix("brief/"), results)
     if room not in TABLES:
         raise ValueError(f"no table is known by the name {name!r}: only {', '.join(TABLES)}")
     paths = sorted((results / name).glob("*.json")) if room == name else [results / f"{name}.json"]
@@ -403,25 +411,28 @@ TABLES = {
 
 
 def main() -> int:
-    """Reads the flags; writes or checks the README."""
+    """Reads the flags; writes or checks the pages."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("pages", type=Path, nargs="*", default=PAGES)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when stale")
     flags = parser.parse_args()
-    old = flags.readme.read_text(encoding="utf-8")
-    new = render(old, flags.results)
-    if flags.check:
-        if old != new:
-            print(f"{flags.readme} does not show what {flags.results}/ says: run `make tables`")
-        return int(old != new)
-    if old != new:
-        flags.readme.write_text(new, encoding="utf-8")
-    return 0
+    stale = 0
+    for page in flags.pages:
+        old = page.read_text(encoding="utf-8")
+        new = render(old, flags.results)
+        if old == new:
+            continue
+        if flags.check:
+            print(f"{page} does not show what {flags.results}/ says: run `make tables`")
+            stale = 1
+        else:
+            page.write_text(new, encoding="utf-8")
+    return stale
 
 
 if __name__ == "__main__":

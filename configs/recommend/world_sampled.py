@@ -2,7 +2,8 @@
 
     python -m eval.recommend configs/recommend/world_sampled.py
 
-Seconds on two cores, no data set needed. Bar: R@10 above .4 where popularity stays under .25.
+Seconds on two cores, no data set needed. Bar: R@10 above .4 where popularity stays under .25, among 100
+items of a world whose tastes were planted: it is no number of a public set.
 """
 
 from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld

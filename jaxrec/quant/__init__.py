@@ -9,8 +9,9 @@ The gradient flows to x alone.
 
 NF4 lies as [N, F, D/2]: blocks of 64 along D share a scale, so a shard of either axis falls on the edge of a block.
 The scales (one for 64 weights) are themselves 8-bit numbers around their mean, with a float for each 256 of them in
-the order of the matrix's rows. Where 64 divides D, code and scales are those of bitsandbytes, bit for bit; a D that it
-does not divide is filled up with zeros, so that blocks begin anew in each row (there they would run on into the next).
+the order of the matrix's rows. Where 64 divides D, the code is that of bitsandbytes bit for bit, and so are the scales
+but for a few, which its CPU code rounds by one step more. A D that 64 does not divide is filled up with zeros, so that
+blocks begin anew in each row (there they would run on into the next).
 """
 
 from jaxrec.quant.coding import quantise, quantise_rows
