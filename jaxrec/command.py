@@ -22,7 +22,15 @@ from pathlib import Path
 from jaxrec import config, start
 from jaxrec.config import ConfigError, RunError
 
-PROGRAMS = ("demo", "chat", "answer", "recommend", "serve", "twin")  # modules of jaxrec that run
+PROGRAMS = (
+    "demo",
+    "chat",
+    "answer",
+    "recommend",
+    "judge",
+    "serve",
+    "twin",
+)  # modules of jaxrec that run
 GROUPS = {
     "train": "train a model, or what changes one, by one of the stages",
     "eval": "measure: answers, rankings, searches",

@@ -20,7 +20,7 @@ FLOORS = [
     "nn training retrieval people",
     "models hub dialogue rewards twin",
     "objectives recommenders serve",
-    "demo chat recommend answer verbs command __main__",
+    "demo chat recommend answer judge verbs command __main__",
 ]
 FLOOR_OF = {room: floor for floor, names in enumerate(FLOORS) for room in names.split()}
 FLOOR_OF |= {

@@ -20,7 +20,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config import RunError
+from jaxrec.data.readers.headers import plain
 
+# What people call their columns, in the order in which they are preferred.
+COLUMNS = {
+    "person": "person person_id user user_id annotator annotator_id worker worker_id rater rater_id judge reviewer "
+    "customer customer_id participant respondent пользователь оценщик",
+    "item": "item item_id instance_id text_id id post_id comment_id sentence_id product product_id",
+    "text": "text sentence comment post message content review utterance title question текст отзыв",
+    "label": "label rating score judgement judgment class grade stars answer vote value annotation sentiment "
+    "оценка метка",
+}
 MOST_LABELS = 50  # more than these are a measurement or a free text, not a set of labels
 
 
@@ -38,7 +48,7 @@ class JudgementsConfig:
 
     files: tuple[str, ...] = ()
     person: str = "person"
-    item: str = "item"
+    item: str = "item"  # "": items are told apart by their text
     text: tuple[str, ...] = ("text",)
     label: str = "label"
     language: str = ""  # a CSV's column of languages; "": none
@@ -99,7 +109,7 @@ def read(cfg: JudgementsConfig) -> Judgements:
         path = find(name)
         stem = path.name.removesuffix(".gz")
         if stem.endswith((".csv", ".tsv")):
-            rows += _from_csv(path, cfg, "\t" if stem.endswith(".tsv") else ",", skipped)
+            rows += _from_csv(path, cfg, _delimiter(path), skipped)
         elif stem.endswith(".json"):
             rows += _from_lewidi(path, skipped)
         else:
@@ -144,7 +154,7 @@ def _from_csv(
 ) -> Iterator[_Raw]:
     csv.field_size_limit(1 << 27)
     reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter)
-    wanted = [cfg.person, cfg.item, *cfg.text, cfg.label, *([cfg.language] if cfg.language else [])]
+    wanted = [name for name in (cfg.person, cfg.item, *cfg.text, cfg.label, cfg.language) if name]
     header = list(reader.fieldnames or ())
     if missing := [name for name in wanted if name not in header]:
         raise JudgementError(f"{path} has no column {missing[0]!r}; its columns are {header}")
@@ -155,12 +165,59 @@ def _from_csv(
             language = value[cfg.language] if cfg.language else ""
             if None in row:
                 skipped["more fields than columns"] += 1
-            elif not all((value[cfg.person], value[cfg.item], value[cfg.label], "".join(parts))):
+            elif not all((value[cfg.person], value[cfg.label], "".join(parts))) or (
+                cfg.item and not value[cfg.item]
+            ):
                 skipped["person, item, text or label is empty"] += 1
             else:
-                yield _Raw(value[cfg.person], value[cfg.item], parts, value[cfg.label], language)
+                item = value[cfg.item] if cfg.item else "\0".join(parts)
+                yield _Raw(value[cfg.person], item, parts, value[cfg.label], language)
     except csv.Error as error:
         raise JudgementError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def with_columns(cfg: JudgementsConfig) -> tuple[JudgementsConfig, list[str]]:
+    """The config with columns that the first CSV has, and what was guessed, in sentences.
+
+    A column that the config names and the file has stands. Others are told by the names that people give them
+    (`COLUMNS`); without an item's column the text tells items apart. Raises JudgementError, with the header, where
+    person, text or label can't be told.
+    """
+    tables = [name for name in cfg.files if not name.removesuffix(".gz").endswith(".json")]
+    if not tables:
+        return cfg, []
+    path = find(tables[0])
+    header = next(
+        csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=_delimiter(path)), []
+    )
+    named = {"person": cfg.person, "item": cfg.item, "label": cfg.label, "text": cfg.text[0]}
+    used = {name for name in (*named.values(), *cfg.text, cfg.language) if name in header}
+    guessed: dict[str, str] = {}
+    for what, name in named.items():
+        if name in header or not name:
+            continue
+        default = name == getattr(JudgementsConfig, what, "") or name == "text"
+        free = [column for column in header if column not in used]
+        known = [c for n in COLUMNS[what].split() for c in free if plain(c) == plain(n)]
+        if not default or (not known and what != "item"):
+            raise JudgementError(
+                f"{path}: which column is the {what}? there are: {', '.join(header)}; name it by --{what}"
+            )
+        guessed[what] = known[0] if known else ""
+        used.add(guessed[what])
+    told = [f"{what} = {name!r}" for what, name in guessed.items() if name]
+    said = [f"{path.name}: {', '.join(told)}"] if told else []
+    if guessed.get("item") == "":
+        said.append(f"{path.name}: no column of items: they are told apart by their text")
+    text = (guessed.pop("text"),) if "text" in guessed else cfg.text
+    return dataclasses.replace(cfg, text=text, **guessed), said
+
+
+def _delimiter(path: Path) -> str:
+    if path.name.removesuffix(".gz").endswith(".tsv"):
+        return "\t"
+    first = _text_of(path).split("\n", 1)[0]
+    return max(",;\t", key=first.count)
 
 
 def _from_lewidi(path: Path, skipped: Counter[str]) -> Iterator[_Raw]:

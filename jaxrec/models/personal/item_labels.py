@@ -119,7 +119,8 @@ def pooled_log_p(
 ) -> Float[np.ndarray, "I C"]:
     """Log p of the labels of any items by a fitted pooled model; base_IC: log base rates."""
     model = _model(cfg, x_IW.shape[1], base_IC.shape[1])
-    return np.asarray(jax.nn.log_softmax(model.apply({"params": params}, x_IW, base=base_IC)))
+    x, base = jnp.asarray(x_IW), jnp.asarray(base_IC)
+    return np.asarray(jax.nn.log_softmax(model.apply({"params": params}, x, base=base)))
 
 
 def base_rates(

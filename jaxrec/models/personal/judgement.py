@@ -118,9 +118,30 @@ class Models:
         return fit_profiles(loss, start_UE, cards, prior, cfg)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the personal model reads an item: what is taken from its logits, and what its components are divided by.
+
+    logit_C: the mean of the pooled model's centred logits over all items. spread_W: of the leading components of z.
+    """
+
+    logit_C: np.ndarray
+    spread_W: np.ndarray
+
+    @classmethod
+    def of(cls, view: ItemView, content: int) -> "Reading":
+        """From the items of a fit."""
+        logit_IC = view.crossfit_IC - view.crossfit_IC.mean(1, keepdims=True)
+        return cls(logit_IC.mean(0), view.x_IW[:, :content].std(0) + 1e-3)
+
+    def __call__(self, log_p_IC: np.ndarray, x_IW: np.ndarray) -> PyTree:
+        """What is read of any items: the pooled model's log p of their labels, and their components."""
+        logit_IC = log_p_IC - log_p_IC.mean(1, keepdims=True)
+        x_IW = x_IW[:, : len(self.spread_W)]
+        own = np.concatenate([logit_IC - self.logit_C, x_IW / self.spread_W], 1)
+        return {"features": jnp.asarray(own, jnp.float32), "base": jnp.asarray(log_p_IC)}
+
+
 def frozen_of(view: ItemView, content: int) -> PyTree:
     """What the personal model reads of each item: centred logits of the pooled model and the first components of z."""
-    logit_IC = view.crossfit_IC - view.crossfit_IC.mean(1, keepdims=True)
-    x_IW = view.x_IW[:, :content]
-    own = np.concatenate([logit_IC - logit_IC.mean(0), x_IW / (x_IW.std(0) + 1e-3)], 1)
-    return {"features": jnp.asarray(own, jnp.float32), "base": jnp.asarray(view.crossfit_IC)}
+    return Reading.of(view, content)(view.crossfit_IC, view.x_IW)

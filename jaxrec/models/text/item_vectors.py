@@ -16,6 +16,8 @@ from jaxrec.files import content_hash, open_atomically
 from jaxrec.hub import minilm
 from jaxrec.models.text.sentence import SentenceEncoder
 
+FEW = 100  # texts that are read in a moment
+
 
 class TopLayers(SentenceEncoder):
     """Several layers' hidden states, each averaged over the tokens and put side by side. `limit` as its parent's."""
@@ -50,18 +52,26 @@ def item_vectors(
         encoder = TopLayers(cfg, params, tokenizer, layers, limit=limit)
         texts = sorted({text for own in parts for text in own}, key=lambda text: (len(text), text))
         vectors = _read_in_chunks(encoder, texts, path)
-        at = {text: i for i, text in enumerate(texts)}
-        _save(path, np.stack([np.concatenate([vectors[at[t]] for t in own]) for own in parts]))
+        _save(path, side_by_side(parts, texts, vectors))
         for partial in path.parent.glob(f"{path.stem}-*.npy"):
             partial.unlink()
     return np.load(path)
+
+
+def side_by_side(
+    parts: Sequence[tuple[str, ...]], texts: Sequence[str], vectors: Float[np.ndarray, "N D"]
+) -> Float[np.ndarray, "I X"]:
+    """Each item's vectors of its parts, one after the other; row n of `vectors` being that of `texts[n]`."""
+    at = {text: i for i, text in enumerate(texts)}
+    return np.stack([np.concatenate([vectors[at[text]] for text in own]) for own in parts])
 
 
 def _read_in_chunks(
     encoder: TopLayers, texts: list[str], path: Path, size: int = 1024
 ) -> np.ndarray:
     """Vectors of texts that come sorted by length; what a stopped run has finished is read, not made again."""
-    print(f"reading {len(texts):,} texts by the frozen backbone, once", flush=True)
+    if len(texts) > FEW:
+        print(f"reading {len(texts):,} texts by the frozen backbone, once", flush=True)
     chunks = []
     for start in range(0, len(texts), size):
         kept = path.with_name(f"{path.stem}-{start}.npy")
