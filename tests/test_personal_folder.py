@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tiny_personal as tiny
 
-from jaxrec import checkpoint, config, hub, mesh
+from jaxrec import checkpoint, config, hub, mesh, quant
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
 from jaxrec.models.language.model_folder import BackboneMismatch, base_hash
 from jaxrec.models.language.tuned_folder import save_tuned
 from jaxrec.models.personal.personal_folder import (
+    cut_for_person,
     load_backbone,
     load_lfe,
     load_personal,
@@ -23,6 +24,7 @@ from jaxrec.models.personal.personal_folder import (
 )
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder
+from jaxrec.nn.stack import recut
 
 CFG = dataclasses.replace(tiny.DECODER, vocab=290, cuts=(1,))
 LORA = deltas.DeltaConfig(lora_rank=2, lora_sites="q", stacks="stack_1")
@@ -153,3 +155,60 @@ def test_a_quantised_backbone_is_recognised_by_its_file(saved, devices, tmp_path
     row = tiny.tokens(np.random.default_rng(0), 1, 4).replace(loss_BL=None)
     z = tiny.jit(lambda params, row: lm.encode(params, row).z_cls_BD)(params, row)
     assert np.isfinite(np.asarray(z)).all()
+
+
+def test_head_and_backbone_come_back_in_eight_bits(saved, devices, tmp_path):
+    """Answers stay close; what has no head of its own says so."""
+    folder, own, facts = saved
+    told = {**facts, "base_hash": base_hash(folder / "backbone")}
+    lm = PersonalLM(Decoder(CFG), tiny.PERSONAL)
+    save_personal(tmp_path / "own", lm, tiny.ENCODER, own, ["a", "b"], told)
+    plain = load_personal(tmp_path / "own", devices)
+    small = load_personal(tmp_path / "own", devices, quantise="int8", head="int8")
+    assert (
+        quant.kinds_in(small.params["head"]) == quant.kinds_in(small.params["backbone"]) == {"int8"}
+    )
+    batch = tiny.turns([0, 1])
+
+    @tiny.jit
+    def logits(params, batch):
+        delta = lm.personal(params, params["profile"]["p"])
+        return lm.answer(params, lm.encode(params, batch.question), batch.answer, delta).logits
+
+    want, got = (np.asarray(logits(model.params, batch)) for model in (plain, small))
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
+    with pytest.raises(quant.QuantError, match="'int3' is not known"):
+        load_personal(tmp_path / "own", devices, head="int3")
+
+
+def test_a_backbone_cut_for_a_person_says_the_same_and_is_found_again(saved, devices, tmp_path):
+    """Another cut is the same model: its Z with the retrofit's LoRA too; the folder remembers the cut."""
+    folder, own, facts = saved
+    told = {**facts, "base_hash": base_hash(folder / "backbone")}
+    checkpoint.save_params(tmp_path / "lfe", {n: own[n] for n in ("lfe", "lfe_delta")}, told)
+    backbone, _, params, _, facts = load_lfe(tmp_path / "lfe", devices)
+    whole = backbone.clone(cfg=dataclasses.replace(CFG, cuts=()))
+    both = deltas.restack(
+        deltas.add(params["lfe_delta"], params["lfe_delta"].replace(
+            stacks={"stack_0": params["lfe_delta"].stacks["stack_1"]})), [1, 1], [2]
+    )  # fmt: skip
+    uncut = {**params, "backbone": recut(params["backbone"], CFG, whole.cfg), "lfe_delta": both}
+    facts = {**facts, "cuts": [], "lora": {**facts["lora"], "stacks": "stack_0"}}
+    cut, parts, facts = cut_for_person(whole, uncut, facts, (1,))
+    assert cut.cfg.cuts == (1,) and facts["cuts"] == [1]
+    assert facts["lora"]["stacks"] == "stack_0|stack_1"
+    row = tiny.tokens(np.random.default_rng(0), 1, 4).replace(loss_BL=None)
+    z_of = lambda module: tiny.jit(PersonalLM(module, tiny.PERSONAL).encode)
+    before, after = z_of(whole)(uncut, row), z_of(cut)(parts, row)
+    np.testing.assert_allclose(after.z_cls_BD, before.z_cls_BD, atol=1e-5)
+
+    cfg = dataclasses.replace(tiny.PERSONAL, person="backbone", depths=(1,))
+    lm = PersonalLM(cut, cfg)
+    new = {**tiny.random_like(lm.init, jax.random.key(0)), "lfe_delta": parts["lfe_delta"]}
+    new["encoder"] = own["encoder"]
+    save_personal(tmp_path / "inside", lm, tiny.ENCODER, new, ["a"], facts)
+    model = load_personal(tmp_path / "inside", devices)
+    assert model.lm.cfg == cfg and model.lm.backbone.cfg.cuts == (1,)
+    jax.tree.map(np.testing.assert_array_equal, model.params["hypernet"], new["hypernet"])
+    with pytest.raises(quant.QuantError, match="no head to quantise"):
+        load_personal(tmp_path / "inside", devices, head="int8")

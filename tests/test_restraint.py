@@ -8,6 +8,7 @@ import tiny_personal as tiny
 from jaxrec import objectives
 from jaxrec.losses.disallowed import disallowed_tokens
 from jaxrec.objectives.restraint import Restraint
+from jaxrec.training import gradients
 
 B, TENANTS = 4, [0, 0, 1, 1]
 
@@ -117,6 +118,31 @@ def test_universal_stays_near_an_earlier_head():
     assert float(same - before) == pytest.approx(1.5 * float(aux.metrics["penalty"]), rel=1e-3)
     other = {**tree, "reference": jax.tree.map(lambda x: 0.9 * x, tree["reference"])}
     assert float(both(other, batch)[1][1].metrics["kl"]) > 1e-4
+
+
+def test_the_universal_terms_add_up_over_microbatches():
+    """To the backbone's own policy; the denominators are the whole batch's."""
+    batch, tree = tiny.turns(TENANTS), {**tiny.params(), "disallowed": barred(20)}
+    trained = {"hypernet": tree.pop("hypernet")}
+    how = Restraint(kl=0.5, penalty=1.5)
+    stage = lambda reference: objectives.universal(
+        tiny.LM, tiny.ENCODER, p_dropout=0.0, restraint=how, reference=reference
+    )
+    objective = stage("backbone")
+
+    @tiny.jit
+    def program(trained, tree, batch):
+        take = lambda accum: gradients.spanning(accum).take(
+            *objective, trained, tree, None, batch, jax.random.key(5)
+        )
+        return take(1), take(2)
+
+    (whole, loss, aux), (parts, again, other) = program(trained, tree, batch)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, (parts, again, other.metrics), (whole, loss, aux.metrics))
+    assert float(aux.metrics["kl"]) > 0.01 and float(aux.metrics["penalty"]) > 0
+    with pytest.raises(ValueError, match="needs a teacher"):
+        stage("teacher")
 
 
 def test_mistakes_are_named():
