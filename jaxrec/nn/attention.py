@@ -33,7 +33,15 @@ def attend(
     bias_BHLM: Float[Array, "_ H L M"] | None = None,
     prefix: Prefix | None = None,
 ) -> Float[Array, "B L H K"]:
-    """Softmax attention of each query over the keys that `mask_BLM` shows it. A query that sees none gives 0."""
+    """Softmax attention (Vaswani 2017) of each query over the keys that it is shown. A query that sees none gives 0.
+
+    Args:
+      q_BLHK: queries, H heads of size K.
+      k_BMGK, v_BMGK: keys and values; G divides H, and H / G query heads share each (grouped queries, Ainslie 2023).
+      mask_BLM: which keys a query sees; leads with 1 where that is the same for all rows.
+      bias_BHLM: added to the scores, by head.
+      prefix: the row's own keys and values before all others (prefix-tuning, Li and Liang 2021), with their gate.
+    """
     heads_first = lambda x: x.swapaxes(1, 2)
     return attend_by_head(
         q_BLHK, heads_first(k_BMGK), heads_first(v_BMGK), mask_BLM, bias_BHLM, prefix
@@ -48,7 +56,12 @@ def attend_by_head(
     bias_BHLM: Float[Array, "_ H L M"] | None = None,
     prefix: Prefix | None = None,
 ) -> Float[Array, "B L H K"]:
-    """`attend` over keys and values that lie head by head, as a cache keeps them: nothing is copied to read them."""
+    """`attend` over keys and values that lie head by head, as a cache keeps them: nothing is copied to read them.
+
+    Args:
+      q_BLHK, mask_BLM, bias_BHLM, prefix: as of `attend`.
+      k_BGMK, v_BGMK: keys and values, their heads before their places.
+    """
     b, length, h, size = q_BLHK.shape
     g = k_BGMK.shape[1]
     q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
@@ -89,6 +102,14 @@ def attend_causally(
     """`attend_by_head` where no query sees a later key: a block of queries at a time, over the keys up to its last.
 
     The other keys, up to 7/16 of all, are not multiplied, and the scores of a block are more likely to stay in cache.
+    It is the outer loop of FlashAttention (Dao 2022) without the inner one: nothing is carried from block to block,
+    so masks, biases and prefixes need no form of their own.
+
+    Args:
+      q_BLHK, k_BGLK, v_BGLK: queries, keys and values of the same L places.
+      mask_BLL: which of the earlier keys a query sees.
+      bias_BHLL: added to the scores.
+      prefix: as of `attend`; every block sees it.
     """
     length = q_BLHK.shape[1]
     size = max(_BLOCK, -(-length // _BLOCKS))
@@ -115,8 +136,14 @@ def attend_fused(
 ) -> Float[Array, "B L H K"]:
     """`attend_by_head` by one of the fused kernels that `jax.nn.dot_product_attention` knows.
 
-    cudnn: NVIDIA's flash attention, for GPUs from Ampere on and 16-bit numbers. Raises ValueError for a prefix, which
-    no such kernel knows; jax itself raises where the device or the types don't suit.
+    Args:
+      q_BLHK, k_BGLK, v_BGLK: queries, keys and values of the same L places, in 16 bits.
+      mask_BLL, bias_BHLL: as of `attend_causally`.
+      prefix: must be None.
+      kernel: "cudnn" is NVIDIA's FlashAttention, for GPUs from Ampere on.
+
+    Raises ValueError for a prefix, which no such kernel knows; jax itself raises where the device or the types don't
+    suit.
     """
     if prefix is not None:
         raise ValueError('a prefix needs attention="own": fused kernels have no place for its gate')
@@ -192,8 +219,14 @@ def self_mask(
     segments_BL: Int[Array, "B L"] | None = None,
     shared: int = 0,
 ) -> Bool[Array, "B L L"]:
-    """Which key each query sees in its own row. Packed segments don't see each other, but the first `shared`
-    positions (a soft prompt) are seen from all of them."""
+    """Which key each query sees in its own row.
+
+    Args:
+      mask_BL: real tokens; padding is seen by nobody.
+      causal: a query sees no later key.
+      segments_BL: of packed examples, which don't see each other.
+      shared: how many positions at the front (a soft prompt) are seen from all segments.
+    """
     length = mask_BL.shape[1]
     seen = mask_BL[:, None, :] & mask_BL[:, :, None]
     if causal:
@@ -207,7 +240,14 @@ def self_mask(
 def distance_buckets(
     distance: Int[Array, "*b"], buckets: int, causal: bool, far: int = 128
 ) -> Int[Array, "*b"]:
-    """T5's buckets (Raffel 2020) of key position - query position: exact when near, logarithmic up to `far`."""
+    """T5's buckets (Raffel 2020) of relative distances: exact when near, logarithmic further away.
+
+    Args:
+      distance: key position - query position, of any shape.
+      buckets: how many there are.
+      causal: all buckets are for keys that came before; else half of them are for those behind.
+      far: the distance from which on all fall into the last bucket.
+    """
     offset = 0
     if causal:
         n = jnp.maximum(-distance, 0)
@@ -227,7 +267,13 @@ def distance_bias(
     key_BM: Int[Array, "_k M"],
     causal: bool,
 ) -> Float[Array, "_o H L M"]:
-    """The bias of each query-key pair by its distance bucket. Any of the three may lead with 1."""
+    """The bias of each query-key pair by its distance bucket. Any of the three arrays may lead with 1.
+
+    Args:
+      table_BHX: the bias of each of X buckets, by head.
+      query_BL, key_BM: positions of the queries and of the keys.
+      causal: as of `distance_buckets`.
+    """
     between = key_BM[:, None, :] - query_BL[:, :, None]
     bucket_BLM = distance_buckets(between, table_BHX.shape[-1], causal)
     b = max(table_BHX.shape[0], bucket_BLM.shape[0])
@@ -294,9 +340,18 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         bias_BHLM: Array | None = None,
     ) -> tuple[Array, LayerCache | None]:
-        """Self-attention. `turn`: rotary (cos, sin). `positions`: those of (queries, keys), for a distance bias.
+        """Self-attention: (what is added to the residual stream, the cache with these tokens in it).
 
         With a cache the new keys and values are written into it first, and the queries see the cache's slots.
+
+        Args:
+          x_BLD: the normed residual stream.
+          mask_BLM: which keys, or slots of the cache, each query sees.
+          delta: this layer's changes.
+          turn: rotary (cos, sin); None where positions enter otherwise.
+          positions: those of (queries, keys), for a distance bias.
+          cache: this layer's view of the cache.
+          bias_BHLM: added to the scores of all rows, beside the delta's own bias.
         """
         q, k, v = (self._heads_of(name, x_BLD, delta) for name in "qkv")
         if turn is not None:
@@ -330,7 +385,15 @@ class Attention(nn.Module):
         delta: LayerDelta | None = None,
         segment_BM: Array | None = None,
     ) -> Array:
-        """Cross-attention of x over remembered keys and values; `segment_BM` names each key's segment."""
+        """Cross-attention: what x takes from a memory whose keys and values were made beforehand.
+
+        Args:
+          x_BLD: the normed residual stream, which asks.
+          memory: keys and values from `remember`, both [B, G, M, K].
+          mask_BM: which places of the memory are there.
+          delta: this layer's changes.
+          segment_BM: each key's segment (0: the turn's own, 1 and above: retrieved), for a segment bias.
+        """
         k, v = memory
         q = self._heads_of("q", x_BLD, delta)
         change: AttnBias | None = change_at(delta, "attn_bias", "cross")

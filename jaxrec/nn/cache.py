@@ -15,7 +15,16 @@ def new_cache(
     head_dim: int,
     dtype: str = "float32",
 ) -> KVCache:
-    """An empty cache: `stacks` gives the number of layers of each stack, `slots` the longest text a row can hold."""
+    """An empty cache.
+
+    Args:
+      stacks: the number of layers of each stack.
+      batch: rows.
+      slots: the longest text that a row can hold, in tokens.
+      groups: key heads.
+      head_dim: size of a head.
+      dtype: of keys and values.
+    """
     empty = lambda: {
         n: jnp.zeros((k, batch, groups, slots, head_dim), dtype) for n, k in stacks.items()
     }

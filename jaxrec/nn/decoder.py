@@ -91,6 +91,16 @@ class Block(nn.Module):
         turn: tuple[Array, Array],
         positions: tuple[Array, Array],
     ) -> tuple[Array, LayerCache | None]:
+        """(the residual stream after this layer, the cache with these tokens in it).
+
+        Args:
+          x_BLD: the residual stream.
+          delta: this layer's changes, leaves without N.
+          cache: this layer's view of the cache.
+          mask_BLM: which keys each query sees.
+          turn: rotary (cos, sin) of the queries' positions.
+          positions: those of (queries, keys), for a distance bias.
+        """
         c = self.cfg
         out_std = (
             c.init_std / (2 * c.layers) ** 0.5
@@ -138,10 +148,17 @@ class Decoder(nn.Module):
     ) -> HeadOutput:
         """What was asked for of each real token: the rows of a soft prompt are left out of what is returned.
 
-        mask_BL: True at real tokens, which may be padded at either side. segments_BL, positions_BL: of packed
-        examples. inputs_BLD: embeddings in place of those of ids_BL. hidden: HF `hidden_states` indices (0: the
-        embeddings, layers or -1: after the final norm). logits: "all" -> [B, L - since, V], "last" -> [B, 1, V] at
-        each row's last real token, or "none". cache: keys and values so far; the ids then are the next chunk.
+        Args:
+          ids_BL: tokens; with a cache the next chunk of each row.
+          mask_BL: True at real tokens, which may be padded at either side.
+          positions_BL, segments_BL: of packed examples.
+          inputs_BLD: embeddings in place of those of ids_BL.
+          delta: changes for each row, or one for all rows; None: the model as it is.
+          cache: keys and values so far.
+          hidden: which hidden states are given, by HF's `hidden_states` indices (0: the embeddings, layers or -1:
+            after the final norm).
+          logits: "all" -> [B, L - since, V], "last" -> [B, 1, V] at each row's last real token, or "none".
+          since: the first place whose logits are made, with "all".
         """
         c = self.cfg
         if logits not in ("all", "last", "none"):

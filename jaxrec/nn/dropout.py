@@ -19,8 +19,13 @@ def dropout(
 ) -> Float[Array, "B *x"]:
     """x with each element zero with probability `rate`, the others scaled by 1 / (1 - rate) (Srivastava 2014).
 
-    `key_B` None: no training, x as it is. `site` tells the places of one model apart: two with the same number drop
-    alike. Raises ValueError for a rate outside [0, 1).
+    Args:
+      x_BX: any array whose rows lead.
+      rate: in [0, 1).
+      key_B: a key a row, so that what a row drops does not depend on who is beside it; None: no training, x as it is.
+      site: tells the places of one model apart: two with the same number drop alike.
+
+    Raises ValueError for a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate lies in [0, 1), not {rate}")

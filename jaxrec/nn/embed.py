@@ -67,9 +67,17 @@ def enter(
 ) -> Entry:
     """Embeddings x with the outer delta in them: whole texts, or (with a cache) the next chunk of each.
 
-    Positions, if not given, count real tokens; a soft prompt shifts them by its length. The offset goes to each token
-    at position 0: in a packed row, to the first of each example. In a cache a token's position is its slot, and
-    offset and soft prompt enter with a row's first chunk that has a real token.
+    Args:
+      x_BLD: vectors of the tokens.
+      mask_BL: real tokens.
+      positions_BL: if not given, real tokens are counted. A soft prompt shifts them by its length; in a cache a
+        token's position is its slot.
+      segments_BL: of packed examples.
+      outer: a soft prompt (Lester 2021) and an offset, which goes to each token at position 0: in a packed row, to
+        the first of each example. With a cache both enter with a row's first chunk that has a real token.
+      cache: keys and values so far.
+      causal: a token sees no later one.
+
     Raises ValueError when a chunk can't fit into the cache.
     """
     begins_B1 = jnp.ones((x_BLD.shape[0], 1), bool)

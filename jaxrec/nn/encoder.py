@@ -75,6 +75,16 @@ class EncoderBlock(nn.Module):
         positions: tuple[Array, Array],
         bias_BHLM: Array | None = None,
     ) -> tuple[Array, None]:
+        """(the residual stream after this layer, None: an encoder has no cache).
+
+        Args:
+          x_BLD: the residual stream.
+          delta: this layer's changes, leaves without N.
+          cache: always None; `run_stacks` hands one to every block.
+          mask_BLM: which keys each query sees.
+          positions: those of (queries, keys), for a distance bias.
+          bias_BHLM: added to the scores: the model's own distance bias (MPNet).
+        """
         c = self.cfg
         norm = lambda name, x: Norm("layer", c.norm_eps, name=name)(
             x, change_at(delta, "norm", name)
@@ -110,7 +120,13 @@ class Encoder(nn.Module):
     ) -> HeadOutput:
         """`hidden[j]` of the output is HF's `hidden_states[hidden[j]]` [B, L, D], without a soft prompt's rows.
 
-        inputs_BLD: word embeddings in place of those of ids_BL. A soft prompt takes the first positions.
+        Args:
+          ids_BL: tokens.
+          mask_BL: True at real tokens.
+          positions_BL, segments_BL: of texts that share a row.
+          inputs_BLD: word embeddings in place of those of ids_BL.
+          delta: changes for each row, or one for all. A soft prompt takes the first positions.
+          hidden: which hidden states are given; -1 is the last.
         """
         c = self.cfg
         hidden = resolve_hidden(hidden, c.layers)

@@ -84,9 +84,16 @@ class Generator:
         text_of: Callable[[list[int]], str] | None = None,
         at_least: int = 1,
     ) -> Generated:
-        """Continues each prompt. `stop` ends a row whose text (by `text_of`) contains one of the strings.
+        """Continues each prompt.
 
-        at_least: prompt tokens that there is room for, so that calls with prompts up to there share their programs.
+        Args:
+          weights: what `bind` and `new_cache` are given.
+          prompts: token ids of each row, of any lengths.
+          how: sampling settings of each row, and how many new tokens it may have.
+          stop: strings that end a row whose text contains one.
+          text_of: ids -> text, needed for `stop`.
+          at_least: prompt tokens that there is room for, so that calls with prompts up to there share their programs.
+
         Raises ValueError when a prompt is empty or has no room for its new tokens, or when `stop` has no `text_of`.
         """
         every = 16 if stop else None
@@ -106,7 +113,12 @@ class Generator:
         text_of: Callable[[list[int]], str] | None = None,
         at_least: int = 1,
     ) -> Iterator[Generated]:
-        """As a call, but gives what there is so far after each `every` tokens; the last one is the whole."""
+        """As a call, but gives what there is so far, again and again; the last one is the whole.
+
+        Args:
+          weights, prompts, how, stop, text_of, at_least: as of a call.
+          every: new tokens between two of what is given; None: the whole alone.
+        """
         if stop and text_of is None:
             raise ValueError("stop strings need text_of, which makes a text of token ids")
         longest_new = self._check(prompts, how)

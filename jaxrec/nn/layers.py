@@ -62,11 +62,17 @@ def dense(
     lora: Lora | None = None,
     bias_F: Float[Array, " F"] | None = None,
 ) -> Float[Array, "*b F"]:
-    """x @ w + bias, plus the row's LoRA. `w` is a kernel [D, F], or a quantised tree that has `.matmul(x)`.
+    """x @ w + bias, plus the row's LoRA (Hu 2021): the one way in which a matrix of any model is applied.
 
-    A LoRA needs x [B, L, D]. x is contracted with `a` first, so no [B, D, F] kernel is ever made; but a change that all
-    rows share is added to the kernel where that is less work (`folded`). With a magnitude it is DoRA: all but the bias
-    is multiplied by the row's gain (`delta.column_gain`).
+    x is contracted with `a` first, so no [B, D, F] kernel is ever made; but a change that all rows share is added to
+    the kernel where that is less work (`folded`). With a magnitude it is DoRA (Liu 2024): all but the bias is
+    multiplied by the row's gain (`delta.column_gain`).
+
+    Args:
+      x_BLD: vectors, [B, L, D] where there is a LoRA.
+      w: a kernel [D, F], or a quantised tree that has `.matmul(x)`.
+      lora: `a` and `b` of each row, or of all.
+      bias_F: added to the result.
     """
     if lora is not None and _folds(x_BLD, w, lora):
         scale = jax.lax.stop_gradient(lora.scale_NB)[0]
@@ -106,8 +112,14 @@ def folded(
     a_DR: Float[Array, "D R"],
     b_RF: Float[Array, "R F"],
 ) -> Float[Array, "T F"]:
-    """x (W + a b). Of the six thin products with x's and y's many rows in a step, two are left out, and W + a b is made
-    again in the backward pass rather than kept."""
+    """x (W + a b). Of the six thin products with x's and y's many rows in a step, two are left out, and W + a b is
+    made again in the backward pass rather than kept.
+
+    Args:
+      x_TD: vectors of all tokens.
+      w_DF: the frozen kernel.
+      a_DR, b_RF: of a LoRA that all rows share, its scale in one of them.
+    """
     return x_TD @ (w_DF + a_DR @ b_RF)
 
 

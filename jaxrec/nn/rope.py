@@ -81,7 +81,14 @@ def _yarn_attention(s: RopeScaling) -> float:
 def rotary(
     positions_BL: Int[Array, "B L"], dim: int, theta: float, scaling: RopeScaling | None = None
 ) -> tuple[Float[Array, "B L 1 half"], Float[Array, "B L 1 half"]]:
-    """(cosines, sines) of each position, f32, with an axis for the heads. Made once for all layers."""
+    """(cosines, sines) of each position, f32, with an axis for the heads (RoPE, Su 2021). Made once for all layers.
+
+    Args:
+      positions_BL: of the tokens.
+      dim: how many of a head's dimensions turn; half as many angles.
+      theta: the base of the wavelengths.
+      scaling: how they are stretched for texts longer than those of the pretraining.
+    """
     inv, factor = frequencies(dim, theta, scaling)
     angle = positions_BL[:, :, None, None].astype(jnp.float32) * jnp.asarray(
         inv, jnp.float32

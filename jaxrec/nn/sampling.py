@@ -43,7 +43,16 @@ def sampling(
     max_new: PerRow = 128,
     seed: PerRow = 0,
 ) -> Sampling:
-    """Settings for a batch, each a number for all rows or one for each. Equal seeds: row i draws by seed + i.
+    """Settings for a batch, each a number for all rows or one for each.
+
+    Args:
+      batch: how many rows.
+      temperature: 0 takes the likeliest token.
+      top_k: only that many tokens stay in the draw; 0: all.
+      top_p: only the likeliest tokens that together reach this probability (Holtzman 2020); 1: all.
+      repetition: what the logits of tokens seen before are divided by, or multiplied where negative (Keskar 2019).
+      max_new: new tokens at most.
+      seed: row i draws by its own; one number n stands for n + i.
 
     Raises ValueError on a setting out of range, or not as many as rows.
     """
@@ -80,10 +89,13 @@ def choose(
     nth_B: Int[Array, " B"],
     seen_BV: Bool[Array, "B V"] | None = None,
 ) -> Int[Array, " B"]:
-    """The next token of each row; nth_B: which of the row's new tokens it is (0, 1, ...), which selects the draw.
+    """The next token of each row. As in HF: penalty, temperature, top-k, then top-p over what top-k left.
 
-    seen_BV: tokens in the row's text so far, for the repetition penalty. As in HF: penalty, temperature, top-k,
-    then top-p over what top-k left.
+    Args:
+      logits_BV: of the next token.
+      how: the settings of each row.
+      nth_B: which of the row's new tokens it is (0, 1, ...), which selects the draw.
+      seen_BV: tokens in the row's text so far, for the repetition penalty.
     """
     if how.penalised and seen_BV is not None:
         logits_BV = penalise(logits_BV, seen_BV, how.repetition_B)

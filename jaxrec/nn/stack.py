@@ -79,7 +79,11 @@ def check_stacks(delta: Delta | None, names: Sequence[str]) -> None:
 class Stack:
     """Runs the layers of one stack after another.
 
-    `block` is a linen module of one layer: `block.apply({"params": w}, x, delta, cache, **context) -> (x, cache)`.
+    Args:
+      block: a linen module of one layer: `block.apply({"params": w}, x, delta, cache, **context) -> (x, cache)`.
+      layers: how many there are.
+      remat: a key of REMAT: what the backward pass makes again instead of keeping it (Chen 2016).
+      constrain: put on the residual stream after each layer (a sharding constraint), or None.
     """
 
     def __init__(self, block: nn.Module, layers: int, remat: str, constrain: Callable | None):
@@ -102,7 +106,14 @@ class Stack:
     ) -> tuple[Array, tuple[Array, Array, Array] | None, Array | None]:
         """(x, the cache's new `kv`, `tapped`), x after layer i written to `tapped[taps[i]]`.
 
-        kv: keys, values and the slots of the present tokens.
+        Args:
+          weights: stacked parameters, every leaf leading with N.
+          x_BLD: the residual stream.
+          delta: this stack's changes, whole or lazy, or None.
+          kv: keys, values and the slots of the present tokens.
+          context: what every layer is given beside x.
+          taps: {layer: row of `tapped`} of the hidden states that are asked for.
+          tapped: room for them, [rows, B, L, D].
         """
         changes, make = delta.by_layer() if delta is not None else (None, lambda _: None)
         # the row beyond the end of `tapped` is that of layers which nobody asked for
@@ -156,6 +167,18 @@ def run_stacks(
 
     Gives x after the last layer, the cache with `filled_B` yet to be advanced, and {i: x after i layers} for each i
     in `hidden` but the last.
+
+    Args:
+      module: whose parameters the stacks are, by their names.
+      block: a linen module of one layer.
+      sizes: layers of each stack, in order.
+      x_BLD: what enters the first layer.
+      context: what every layer is given beside x.
+      delta: changes of the stacks that it names.
+      cache: keys and values of every stack.
+      slots_BL: where in the cache the present tokens go.
+      hidden: numbers of layers after which x is wanted; 0: before the first.
+      remat, constrain: as of `Stack`.
     """
     check_stacks(delta, list(sizes))
     states = {0: x_BLD} if 0 in hidden else {}
