@@ -20,11 +20,19 @@ def editor(
     smoothing: float = 0.0,
     keep: float = 0.5,
 ) -> Objective:
-    """The own draft (number 0) against each other one, and `keep` times the cross-entropy of keeping.
+    """The own draft (number 0) against each other one, and the cross-entropy of keeping it.
 
-    A draft's log-policy is its score less a constant of the choice, which every margin loses: DPO's margin is
-    (s_0 - s_j) - (r_0 - r_j), r the reference's scores (an even policy where the batch has none). Each choice counts
-    once, whatever its number of drafts. Metrics: `preference`, `accuracy` of pairs, `keep`, `keep_accuracy`.
+    A draft's log-policy is its score less a constant of the choice, which every margin loses: DPO's margin (Rafailov
+    2023) is (s_0 - s_j) - (r_0 - r_j), r the reference's scores (an even policy where the batch has none). Each
+    choice counts once, whatever its number of drafts. Metrics: `preference`, `accuracy` of pairs, `keep`,
+    `keep_accuracy`.
+
+    Args:
+      head: scores drafts.
+      encoder: from a person's pieces to p; None where the editor takes no person.
+      beta: DPO's inverse temperature.
+      smoothing: the part of choices that are taken to be the wrong way round.
+      keep: weight of the cross-entropy of keeping.
     """
 
     def loss(params, frozen, extra, batch: EditorBatch, totals, key_B):

@@ -22,7 +22,17 @@ from jaxrec.structs import Pairs, Thumbs
 
 
 class HeldPreferences:
-    """told(tree) -> numbers over rows of `Pairs` or `Thumbs` (numpy), `batch` at a time."""
+    """Numbers over held-out preferences: of each row (`known`), of all (`told`), of each group (`by_group`).
+
+    Args:
+      lm: the model.
+      rows: `Pairs` or `Thumbs` of numpy arrays.
+      groups: the name of each row's group.
+      how: the loss that is told, without its likelihood and KL terms.
+      reference: where the reference's log-probabilities come from, as of `prefer`.
+      mesh: that a batch is placed on.
+      batch: rows at a time.
+    """
 
     def __init__(
         self,

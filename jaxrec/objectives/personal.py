@@ -149,7 +149,13 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
 def teacher_logits(
     teacher: Module, params: Any, context: Tokens, continuation: Tokens
 ) -> Float[Array, "B L V"]:
-    """A decoder's logits over `continuation` when it has read `context`: no gradient, the padding between ignored."""
+    """A decoder's logits over `continuation` when it has read `context`: no gradient, the padding between ignored.
+
+    Args:
+      teacher: the decoder.
+      params: its weights.
+      context, continuation: token rows, each padded for itself.
+    """
     join = lambda a, b: jnp.concatenate([a, b], axis=1)
     ids = join(context.ids_BL, continuation.ids_BL)
     mask = join(context.mask_BL, continuation.mask_BL)

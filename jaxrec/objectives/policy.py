@@ -20,8 +20,14 @@ def policy(
 ) -> Objective:
     """Trains "head" with "encoder" (p of each row from its evidence) or "profile/p" (a line a tenant), or alone.
 
-    frozen["texts"] is the library (`models.text_vectors.Texts`) that a batch points into. `prior` times the mean square
-    of p keeps a p of few examples near zero. Metrics: `nll` (nats a known label) and `accuracy/LABEL`.
+    frozen["texts"] is the library (`models.text_vectors.Texts`) that a batch points into. Metrics: `nll` (nats a
+    known label) and `accuracy/LABEL`.
+
+    Args:
+      head: gives a logit for each label.
+      positive_W: weight of each label's positive answers.
+      encoder: from evidence to p; None for a profile table, or for a head that takes no person.
+      prior: weight of the mean square of p, which keeps a p of few examples near zero.
     """
     labels = head.cfg.labels
 

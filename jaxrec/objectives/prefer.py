@@ -49,7 +49,13 @@ def answers(
 ) -> Answers:
     """The log-probability of what `lm.said(batch)` says, at the places where its `loss_BL` counts.
 
-    places_BL: not 0 at further places of which `log_p_BL` must tell. logits: whether they are wanted too.
+    Args:
+      lm: the model.
+      tree: all its parts.
+      batch: `Tokens` or `Turns`.
+      key_B: a random key a row while training.
+      places_BL: not 0 at further places of which `log_p_BL` must tell.
+      logits: whether they are wanted too, as a whole.
     """
     said = lm.said(batch)
     logits_BLV = None
@@ -108,6 +114,14 @@ def judge_pairs(
     """Everything that is known of each pair, leaves [B]: `pair_losses`, log-probabilities, token counts, `real`.
 
     With a KL term also `kl` (nats, summed over both answers), with a likelihood term `nll` (nats, of the chosen).
+
+    Args:
+      lm: the model.
+      tree: all its parts.
+      batch: both answers to each prompt.
+      how: which loss (DPO, Rafailov 2023; IPO, Azar 2024; ORPO, SimPO, ...) and its settings.
+      reference: "batch" or "switched", as of `prefer`.
+      key_B: a random key a row while training; both answers of a pair drop differently.
     """
     joined = both(batch.chosen, batch.rejected)
     key = None if key_B is None else jax.vmap(lambda k: jax.random.split(k, 2))(key_B).reshape(-1)
@@ -199,7 +213,15 @@ def judge_thumbs(
     lm: LM, tree: PyTree, batch: Thumbs, reference: Reference = "batch", key_B: Array | None = None
 ) -> dict[str, Array]:
     """Of each row the log-ratio of its answer, `ratio`, and of the mismatched one, `mismatched` (without gradient);
-    `real` and `mismatched_real` are 1 where tokens are predicted at all. Leaves [B].
+    `real` and `mismatched_real` are 1 where tokens are predicted at all. Leaves [B]. The mismatched answers
+    estimate KTO's baseline (Ethayarajh 2024).
+
+    Args:
+      lm: the model.
+      tree: all its parts.
+      batch: single answers, and each prompt with another row's answer.
+      reference: "batch" or "switched", as of `prefer`.
+      key_B: a random key a row while training.
     """
     tree_still = jax.lax.stop_gradient(tree)
     said = answers(lm, tree, batch.said, key_B)

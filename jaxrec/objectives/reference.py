@@ -29,9 +29,17 @@ class ReferenceFailed(RunError, ValueError):
 def with_reference(
     lm: LM, tree: PyTree, rows: Any, folder: str | Path, mesh: jax.sharding.Mesh, batch: int = 32
 ) -> Any:
-    """`Pairs` or `Thumbs` (numpy) with the log-probabilities that `tree`, as it is now, gives both of their sides.
+    """`Pairs` or `Thumbs` with the log-probabilities that `tree`, as it is now, gives both of their sides.
 
-    batch: rows a call; must divide by data x fsdp. Raises what `reference_log_probs` raises.
+    Args:
+      lm: the model.
+      tree: all its parts.
+      rows: `Pairs` or `Thumbs` of numpy arrays.
+      folder: where what is computed once is kept.
+      mesh: that a batch is placed on.
+      batch: rows a call; must divide by data x fsdp.
+
+    Raises what `reference_log_probs` raises.
     """
     told = lambda side: reference_log_probs(lm, tree, side, folder, mesh, batch)
     if isinstance(rows, Pairs):
@@ -48,10 +56,18 @@ def with_reference(
 def reference_log_probs(
     lm: LM, tree: PyTree, rows: PyTree, folder: str | Path, mesh: jax.sharding.Mesh, batch: int = 32
 ) -> Float[np.ndarray, " B"]:
-    """log p of each answer under `tree`, nats. What an earlier call left in FOLDER is not computed again.
+    """log p of each answer under `tree`, nats. What an earlier call left in the folder is not computed again.
 
-    rows: `Tokens` or `Turns` of numpy arrays. Raises ReferenceFailed where one is not finite, naming the row, and in a
-    job of several processes, which would need each other's rows: there the reference is switched off in the step.
+    Args:
+      lm: the model.
+      tree: all its parts.
+      rows: `Tokens` or `Turns` of numpy arrays.
+      folder: where the numbers lie, under the hash of weights and rows.
+      mesh: that a batch is placed on.
+      batch: rows a call; must divide by data x fsdp.
+
+    Raises ReferenceFailed where one is not finite, naming the row, and in a job of several processes, which would
+    need each other's rows: there the reference is switched off in the step.
     """
     if jax.process_count() > 1:
         raise ReferenceFailed(

@@ -41,7 +41,14 @@ class Spanning:
     def __call__(
         self, params: Tree, frozen: Tree, extra: Tree, batch: Tree, totals: Totals, key_B: Array
     ) -> tuple[Float[Array, ""], Aux]:
-        """Both halves at once, as `summed(1)` uses it."""
+        """Both halves at once, as `summed(1)` uses it.
+
+        Args:
+          params, frozen, extra: what trains, what does not, and what moves without gradient.
+          batch: all rows.
+          totals: the denominators that `weigh` gave.
+          key_B: a random key a row.
+        """
         embeddings = self.encode(params, frozen, extra, batch, key_B)
         return self.score(params, frozen, extra, embeddings, batch, totals, key_B)
 

@@ -98,13 +98,24 @@ def fit(
 ) -> Fitted:
     """Trains from `state` (or from the newest good checkpoint in OUT) to the end.
 
-    step: from `make_step`; `state` from `init_state`, with the source's first state in it. rows: B, of the whole job.
-    evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the same,
-    and none may keep the params, as the next step reuses their memory.
-    resolved: the script's whole config, written beside the results; a resume with other settings that matter, or
-    another content of `source`, is refused. facts: written beside the best parameters.
-    programs: how many shapes a batch may have (length buckets); the step is compiled once for each.
-    The given `state` is used up (donated). Raises CheckpointError, NonFinite, MeshError, Preempted.
+    Args:
+      step: from `make_step`.
+      state: from `init_state`, with the source's first state in it. It is used up (donated).
+      source: gives batches, and its own next state.
+      config: how long, how often, and what is watched.
+      mesh: that batches are placed on.
+      rows: B, of the whole job.
+      out: the run's folder.
+      frozen: weights that the loss reads and nobody trains.
+      evaluate: (params, step) -> numbers, every `eval_every` steps and at the end; every process must return the
+        same, and none may keep the params, as the next step reuses their memory.
+      resolved: the script's whole config, written beside the results; a resume with other settings that matter, or
+        another content of `source`, is refused.
+      facts: written beside the best parameters.
+      title: of the progress bar.
+      programs: how many shapes a batch may have (length buckets); the step is compiled once for each.
+
+    Raises CheckpointError, NonFinite, MeshError, Preempted.
     """
     out = Path(out)
     meshes.check_batch(mesh, rows)

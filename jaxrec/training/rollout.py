@@ -130,12 +130,18 @@ Report = Callable[[int, Mapping[str, float]], None]  # (number of the rollout, i
 class RolloutSource:
     """The source of `ppo` and `grpo`. A state's leaves keep their shapes from `init` on.
 
-    n_prompts: prompts are taken in an order that is shuffled anew each time that all had their turn.
-    like: a Played of the right shapes (its values are not looked at), from which the buffer is made; width: L of the
-    rows that are scored. tells_kl: whether `assess` gives the KL to the reference.
-    report: told of each rollout once, as a dict of means: the rewards, `kl`, `coef`, `skipped` (minibatches left out
-    so far) and whatever `play` and `assess` tell.
-    prompts: what the prompts are, so that a resume knows them again.
+    Args:
+      config: texts a rollout, passes over them, minibatches, and the price of KL.
+      n_prompts: prompts are taken in an order that is shuffled anew each time that all had their turn.
+      play: (params, numbers of prompts, seed) -> what was written, and its rewards.
+      assess: (params, what was written, rewards, coefficient of KL) -> what the loss needs of it.
+      like: a Played of the right shapes (its values are not looked at), from which the buffer is made.
+      width: L of the rows that are scored.
+      drift: (params, rollout) -> how far the policy has moved from the one that wrote it, for `target_kl`.
+      report: told of each rollout once, as a dict of means: the rewards, `kl`, `coef`, `skipped` (minibatches left
+        out so far) and whatever `play` and `assess` tell.
+      tells_kl: whether `assess` gives the KL to the reference.
+      prompts: what the prompts are, so that a resume knows them again.
     """
 
     def __init__(
@@ -270,7 +276,14 @@ class RolloutSource:
 
 
 def controlled(config: KlConfig, coef: float, kl: float, rows: int) -> float:
-    """The coefficient after `rows` texts whose mean KL to the reference was `kl` nats."""
+    """The coefficient of KL after one more rollout: proportional control towards a target (Ziegler 2019).
+
+    Args:
+      config: the target, and over how many texts the coefficient may move.
+      coef: what it was.
+      kl: the mean KL to the reference, nats a text.
+      rows: how many texts that is the mean of.
+    """
     if not config.adaptive:
         return coef
     away = min(max(kl / config.target - 1, -0.2), 0.2)

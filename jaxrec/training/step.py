@@ -61,8 +61,18 @@ def init_state(
     """A state on the mesh, every leaf where the rules put it.
 
     Parameters are copied: the step donates its state, and the caller may hold the same arrays elsewhere (a reference
-    policy, say). `source` is the data source's first state (`source.init()`).
-    Raises QuantError when quantised weights are among them.
+    policy, say).
+
+    Args:
+      mesh: of the whole job.
+      params: what trains.
+      optimizer: gives the parameters' memory; none for those in `tables`.
+      extra: what moves without gradient (codebooks, running means).
+      source: the data source's first state (`source.init()`).
+      tables: parameter paths that are updated by row.
+      rules: which axis of the mesh cuts which axis of a leaf.
+
+    Raises QuantError when quantised weights are among the parameters.
     """
     quant.refuse_training(params)
 
@@ -94,16 +104,24 @@ def make_step(
     tables: Tables | None = None,
     updates: int = 1,
 ) -> Callable[[TrainState, Tree, Tree, Array], tuple[TrainState, Metrics]]:
-    """Builds the step. `state` gives the layout that the new state keeps (or every step would compile anew).
+    """Builds the step: gradients, update and metrics in one compiled program.
 
-    gradients: how they are taken (default `summed(1)`). commit: (extra, stats) -> extra, once a step, on stats summed
-    over microbatches. tables: parameter paths that are updated by row; there the loss finds `Rows` and reads them with
-    `tables.lookup`. updates: so many updates are made in one call, each on its part of the batch (every `updates`-th
-    row): for small models, whose time would go into calling. `state.step` and the loop count calls, the schedule counts
-    updates, metrics are means over them. The state goes through with `source=None`: it is the loop's business.
-    Metrics: those of the loss, `loss`, `lr`, `grad_norm` (before clipping), `total/TERM`, and for every group
-    (first key of a path) `grad_norm/GROUP` and `param_norm/GROUP` (after the update; of a
-    table: its rows in this batch).
+    The state goes through with `source=None`: it is the loop's business. Metrics: those of the loss, `loss`, `lr`,
+    `grad_norm` (before clipping), `total/TERM`, and for every group (first key of a path) `grad_norm/GROUP` and
+    `param_norm/GROUP` (after the update; of a table: its rows in this batch).
+
+    Args:
+      loss: (params, frozen, extra, batch, totals, key_B) -> (value, Aux).
+      weigh: batch -> the denominators of the loss, before the first microbatch.
+      optimizer: of `optimizer.make`.
+      state: gives the layout that the new state keeps (or every step would compile anew).
+      gradients: how they are taken (default `summed(1)`).
+      commit: (extra, stats) -> extra, once a step, on stats summed over microbatches.
+      tables: parameter paths that are updated by row; there the loss finds `Rows` and reads them with
+        `tables.lookup`.
+      updates: so many updates are made in one call, each on its part of the batch (every `updates`-th row): for small
+        models, whose time would go into calling. `state.step` and the loop count calls, the schedule counts updates,
+        metrics are means over them.
     """
     gradients = gradients or summed()
     tables, mesh = dict(tables or {}), state.step.sharding.mesh

@@ -15,7 +15,14 @@ Tree = Any
 
 
 def init(key: Array, users: int, items: int, width: int, std: float = 0.1) -> Tree:
-    """Tables of normal numbers; biases of zero."""
+    """Tables of normal numbers; biases of zero.
+
+    Args:
+      key: random.
+      users, items: rows of the two tables.
+      width: numbers of a row, without its bias.
+      std: of the normal distribution.
+    """
     keys = jax.random.split(key)
     item_IE = std * jax.random.normal(keys[1], (items, width))
     return {

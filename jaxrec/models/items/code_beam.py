@@ -79,9 +79,15 @@ def search(
 ) -> tuple[Int[Array, "B J"], Float[Array, "B J"]]:
     """(items, log-probabilities) of the best `beams` real items of each row, best first; -1 and -inf where fewer.
 
-    memory, logits: what the model gives after the history. extend: (memory, level, codes, parents) -> (memory, logits
-    of the next level) of beams that choose those codes. banned_BS: items (-1: none) that a row may not end at; they
-    take no place among its beams. Probabilities are those of the model over all codes of a level, real or not.
+    Probabilities are those of the model over all codes of a level, real or not.
+
+    Args:
+      trie: the codes of all items, sorted.
+      memory: what the model gives after the history, whatever that is.
+      logits_B1C: of the first level, from there.
+      extend: (memory, level, codes, parents) -> (memory, logits of the next level) of beams that choose those codes.
+      beams: how many are kept at each level.
+      banned_BS: items (-1: none) that a row may not end at; they take no place among its beams.
     """
     rows = logits_B1C.shape[0]
     node_BJ, score_BJ = jnp.zeros((rows, 1), jnp.int32), jnp.zeros((rows, 1))

@@ -72,7 +72,17 @@ class Layer(nn.Module):
         memory: tuple[Array, Array] | None = None,
         memory_mask_BM: Array | None = None,
     ) -> tuple[Array, LayerCache | None]:
-        """x after the layer, and the cache with these tokens in it. key_B: dropout's, None when not training."""
+        """x after the layer, and the cache with these tokens in it.
+
+        Args:
+          x_BLD: the residual stream.
+          seen_BLM: which keys, or slots of the cache, each token sees.
+          turn: rotary (cos, sin).
+          key_B: dropout's, a key a row; None when not training.
+          cache: this layer's view of the cache.
+          memory: keys and values from `remember`, for a layer with `cross`.
+          memory_mask_BM: which places of the memory are there.
+        """
         drop = lambda x, place: dropout(x, self.cfg.dropout, key_B, 8 * self.number + place)
         y, cache = self.attn(self.attn_norm(x_BLD), seen_BLM, turn=turn, cache=cache)
         x_BLD = x_BLD + drop(y, 1)
@@ -115,7 +125,14 @@ class BeamCache:
 def beam_cache(
     cfg: LayersConfig, mask_BL: Bool[Array, "B L"], last_B: Int[Array, " B"], free: int
 ) -> BeamCache:
-    """An empty cache for a prefix of L tokens (real where the mask says) and `free` tokens of beams."""
+    """An empty cache.
+
+    Args:
+      cfg: of the layers.
+      mask_BL: real tokens of the prefix that all beams of a row share.
+      last_B: the position of its last one.
+      free: tokens of beams that there is room for behind it.
+    """
     b, length = mask_BL.shape
     shape = (cfg.layers, b, cfg.heads, length + free, cfg.head_dim)
     seen_BM = jnp.pad(mask_BL, ((0, 0), (0, free)))
@@ -138,7 +155,19 @@ def through(
     memory_mask_BM: Bool[Array, "B M2"] | None = None,
     key_B: Array | None = None,
 ) -> tuple[Float[Array, "B L D"], BeamCache | None]:
-    """x through all layers; with a cache its keys and values go to the slots from `first_slot` on."""
+    """x through all layers, and the cache with these tokens in it.
+
+    Args:
+      layers: bound modules, one after another.
+      x_BLD: what enters the first.
+      seen_BLM: which keys, or slots of the cache, each token sees.
+      positions_BL: of the tokens.
+      cache: keys and values so far.
+      first_slot: where in the cache these tokens go, one after another.
+      memories: keys and values of a memory for each layer.
+      memory_mask_BM: which places of the memory are there.
+      key_B: dropout's, a key a row; None when not training.
+    """
     turn = turns(layers[0].cfg, positions_BL)
     slots_BL = jnp.broadcast_to(first_slot + jnp.arange(x_BLD.shape[1])[None], x_BLD.shape[:2])
     for n, layer in enumerate(layers):

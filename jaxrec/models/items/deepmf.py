@@ -113,7 +113,13 @@ class RatingHead(nn.Module):
         context_BK: Float[Array, "*b K"] | None = None,
         keep_BD: Float[Array, "*b D"] | None = None,
     ) -> Float[Array, "*b"]:
-        """`keep_BD`: the mask of dropout over the MLP's input (zeros, or 1 / (1 - dropout))."""
+        """The rating of a person for an item, before it is clipped.
+
+        Args:
+          user_BW, item_BW: the two sides.
+          context_BK: what else is known of the moment, as numbers.
+          keep_BD: the mask of dropout over the MLP's input (zeros, or 1 / (1 - dropout)).
+        """
         shape = self.shape
         user, item = user_BW[..., : shape.width], item_BW[..., : shape.width]
         out = self.param("mean", nn.initializers.zeros_init(), (1,), jnp.float32).reshape(
@@ -145,7 +151,15 @@ def init(
     key: Array, shape: DeepMFShape, n_users: int, n_items: int, *, mean: float | None = None,
     user_values: int = 0, item_values: int = 0,
 ) -> Tree:  # fmt: skip
-    """Fresh parameters. mean: of the training ratings, where the output begins. values: how many a feature takes."""
+    """Fresh parameters.
+
+    Args:
+      key: random.
+      shape: sizes, and which options there are.
+      n_users, n_items: rows of the two tables.
+      mean: of the training ratings, where the output begins.
+      user_values, item_values: how many values the features of people and of items take.
+    """
     keys = jax.random.split(key, 7)
 
     def table(key: Array, rows: int, std: float = shape.init_std) -> dict[str, Array]:
@@ -182,9 +196,15 @@ def person(
     taken_BI: Array | None = None,
     but_B: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B W"]:
-    """A person's side: their own row, what their features say, and what their having rated certain items says.
+    """A person's side: their own row, what their features say, and what their having rated certain items says (SVD++,
+    Koren 2008).
 
-    but_B: an item that is left out of the last sum: the one to be predicted, which no prediction may know.
+    Args:
+      params: all tables.
+      row_BW: the person's own row.
+      features_BF: numbers of the person's feature values, -1 where there are fewer.
+      taken_BI: 1 where the person rated an item (in training).
+      but_B: an item that is left out of the last sum: the one to be predicted, which no prediction may know.
     """
     if features_BF is not None:
         row_BW = row_BW + tables.lookup(params["user_features"]["table"], features_BF).sum(1)
@@ -200,7 +220,15 @@ def item(
     takers_BU: Array | None = None,
     but_B: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B W"]:
-    """An item's side, as `person` is a person's; but_B: the person whose rating is predicted."""
+    """An item's side, as `person` is a person's.
+
+    Args:
+      params: all tables.
+      row_BW: the item's own row.
+      features_BF: numbers of the item's feature values.
+      takers_BU: 1 where a person rated the item.
+      but_B: the person whose rating is predicted.
+    """
     if features_BF is not None:
         row_BW = row_BW + tables.lookup(params["item_features"]["table"], features_BF).sum(1)
     if takers_BU is not None:
@@ -228,7 +256,14 @@ def sides(
     user_B: Int[Array, " B"],
     item_B: Int[Array, " B"],
 ) -> tuple[Array, Array, Array, Array]:
-    """(person [B W], item [B W], both tables' own rows) of each rating; neither side knows of the rating itself."""
+    """(person [B W], item [B W], both tables' own rows) of each rating; neither side knows of the rating itself.
+
+    Args:
+      shape: sizes, and which options there are.
+      params: all tables.
+      known: features, and who rated what.
+      user_B, item_B: whose ratings, and of what.
+    """
     own_BW = tables.lookup(params["users"]["table"], user_B)
     its_BW = tables.lookup(params["items"]["table"], item_B)
     take = lambda rows, ids: None if rows is None else rows[jnp.maximum(ids, 0)]
@@ -266,8 +301,15 @@ def grid(
 ) -> Float[Array, "B I"]:
     """The rating of every person for every item of theirs (or all of theirs: a leading 1), before clipping.
 
-    What `RatingHead` gives without context, but the first matrix meets people and items apart (`half_BIF`: `halves`),
-    not once for every pair.
+    What `RatingHead` gives without context, but the first matrix meets people and items apart, not once for every
+    pair.
+
+    Args:
+      shape: sizes, and which options there are.
+      head: weights of the `RatingHead`.
+      user_BW: the people.
+      item_BIW: their items.
+      half_BIF: what the first matrix makes of the items, from `halves`.
     """
     user, items = user_BW[:, : shape.width], item_BIW[..., : shape.width]
     out_BI = head["mean"][None]

@@ -110,7 +110,14 @@ class CodeDecoder(nn.Module):
         key_B: Array | None = None,
     ) -> Float[Array, "B L Q C"]:
         """Logits of each level's codes of the item that follows each place, given that item's codes before (teacher
-        forcing). Segment 0 is padding. key_B: a key a row, for dropout; None when not training.
+        forcing).
+
+        Args:
+          codes_BLQ: the items of packed histories.
+          next_BLQ: the item that follows each.
+          segments_BL: tells the histories of a row apart; 0 is padding.
+          positions_BL: of an item in its history.
+          key_B: a key a row, for dropout; None when not training.
         """
         x_BLD = self._items(codes_BLQ, key_B)
         before_BLQD = self.codes(next_BLQ[:, :, :-1])

@@ -55,7 +55,15 @@ class HSTUBlock(nn.Module):
         key_B: Array | None,
         site: int,
     ) -> Float[Array, "T D"]:
-        """x with what it attends to added."""
+        """x with what it attends to added (Zhai 2024): pointwise weights by SiLU instead of a softmax.
+
+        Args:
+          x_TD: the residual stream, all rows' positions one after another.
+          hidden_BLM: who may not see whom.
+          bucket_BLM: the bucket of the time between two items, where times are known.
+          key_B: a key a row, for dropout; None when not training.
+          site: tells this layer's dropout from the others'.
+        """
         c = self.cfg
         d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
         width = c.heads * c.head_dim

@@ -126,7 +126,14 @@ def distances(x_BE: Float[Array, "B E"], code_CE: Float[Array, "C E"]) -> Float[
 
 
 def begin(cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: Any, seed: int) -> Codebooks:
-    """Codebooks at the k-means centres of all items' residuals. `trained`: the parameter that `gradient` adds to."""
+    """Codebooks at the k-means centres of all items' residuals.
+
+    Args:
+      cfg: of the autoencoder.
+      z_IE: what the encoder makes of every item.
+      trained_QCE: the parameter that gradients move, where codes are trained so; it is taken off here.
+      seed: of the clustering.
+    """
     centres = residual_kmeans(z_IE, cfg.sizes, seed).centres
     code_QCE = np.full((len(cfg.sizes), max(cfg.sizes), z_IE.shape[1]), 1e4, np.float32)
     for level, centre_CE in enumerate(centres):
@@ -145,6 +152,12 @@ def stats_of(
     """What `commit` needs of one microbatch: counts, sums of residuals, and a random residual for each code.
 
     Sums over microbatches: where there are several, a code is revived at the mean of as many residuals.
+
+    Args:
+      cfg: of the autoencoder.
+      out: what the quantiser gave for the microbatch.
+      key: random, for the residuals that revive codes.
+      trained_QCE: as of `begin`.
     """
     codes_QB, residual_QBE = out["codes"].T, jax.lax.stop_gradient(out["residual"])
     hot_QBC = jax.nn.one_hot(codes_QB, max(cfg.sizes))
@@ -210,10 +223,16 @@ def residual_kmeans(
 ) -> ResidualKMeans:
     """RQ-k-means: k-means (FAISS, restarted from data points), then again on what each level leaves over.
 
-    normalised: every residual but the first is scaled to length 1 before it is clustered (GRID): a level then tells
-    directions apart, and the few items that are far off no longer take most of its codes. What is left over is then
-    no residual of x any more, only of its directions. A level has as many centres as there are distinct residuals,
-    where these are fewer than its codes.
+    A level has as many centres as there are distinct residuals, where these are fewer than its codes.
+
+    Args:
+      x_IE: the items' vectors.
+      sizes: codes of each level.
+      seed: of the clustering.
+      normalised: every residual but the first is scaled to length 1 before it is clustered (GRID): a level then tells
+        directions apart, and the few items that are far off no longer take most of its codes. What is left over is
+        then no residual of x any more, only of its directions.
+      rounds: of each clustering.
     """
     import faiss
 

@@ -61,7 +61,15 @@ class CausalAttention(nn.Module):
         key_B: Array | None,
         site: int,
     ) -> Float[Array, "T D"]:
-        """Queries of x over the memory (x itself in the post form); `hidden_BLM`: who may not see whom."""
+        """Queries of x over the memory.
+
+        Args:
+          x_TD: what asks, all rows' positions one after another.
+          memory_TD: what is looked at (x itself in the post form).
+          hidden_BLM: who may not see whom.
+          key_B: a key a row, for dropout; None when not training.
+          site: tells this layer's dropout from the others'.
+        """
         c = self.cfg
         d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
         heads = lambda y: y.reshape(b, length, -1, c.heads, d // c.heads).transpose(2, 0, 3, 1, 4)
@@ -87,7 +95,14 @@ class SASRecBlock(nn.Module):
     def __call__(
         self, x_TD: Array, hidden_BLM: Array, key_B: Array | None, site: int
     ) -> Float[Array, "T D"]:
-        """x after attention and feed-forward."""
+        """x after attention and feed-forward.
+
+        Args:
+          x_TD: the residual stream, all rows' positions one after another.
+          hidden_BLM: who may not see whom.
+          key_B: a key a row, for dropout; None when not training.
+          site: tells this layer's dropout from the others'.
+        """
         c = self.cfg
         norm = lambda name: Norm("layer", c.norm_eps, name=name)
         attention = CausalAttention(c, name="attn")
@@ -146,7 +161,14 @@ class SASRec(nn.Module):
 def dropped(
     x_TD: Float[Array, "T D"], rate: float, key_B: Key[Array, " B"] | None, site: int
 ) -> Float[Array, "T D"]:
-    """Dropout of positions that lie row after row, each by its row's key."""
+    """Dropout of positions that lie row after row, each by its row's key.
+
+    Args:
+      x_TD: all rows' positions one after another.
+      rate: in [0, 1).
+      key_B: a key a row; None: x as it is.
+      site: tells the places of one model apart.
+    """
     if key_B is None:
         return x_TD
     return dropout(x_TD.reshape(len(key_B), -1), rate, key_B, site).reshape(x_TD.shape)

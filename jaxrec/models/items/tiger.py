@@ -72,7 +72,15 @@ class Tiger(nn.Module):
         next_BQ: Int[Array, "B Q"],
         key_B: Array | None = None,
     ) -> Float[Array, "B Q C"]:
-        """Logits of each level of the next item, given its codes before. user_B: -1 for somebody unknown."""
+        """Logits of each level of the next item, given its codes before (teacher forcing; TIGER, Rajput 2023).
+
+        Args:
+          codes_BLQ: the items of each history.
+          mask_BL: which of them are there.
+          user_B: -1 for somebody unknown.
+          next_BQ: the next item.
+          key_B: a key a row, for dropout; None when not training.
+        """
         memories, mask_BM = self._memories(codes_BLQ, mask_BL, user_B, key_B)
         x_BLD = self.codes(next_BQ[:, None, :-1])[:, 0]
         begin = jnp.broadcast_to(self.begin, (x_BLD.shape[0], 1, x_BLD.shape[2]))
@@ -97,7 +105,14 @@ class Tiger(nn.Module):
         free: int,
         user_B: Int[Array, " B"] | None = None,
     ) -> tuple[TigerBeams, Float[Array, "B 1 C"]]:
-        """(what the beams grow from, logits of the first level)."""
+        """(what the beams grow from, logits of the first level).
+
+        Args:
+          codes_BLQ: the items of each history.
+          mask_BL: which of them are there.
+          free: tokens of beams that there is room for.
+          user_B: -1, or None at all, for somebody unknown.
+        """
         rows = mask_BL.shape[0]
         user_B = jnp.full((rows,), -1) if user_B is None else user_B
         memories, mask_BM = self._memories(codes_BLQ, mask_BL, user_B, None)

@@ -46,9 +46,14 @@ class LM(Protocol):
         hidden: Sequence[int] = (),
         since: int = 0,
     ) -> HeadOutput:
-        """Teacher-forced logits [B, L - since, V] of `said(batch)`, from place `since` on.
+        """Teacher-forced logits [B, L - since, V] of `said(batch)`.
 
-        `key_B`, one a row, is there while training (dropout).
+        Args:
+          tree: all parts of the model.
+          batch: what the model's own `said` understands.
+          key_B: a random key a row while training (dropout); None otherwise.
+          hidden: which hidden states are given too.
+          since: the first place whose logits are made.
         """
 
     def log_probs(
@@ -58,7 +63,12 @@ class LM(Protocol):
         key_B: Array | None = None,
         places_BL: Array | None = None,
     ) -> Said:
-        """How likely each token of `said(batch)` is, where `places_BL` (if not given: a `loss_BL`) is not 0."""
+        """How likely each token of `said(batch)` is.
+
+        Args:
+          tree, batch, key_B: as of `outputs`.
+          places_BL: not 0 where it is asked for; if not given, a token's `loss_BL`.
+        """
 
     def reference(self, tree: PyTree) -> PyTree:
         """The same model untuned, as far as the tree still knows it: the Delta switched off, no second copy."""
@@ -86,7 +96,7 @@ class TunedLM:
         hidden: Sequence[int] = (),
         since: int = 0,
     ) -> HeadOutput:
-        """As `LM.outputs`; packed rows keep their segments apart."""
+        """As `LM.outputs`, of tree, batch, key_B, hidden and since; packed rows keep their segments apart."""
         delta = tree.get("delta")
         if delta is not None and key_B is not None:
             delta = with_dropout(delta, key_B, self.lora_dropout)
@@ -108,7 +118,9 @@ class TunedLM:
         key_B: Array | None = None,
         places_BL: Array | None = None,
     ) -> Said:
-        """As `LM.log_probs`. The logits are never there at once, unless the head is quantised or has a Delta."""
+        """As `LM.log_probs`, of tree, batch, key_B and places_BL. The logits are never there at once, unless the head
+        is quantised or has a Delta.
+        """
         delta = tree.get("delta")
         head = output_classes(self.backbone.cfg, tree["backbone"])
         if head is None or (delta is not None and delta.outer.head is not None):
@@ -148,7 +160,9 @@ class TenantLM:
         hidden: Sequence[int] = (),
         since: int = 0,
     ) -> HeadOutput:
-        """As `LM.outputs`. Raises ValueError for a hidden state other than the last (-1): a head gives no others."""
+        """As `LM.outputs`, of tree, batch, key_B, hidden and since. Raises ValueError for a hidden state other than
+        the last (-1): a head gives no others.
+        """
         del key_B
         if any(i != -1 for i in hidden):
             raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
@@ -162,7 +176,9 @@ class TenantLM:
         key_B: Array | None = None,
         places_BL: Array | None = None,
     ) -> Said:
-        """As `LM.log_probs`; against a backbone's vocabulary the logits are never there at once."""
+        """As `LM.log_probs`, of tree, batch, key_B and places_BL; against a backbone's vocabulary the logits are
+        never there at once.
+        """
         del key_B
         return Said(*self.lm.log_probs(tree, *self._asked(tree, batch), places_BL=places_BL))
 

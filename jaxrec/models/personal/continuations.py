@@ -39,8 +39,14 @@ def scorer(
 ) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
     """score(prompts, continuations) -> the log-probability of each continuation after its prompt, nats.
 
-    encode: text -> ids, nothing added; prompt and continuation are encoded apart. first: ids before every prompt
-    (<bos>). A prompt that does not fit into `length` loses its beginning, `first` stays. One program, `rows` at a time.
+    Args:
+      lm: the model.
+      tree: all its parts.
+      encode: text -> ids, nothing added; prompt and continuation are encoded apart.
+      first: ids before every prompt (<bos>).
+      length: tokens of a row. A prompt that does not fit loses its beginning, `first` stays.
+      rows: at a time; there is one program.
+
     Raises ContinuationError for a continuation of no tokens, or of more than half of `length`.
     """
 

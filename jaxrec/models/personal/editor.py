@@ -105,8 +105,13 @@ def edit(
 ) -> Edited:
     """The best of several drafts, rewritten where it may not be kept.
 
-    score: drafts -> (scores, keep-logits), for one question and person. rewrite: a draft -> the same in the person's
-    voice. An empty rewrite is no answer: the draft then stays. Raises ValueError as `chosen` does.
+    Args:
+      drafts: answers to one question.
+      score: drafts -> (scores, keep-logits), for this question and one person.
+      rewrite: a draft -> the same in the person's voice. An empty rewrite is no answer: the draft then stays.
+      threshold: the keep-logit above which the best draft goes out as it is.
+
+    Raises ValueError as `chosen` does.
     """
     best, kept = chosen(*score(drafts), threshold)
     again = "" if kept else rewrite(drafts[best]).strip()
@@ -124,7 +129,14 @@ def evidence_of(texts: Texts, context_BS: Array, text_BS: Array) -> Evidence:
 def profile_of(
     editor: Editor, encoder: ProfileEncoder | None, tree: Any, batch: EditorBatch
 ) -> Float[Array, "B E"] | None:
-    """p of each row from its pieces; None where the editor takes none."""
+    """p of each row from its pieces; None where the editor takes none.
+
+    Args:
+      editor: whose config says whether it takes a person.
+      encoder: from pieces to p.
+      tree: all parts; "encoder" and "texts" are read.
+      batch: rows with the numbers of a person's pieces.
+    """
     if not editor.cfg.p_enters or encoder is None:
         return None
     evidence = evidence_of(tree["texts"], batch.shown_context_BS, batch.shown_text_BS)
@@ -134,7 +146,14 @@ def profile_of(
 def scored(
     editor: Editor, tree: Any, batch: EditorBatch, p_BE: Float[Array, "B E"] | None
 ) -> tuple[Float[Array, "B J"], Float[Array, "B J"]]:
-    """(scores, keep-logits) of a batch, its texts looked up in tree["texts"]; `NEVER` where there is no draft."""
+    """(scores, keep-logits) of a batch; `NEVER` where there is no draft.
+
+    Args:
+      editor: scores drafts.
+      tree: all parts; the batch's texts are looked up in tree["texts"].
+      batch: contexts and drafts by number.
+      p_BE: who chooses, or None.
+    """
     at = tree["texts"].at
     score, keep = editor.apply(
         {"params": tree["editor"]}, at(batch.context_B).z_cls_BD, at(batch.draft_BJ).z_cls_BD, p_BE

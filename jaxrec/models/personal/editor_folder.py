@@ -45,7 +45,14 @@ class EditorModel:
         p_BE: Float[np.ndarray, "B E"] | None = None,
         rows: int = 256,
     ) -> tuple[Float[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
-        """(scores, keep-logits) of every draft, under the given p (by default each row's own)."""
+        """(scores, keep-logits) of every draft.
+
+        Args:
+          texts: the library that the batch points into.
+          batch: contexts and drafts by number.
+          p_BE: who chooses; by default each row's own, from its pieces.
+          rows: at a time.
+        """
         if self.encoder is not None and p_BE is None:
             p_BE = self.profiles(texts, batch, rows)
         given = () if p_BE is None else (np.asarray(p_BE, np.float32),)

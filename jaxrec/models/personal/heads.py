@@ -136,6 +136,22 @@ class HeadBlock(nn.Module):
         turn: tuple[Array, Array],
         positions: tuple[Array, Array],
     ) -> tuple[Array, LayerCache | None]:
+        """(the residual stream after this layer, the cache with these tokens in it).
+
+        Self-attention over the answer so far and cross-attention over the memory each add to the stream, as in the
+        Transformer's decoder (Vaswani 2017); that Z is read by attention and never joined to the answer is Perceiver
+        IO's way (Jaegle 2022): the cost of a token does not grow with the backbone.
+
+        Args:
+          x_BLD: the residual stream.
+          recall: the memory's keys and values of all layers.
+          layer: the number of this one among them.
+          delta: this layer's changes, leaves without N.
+          cache: this layer's view of the answer's cache.
+          mask_BLM: which keys of the answer each query sees.
+          turn: rotary (cos, sin).
+          positions: those of (queries, keys), for a distance bias.
+        """
         norm = lambda name: getattr(self, name)(x_BLD, change_at(delta, "norm", name))
         attended, cache = self.attn(
             norm("attn_norm"), mask_BLM, delta, turn=turn, positions=positions, cache=cache
@@ -241,7 +257,13 @@ class GenerativeHead(nn.Module):
         vocabulary: Vocabulary | None = None,
         logits: str = "all",
     ) -> HeadOutput:
-        """Teacher forcing: the memory read and the whole answer scored in one pass. Arguments as of a call."""
+        """Teacher forcing: the memory read and the whole answer scored in one pass.
+
+        Args:
+          ids_BL, mask_BL: the answer.
+          memory: what it is an answer to.
+          delta, vocabulary, logits: as of a call.
+        """
         recall = self.remember(memory, delta)
         return self(ids_BL, mask_BL, recall, delta=delta, logits=logits, vocabulary=vocabulary)
 

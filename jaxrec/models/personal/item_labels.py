@@ -94,7 +94,15 @@ class Projection:
 def view_items(
     data: Judgements, train_N: np.ndarray, z_ID: np.ndarray, cfg: ItemConfig, seed: int
 ) -> ItemView:
-    """Fits the pooled model on some judgements and looks at every item."""
+    """Fits the pooled model on some judgements and looks at every item.
+
+    Args:
+      data: all judgements.
+      train_N: numbers of those that are fitted.
+      z_ID: the text of each item, as a vector.
+      cfg: of the pooled model and its fit.
+      seed: of its weights and batches.
+    """
     labels, items = len(data.labels), len(data.parts)
     count_IC = np.zeros((items, labels), np.float32)
     np.add.at(count_IC, (data.item_N[train_N], data.label_N[train_N]), 1)
@@ -117,7 +125,14 @@ def view_items(
 def pooled_log_p(
     params: PyTree, cfg: ItemConfig, x_IW: np.ndarray, base_IC: np.ndarray
 ) -> Float[np.ndarray, "I C"]:
-    """Log p of the labels of any items by a fitted pooled model; base_IC: log base rates."""
+    """Log p of the labels of any items by a fitted pooled model.
+
+    Args:
+      params: of the pooled model.
+      cfg: of the pooled model.
+      x_IW: what it reads of each item.
+      base_IC: log base rates, which it corrects.
+    """
     model = _model(cfg, x_IW.shape[1], base_IC.shape[1])
     x, base = jnp.asarray(x_IW), jnp.asarray(base_IC)
     return np.asarray(jax.nn.log_softmax(model.apply({"params": params}, x, base=base)))
@@ -189,7 +204,17 @@ def lora_log_p(
     cfg: LoraConfig,
     seed: int,
 ) -> Float[np.ndarray, "U S C"]:
-    """Log p of the labels of `asked` by the pooled model with a LoRA of each person's own, fitted to k examples."""
+    """Log p of labels by the pooled model with a LoRA of each person's own: the baseline that p is held against.
+
+    Args:
+      view: the fitted pooled model and what it sees of the items.
+      examples: judgements of each person.
+      k: how many of them each LoRA is fitted to.
+      asked: judgements whose labels are told.
+      item: config of the pooled model.
+      cfg: of the LoRA and its fit.
+      seed: of its weights.
+    """
     width, labels = view.x_IW.shape[1], view.log_p_IC.shape[1]
     model = _model(item, width, labels)
     key = jax.random.key(seed)

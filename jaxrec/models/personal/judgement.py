@@ -75,7 +75,13 @@ class Models:
         return {"encoder": encoder, "selector": selector["params"]}
 
     def evidence(self, frozen: PyTree, item_US: Array, label_US: Array, mask_US: Array) -> Evidence:
-        """Judgements as evidence: the text, the label, and how far the label is from the pooled model's guess."""
+        """Judgements as evidence: the text, the label, and how far the label is from the pooled model's guess.
+
+        Args:
+          frozen: "features" and "base" (log p of the pooled model) of every item.
+          item_US, label_US: S judgements of each of U people.
+          mask_US: which of them are there.
+        """
         given = jax.nn.one_hot(label_US, self.labels)
         surprise = given - jnp.exp(frozen["base"][item_US])
         z = jnp.concatenate([frozen["features"][item_US], given, surprise], -1)
@@ -85,12 +91,23 @@ class Models:
     def infer(
         self, params: PyTree, frozen: PyTree, item_US: Array, label_US: Array, mask_US: Array
     ) -> Array:
-        """p [U, E] in one pass."""
+        """p [U, E] of each person from their judgements, in one pass.
+
+        Args:
+          params: of encoder and selector.
+          frozen, item_US, label_US, mask_US: as of `evidence`.
+        """
         evidence = self.evidence(frozen, item_US, label_US, mask_US)
         return self.encoder.apply({"params": params["encoder"]}, evidence)
 
     def log_p(self, params: PyTree, frozen: PyTree, p_UE: Array, item_US: Array) -> Array:
-        """Log p of each label [U, S, C]."""
+        """Log p of each label [U, S, C].
+
+        Args:
+          params, frozen: as of `infer`.
+          p_UE: who judges.
+          item_US: what is judged.
+        """
         logits = self.selector.apply(
             {"params": params["selector"]},
             frozen["features"][item_US],
@@ -108,7 +125,15 @@ class Models:
         cards: tuple,
         cfg: FitConfig,
     ) -> Array:
-        """p [U, E] by gradient, everybody at once."""
+        """p [U, E] by gradient, everybody at once, each by their own judgements (`profile.fit_profiles`).
+
+        Args:
+          params, frozen: as of `infer`.
+          start_UE: where each p begins.
+          prior: what p is like before anything is seen.
+          cards: (items, labels, mask) of each person's judgements.
+          cfg: steps and their size.
+        """
 
         def loss(p_E: Array, own: tuple) -> Array:
             item_S, label_S, mask_S = own

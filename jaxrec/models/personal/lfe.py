@@ -71,8 +71,13 @@ def extract(
 ) -> LFEOutput:
     """Z of a batch of texts over any backbone that gives its hidden states.
 
-    Without a delta no gradient flows into the backbone. With one (LoRA on the top layers while retrofitting) it
-    flows as far down as the delta reaches.
+    Args:
+      backbone: the module.
+      lfe: projection and pooling.
+      backbone_params, lfe_params: their weights.
+      tokens: the texts.
+      delta: changes of the backbone (a LoRA on its top layers, from the retrofit). Without one no gradient flows into
+        it; with one it flows as far down as the delta reaches.
     """
     out = backbone.apply(
         {"params": backbone_params},

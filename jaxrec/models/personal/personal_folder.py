@@ -135,7 +135,16 @@ def save_personal(
     tenants: list[str],
     facts: dict[str, Any],
 ) -> None:
-    """Writes a personal model; `params` without the backbone, `facts` with "backbone" and "base_hash"."""
+    """Writes a personal model, all but its backbone.
+
+    Args:
+      folder: where; what lies there is replaced as a whole.
+      lm: the model, whose config is kept.
+      encoder: from evidence to p; its config is kept.
+      params: all parts without the backbone.
+      tenants: names of the rows of params["profile"].
+      facts: of `load_lfe`: "backbone" and "base_hash", its cuts and the LFE's LoRA.
+    """
     told = {
         "personal": config.to_dict(lm.cfg),
         "encoder": config.to_dict(encoder.cfg),

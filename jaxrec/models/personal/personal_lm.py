@@ -203,7 +203,10 @@ class PersonalLM:
         """(log p, nats; is it likelier than any other?) of each token of the answers, told at the place before it.
 
         Against a backbone's vocabulary the logits are never there as a whole (unless A(p) makes a LoRA on them).
-        Arguments as of `answer`; places_BL: where it is asked for, not 0 (if not given: the answer's `loss_BL`).
+
+        Args:
+          params, context, answer, delta, retrieved: as of `answer`.
+          places_BL: not 0 where it is asked for; if not given, the answer's `loss_BL`.
         """
         counts_BL = following(answer.loss_BL if places_BL is None else places_BL) != 0
         if not self.borrows or (delta is not None and delta.outer.head is not None):

@@ -81,7 +81,16 @@ class PolicyHead(nn.Module):
         grounds: LFEOutput | None = None,
         p_BE: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "B W"]:
-        """Above 0: the label is likelier than not. Raises ValueError where a part that the config reads is absent."""
+        """A logit for each label; above 0 it is likelier than not.
+
+        Args:
+          question: what was asked.
+          answer: the answer that is judged.
+          grounds: what it claims to stand on.
+          p_BE: whose policy it is held against.
+
+        Raises ValueError where a part that the config reads is absent.
+        """
         c = self.cfg
         given = {"question": question, "answer": answer, "grounds": grounds}
         if missing := [name for name in c.reads if given[name] is None]:
@@ -136,7 +145,14 @@ class Alignment(nn.Module):
 def profile_of(
     head: PolicyHead, encoder: ProfileEncoder | None, tree: Any, batch: PolicyBatch
 ) -> Float[Array, "B E"] | None:
-    """p of each row: None where the head takes none."""
+    """p of each row: None where the head takes none.
+
+    Args:
+      head: whose config says whether it takes a person.
+      encoder: from evidence to p, or None for the profile table.
+      tree: all parts.
+      batch: rows that name their tenant and its evidence.
+    """
     if not head.cfg.p_enters:
         return None
     if encoder is None:
@@ -153,7 +169,14 @@ def profile_of(
 def judged(
     head: PolicyHead, tree: Any, batch: PolicyBatch, p_BE: Float[Array, "B E"] | None
 ) -> Float[Array, "B W"]:
-    """The head's logits of a batch, its texts looked up in tree["texts"]."""
+    """The head's logits of a batch.
+
+    Args:
+      head: gives them.
+      tree: all parts; the batch's texts are looked up in tree["texts"].
+      batch: questions, answers and grounds by number.
+      p_BE: whose policy it is, or None.
+    """
     at = tree["texts"].at
     question, answer, grounds = at(batch.question_B), at(batch.answer_B), at(batch.grounds_B)
     return head.apply({"params": tree["head"]}, question, answer, grounds, p_BE)

@@ -53,7 +53,14 @@ class PolicyModel:
         p_BE: Float[np.ndarray, "B E"] | None = None,
         rows: int = 256,
     ) -> Float[np.ndarray, "B W"]:
-        """Logits of every label, `rows` answers at a time, under the given p (by default each row's own)."""
+        """Logits of every label.
+
+        Args:
+          texts: the library that the batch points into.
+          batch: questions, answers and grounds by number.
+          p_BE: whose policy it is; by default each row's own.
+          rows: answers at a time.
+        """
         if self.head.cfg.p_enters and p_BE is None:
             p_BE = self.profiles(texts, batch, rows)
         given = () if p_BE is None else (np.asarray(p_BE, np.float32),)

@@ -115,9 +115,11 @@ def fit_profiles(
 
     Args:
       loss: (p, one person's examples) -> the *sum* of -log likelihood over them; 0 where there are none.
-      start_UE: where each p begins: the encoder's, or the mean. Without examples and with the prior's mean as
-        start, p stays there.
+      start_UE: where each p begins: the encoder's, or the mean. Without examples and with the prior's mean as start,
+        p stays there.
       examples: a tree whose leaves lead with U, padded to one length, with a mask that `loss` heeds.
+      prior: what p is like before a person's examples are seen.
+      cfg: how many steps, how large, and how far from the prior's mean.
     """
     scale_E = prior.std_E * cfg.spread
     mean_UE = jnp.broadcast_to(prior.mean_UE, start_UE.shape)

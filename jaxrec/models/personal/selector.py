@@ -55,8 +55,12 @@ class Selector(nn.Module):
     ) -> Float[Array, "B *q W"]:
         """Logits of the actions.
 
-        base: logits that are known beforehand (those of a model that knows no person): the answer is added to a
-        learned multiple of them. z_seq_BLD, mask_BL: the text's tokens, where the config says so.
+        Args:
+          z: what is chosen for, any number of them for each person.
+          p_BE: who chooses; None only where p enters nowhere.
+          base: logits that are known beforehand (those of a model that knows no person): the answer is added to a
+            learned multiple of them.
+          z_seq_BLD, mask_BL: the text's tokens, where the config says so.
         """
         c = self.cfg
         if bool(c.p_enters) != (p_BE is not None):

@@ -20,7 +20,10 @@ FEW = 100  # texts that are read in a moment
 
 
 class TopLayers(SentenceEncoder):
-    """Several layers' hidden states, each averaged over the tokens and put side by side. `limit` as its parent's."""
+    """Several layers' hidden states, each averaged over the tokens and put side by side.
+
+    cfg, params, tokenizer, options: as of `SentenceEncoder`. layers: which hidden states.
+    """
 
     def __init__(self, cfg, params, tokenizer, layers: Sequence[int] = (-2, -1), **options: int):
         super().__init__(cfg, params, tokenizer, **options)
@@ -41,7 +44,13 @@ def item_vectors(
 ) -> Float[np.ndarray, "I D"]:
     """z of each item. Items of unequal numbers of parts are each read as one text.
 
-    Kept in `cache` as one file, which a further run with the same texts, weights and settings reads.
+    Args:
+      parts: the texts of each item.
+      source: a BERT or MPNet; None: MiniLM.
+      layers: whose hidden states are put side by side.
+      limit: tokens of a text at most.
+      cache: a folder where the vectors are kept as one file, which a further run with the same texts, weights and
+        settings reads.
     """
     if len({len(own) for own in parts}) > 1:
         parts = [("\n".join(own),) for own in parts]

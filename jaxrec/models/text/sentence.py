@@ -23,12 +23,19 @@ BLOCK = 4096  # texts that are packed together
 
 
 class SentenceEncoder:
-    """Texts to normalised float32 vectors: several texts share a row, so that next to nothing is computed for padding.
+    """Texts to normalised float32 vectors: several texts share a row, so that next to nothing is computed for
+    padding.
 
-    A text longer than `limit` tokens (256, MiniLM's own) loses its end. `tokens`: of a batch, all rows together. One
-    program for each length of row that occurs (and for small batches); a text that comes alone is read alone.
-    weights: "bfloat16" halves the kernels' bytes, which answers a single query a quarter faster on a CPU that
-    has such products (measured in docs/search.md).
+    One program for each length of row that occurs (and for small batches); a text that comes alone is read alone.
+
+    Args:
+      cfg: of the encoder.
+      params: its weights.
+      tokenizer: texts to ids.
+      tokens: of a batch, all rows together.
+      limit: a longer text loses its end (256 is MiniLM's own).
+      weights: "bfloat16" halves the kernels' bytes, which answers a single query a quarter faster on a CPU that has
+        such products (measured in docs/search.md).
     """
 
     layers: tuple[int, ...] = (-1,)  # the hidden states that `_vector` makes a text's vector of

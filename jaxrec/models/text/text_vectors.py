@@ -53,10 +53,18 @@ def read_texts(
     cache: str | Path = "~/.cache/jaxrec/texts",
     batch: int = 32,
 ) -> Texts:
-    """Z of each text, cut after `limit` tokens, by MiniLM or another BERT or MPNet (`source`).
+    """Z of each text by MiniLM or another BERT or MPNet.
 
-    layers: whose hidden states are put side by side (D = layers x width). Kept in `cache` under the hash of texts,
-    weights and settings. Raises ValueError without texts, and what `hub.minilm` raises.
+    Args:
+      texts: what is read.
+      tokens: whether each token's vector is kept beside the text's.
+      source: of the encoder; None: MiniLM.
+      layers: whose hidden states are put side by side (D = layers x width).
+      limit: tokens after which a text is cut.
+      cache: a folder where Z is kept under the hash of texts, weights and settings.
+      batch: texts at a time.
+
+    Raises ValueError without texts, and what `hub.minilm` raises.
     """
     if not len(texts):
         raise ValueError("no texts to read")
