@@ -5,6 +5,7 @@ all: what it wrote of some messages need not be how it writes more of them. So a
 the whole is written again with another text in the answer's place, and what differs is what it says.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -25,7 +26,6 @@ class Untold(ValueError):
 class _Place:
     span: Span
     exact: bool  # the other texts stood there, and nothing else differed
-    silent: bool  # all that the message says was replaced, calls and thoughts too
 
 
 def answer_span(
@@ -37,16 +37,16 @@ def answer_span(
     where an answer is opened. From there on all is the answer's, such as the marks of thoughts.
     Raises Untold where it cannot be told: nothing is learned that the assistant may not have said.
     """
+    spoken = bool(spoken_of(messages[i]))
+    if spoken:  # calls may stand anywhere about the text, and tools' answers close to them
+        with contextlib.suppress(Untold):
+            return _prefix(render, messages, i, whole, opens)
     place = _difference(render, messages, i, whole)
     if place is None:
-        return _prefix(render, messages, i, whole)
+        return _prefix(render, messages, i, whole, opens)
     start, stop = place.span
-    if not place.exact:
+    if spoken or not place.exact:
         _check_neighbours(render, messages, i, whole, place.span)
-    if (
-        not place.silent
-    ):  # the calls stand somewhere behind the text: up to where the next message begins
-        stop = _before_next(render, messages, i, whole, stop)
     before = _text(render, messages[:i], True)
     if before is not None and len(before) <= start and whole.startswith(before):
         if opens or not whole[len(before) : start].strip():
@@ -123,59 +123,51 @@ def up_to_ends(
 
 
 def _difference(render: Render, messages: Sequence[Message], i: int, whole: str) -> _Place | None:
-    for silent in (True, False):
-        texts = []
-        for other in _OTHERS:
-            changed = [*messages[:i], with_text(messages[i], other, silent), *messages[i + 1 :]]
-            text = _text(render, changed, False)
-            if text is None or text.count(other) != 1:
-                break
-            texts.append(text)
-        if len(texts) < len(_OTHERS):
-            if spoken_of(messages[i]):
-                continue  # a template may ask for the calls that a tool's answer follows
+    """Where the text depends on message i; None where a template won't write another text there, or writes it twice.
+
+    Its calls and thoughts are taken out along with its text. Raises Untold for a message that is left out, or cut.
+    """
+    texts = []
+    for other in _OTHERS:
+        changed = [*messages[:i], with_text(messages[i], other), *messages[i + 1 :]]
+        if (text := _text(render, changed, False)) is None:
             return None
-        start = min(_common_start(whole, text) for text in texts)
-        tail = min(_common_start(whole[::-1], text[::-1]) for text in texts)
-        stop = len(whole) - tail
-        if stop < start:
+        if other not in text:
+            raise Untold(_rewritten(i))
+        if text.count(other) > 1:
             return None
-        middles = [text[start : len(text) - tail] for text in texts]
-        if any(other not in middle for other, middle in zip(_OTHERS, middles, strict=True)):
-            return None
-        exact = middles == list(_OTHERS)
-        return _Place((start, stop), exact, silent or not spoken_of(messages[i]))
-    return None
+        texts.append(text)
+    start = min(_common_start(whole, text) for text in texts)
+    tail = min(_common_start(whole[::-1], text[::-1]) for text in texts)
+    stop = len(whole) - tail
+    middles = [text[start : len(text) - tail] for text in texts]
+    if stop < start or any(o not in middle for o, middle in zip(_OTHERS, middles, strict=True)):
+        return None
+    return _Place((start, stop), middles == list(_OTHERS))
 
 
 def _check_neighbours(
     render: Render, messages: Sequence[Message], i: int, whole: str, span: Span
 ) -> None:
-    """Raises Untold where the texts of the messages before and after lie in the span, or cannot be told from it."""
-    for j in (i - 1, i + 1):
+    """Raises Untold where the texts of the messages around this one lie in its span, or cannot be told from it."""
+    following = i + 1
+    while following < len(messages) and messages[following][0] == "tool":
+        following += 1
+    for j in (i - 1, *range(i + 1, following + 1)):
         if not 0 <= j < len(messages) or not messages[j][1].strip():
             continue
-        if (place := _difference(render, messages, j, whole)) is None:
-            texts = [_text(render, [*messages[:j], with_text(messages[j], other), *messages[j + 1 :]], False)
-                     for other in _OTHERS]  # fmt: skip
-            if all(text == whole for text in texts):
-                continue  # a message that the template leaves out
-            raise Untold(_rewritten(i))
-        if place.span[0] < span[1] and span[0] < place.span[1]:
+        try:
+            place = _difference(render, messages, j, whole)
+        except Untold:
+            continue  # the template leaves it out, or most of it
+        if place is None or (place.span[0] < span[1] and span[0] < place.span[1]):
             raise Untold(_rewritten(i))
 
 
-def _before_next(render: Render, messages: Sequence[Message], i: int, whole: str, stop: int) -> int:
-    until = _text(render, messages[: i + 1], False)
-    if until is None or not whole.startswith(until) or len(until) < stop:
-        raise Untold(_rewritten(i))
-    return len(until)
-
-
-def _prefix(render: Render, messages: Sequence[Message], i: int, whole: str) -> Span:
+def _prefix(render: Render, messages: Sequence[Message], i: int, whole: str, opens: bool) -> Span:
     """By the texts of the conversation before the answer, and with it."""
     before, until = _text(render, messages[:i], True), _text(render, messages[: i + 1], False)
-    if before is None or until is None:
+    if not opens or before is None or until is None:
         raise Untold(_rewritten(i))
     if not (until.startswith(before) and whole.startswith(until)):
         raise Untold(_rewritten(i))

@@ -191,10 +191,8 @@ class TemplateChat(_HubChat):
             marked = [span for span in marked if any(meet(span, own) for own in spans)]
             return _first_unlearned(ids, overlapping(places, marked))
         loss, ended = up_to_ends(ids, places, spans, set(self.eos_ids), whole)
-        if spans and not ended and gaps is not None:
-            gaps.append(
-                "an answer that the chat template ends by no token: generation will not stop"
-            )
+        if gaps is not None and answers:
+            gaps += self._surprises(messages, whole, bool(spans) and not ended)
         return _first_unlearned(ids, loss)
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
@@ -220,6 +218,20 @@ class TemplateChat(_HubChat):
         if gaps is not None:
             gaps += [f"an answer is not learned: {why}" for why in reasons]
         return spans
+
+    def _surprises(self, messages: Sequence[Message], whole: str, endless: bool) -> list[str]:
+        """What will be otherwise when the model is asked: said once with the rows, as nothing in them is wrong."""
+        found = [
+            "an answer that the chat template ends by no token: generation will not stop"
+        ] * endless
+        if len(messages) > 1:
+            opened = opening_text(self._text, messages[:-1], self.tok.opens_answers)
+            if not whole.startswith(opened):
+                mark = opened[-12:]
+                found.append(
+                    f"an answer that is not written as the chat template opens one ({mark!r})"
+                )
+        return found
 
     def _check_complete(self, messages: Sequence[Message], whole: str) -> None:
         """Raises ChatError where the template writes a conversation without what it says or gives beside its texts."""
@@ -302,10 +314,11 @@ class TemplateChat(_HubChat):
     def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
         return self._write(messages, answer_next)[0]
 
-    def _content(self, one: Message) -> str:
+    def _content(self, one: Message) -> str | list[dict[str, str]]:
         """What a user or a tool says is letters, special tokens that it spells out too."""
         own = one[0] in ("assistant", "system", "developer")
-        return one[1] if own else self.tok.as_letters(one[1])
+        said = one[1] if own else self.tok.as_letters(one[1])
+        return [{"type": "text", "text": said}] if self.tok.reads_parts else said
 
     def _write(self, messages: Sequence[Message], answer_next: bool) -> tuple[str, list[Span]]:
         named = [

@@ -72,6 +72,8 @@ class HubTokenizer(Protocol):
     answer_ends: tuple[int, ...]  # and what the chat template writes behind an answer
     opens_answers: bool  # whether the chat template writes anything where the assistant is to speak
 
+    reads_parts: bool  # whether the template reads contents only as lists of parts
+
     def __len__(self) -> int: ...
 
     def encode_spans(self, said: str) -> tuple[list[int], list[tuple[int, int]]]: ...

@@ -77,9 +77,9 @@ def spoken_of(one: Message) -> dict[str, Any]:
     return {name: value for name, value in fields_of(one).items() if name in SPOKEN and value}
 
 
-def with_text(one: Message, text: str, silent: bool = False) -> Message:
-    """The message with another text; `silent`: and nothing else said in it."""
-    left_out = (*SPOKEN, "content") if silent else ("content",)
+def with_text(one: Message, text: str) -> Message:
+    """The message with another text, and nothing else said in it."""
+    left_out = (*SPOKEN, "content")
     fields = {name: value for name, value in fields_of(one).items() if name not in left_out}
     return message(one[0], text, fields, context_of([one]))
 

@@ -42,7 +42,10 @@ def render(
 
 
 def ends_of_answers(
-    write: Callable[..., str], encode: Callable[[str], list[int]], added: Mapping[int, str]
+    write: Callable[..., str],
+    encode: Callable[[str], list[int]],
+    added: Mapping[int, str],
+    parts: bool = False,
 ) -> tuple[int, ...]:
     """The tokens that a template puts behind an answer: behind a last one, and behind one that calls a tool.
 
@@ -53,6 +56,8 @@ def ends_of_answers(
     found = []
     for answer in ({"content": _PROBE}, {"content": "", "tool_calls": [call]}):
         talk = [{"role": "user", "content": "x"}, {"role": "assistant", **answer}]
+        if parts:
+            talk = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in talk]
         try:
             _, mark, behind = write(talk, answer_next=False).rpartition(_PROBE)
         except ValueError:
@@ -75,3 +80,15 @@ def opens_answers(write: Callable[..., str]) -> bool:
         return write(talk, answer_next=True) != write(talk, answer_next=False)
     except ValueError:
         return True
+
+
+def reads_parts(write: Callable[..., str]) -> bool:
+    """Whether the template reads a message's content only as a list of parts: those of models that see do."""
+
+    def writes(content: Any) -> bool:
+        try:
+            return _PROBE in write([{"role": "user", "content": content}], answer_next=False)
+        except ValueError:
+            return False
+
+    return not writes(_PROBE) and writes([{"type": "text", "text": _PROBE}])

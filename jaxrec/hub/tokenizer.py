@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, render
+from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, reads_parts, render
 from jaxrec.hub.config import ModelMissing
 
 _BROKEN = "\ufdd0"  # where a text is cut before it is encoded: Unicode says that no text has this character
@@ -152,8 +152,15 @@ class Tokenizer:
         # no text is split into these
         added = {i: token.content for i, token in self.rust.get_added_tokens_decoder().items()}
         encode = lambda text: self.encode(text, special=False)
-        closing = ends_of_answers(self.chat, encode, added) if self.has_template else ()
+        closing = (
+            ends_of_answers(self.chat, encode, added, self.reads_parts) if self.has_template else ()
+        )
         return tuple(dict.fromkeys([*self.eos_ids, *closing]))
+
+    @functools.cached_property
+    def reads_parts(self) -> bool:
+        """Whether the chat template reads contents only as lists of parts."""
+        return reads_parts(self.chat)
 
     @functools.cached_property
     def opens_answers(self) -> bool:
