@@ -49,7 +49,8 @@ def answer_span(
         _check_neighbours(render, messages, i, whole, place.span)
     before = _text(render, messages[:i], True)
     if before is not None and len(before) <= start and whole.startswith(before):
-        if opens or not whole[len(before) : start].strip():
+        opened = opens and before != _text(render, messages[:i], False)
+        if not whole[len(before) : start].strip() or opened:
             start = len(before)
     return start, stop
 
@@ -167,7 +168,7 @@ def _check_neighbours(
 def _prefix(render: Render, messages: Sequence[Message], i: int, whole: str, opens: bool) -> Span:
     """By the texts of the conversation before the answer, and with it."""
     before, until = _text(render, messages[:i], True), _text(render, messages[: i + 1], False)
-    if not opens or before is None or until is None:
+    if not opens or before is None or until is None or before == _text(render, messages[:i], False):
         raise Untold(_rewritten(i))
     if not (until.startswith(before) and whole.startswith(until)):
         raise Untold(_rewritten(i))
