@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import tiny_readme
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 def run(*words: str | Path, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
     """A command outside the checkout: nothing of it is importable but what was installed."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment["HOME"] = str(cwd)
     done = subprocess.run(
         list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -71,6 +73,12 @@ def test_the_command_works_anywhere(bin_folder: Path, tmp_path: Path):
     assert "sft_sample" in listed and "growth_cpu" not in listed  # `bench` isn't installed
     done = run(jaxrec, "train", "sft", "sft_smaple", cwd=tmp_path, status=2)
     assert "did you mean 'sft_sample'?" in done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, code in tiny_readme.snippets().items() if code])
+def test_the_readme_holds_without_a_checkout(bin_folder: Path, tmp_path: Path, name: str):
+    tiny_readme.make_world(name, tmp_path)
+    run(bin_folder / "python", "-c", tiny_readme.snippets()[name], cwd=tmp_path)
 
 
 def test_an_experiment_by_name(bin_folder: Path, tmp_path: Path):
