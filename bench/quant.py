@@ -29,7 +29,7 @@ from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource
 from jaxrec.delta import DeltaConfig
 from jaxrec.hub import quantised
-from jaxrec.losses.tokens import next_token, weighted
+from jaxrec.losses.tokens import next_token, token_sums
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
@@ -150,7 +150,7 @@ def _tuned(
 
     @jax.jit
     def sums(frozen: Any, delta: Any, batch: Tokens) -> Any:
-        return weighted(*lm.log_probs({**frozen, "delta": delta}, batch), batch.loss_BL)
+        return token_sums(*lm.log_probs({**frozen, "delta": delta}, batch), batch.loss_BL)
 
     def told(delta: Any) -> float:
         nll = tokens = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from jaxrec.data import text
 from jaxrec.data.instructions import shorten
 from jaxrec.dialogue.prompts import RATED_GENERATION, Generation
-from jaxrec.losses.tokens import weighted
+from jaxrec.losses.tokens import token_sums
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.models.language.writing import PromptWriter
 from jaxrec.structs import Tokens
@@ -53,7 +53,7 @@ class MeasuredWriter(PromptWriter):
         return float(total[0] / total[1]), int(total[1])
 
     def _learned(self, tree: Any, batch: Tokens) -> jax.Array:
-        found = weighted(*self.tuned.lm.log_probs(tree, batch), batch.loss_BL)
+        found = token_sums(*self.tuned.lm.log_probs(tree, batch), batch.loss_BL)
         return jnp.stack([found["nll"], found["tokens"]])
 
 

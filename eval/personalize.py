@@ -184,7 +184,7 @@ def table(
             line |= {metric: x.value, f"{metric}_lo": x.lo, f"{metric}_hi": x.hi}
         rows.append(line)
         if row in RIVALS:
-            for metric, x in metrics.paired(scores[cfg.headline, k], of, weight).items():
+            for metric, x in metrics.paired_difference(scores[cfg.headline, k], of, weight).items():
                 paired.append({"a": cfg.headline, "b": row, "k": k, "metric": metric,
                                "diff": x.value, "lo": x.lo, "hi": x.hi})  # fmt: skip
     return rows, paired

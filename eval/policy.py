@@ -189,7 +189,7 @@ def measured(
             line |= {"choice": _choice(whole[row], w)}
             table.append(line)
             if row != headline:
-                gaps = detection.paired(found[headline], of, cfg.draws, cfg.seed)
+                gaps = detection.paired_difference(found[headline], of, cfg.draws, cfg.seed)
                 paired += [
                     {"a": headline, "b": row, "label": label, "metric": metric,
                      "diff": x.value, "lo": x.lo, "hi": x.hi}
@@ -198,9 +198,9 @@ def measured(
     return table, paired
 
 
-def _found(judged: Judged, w: int) -> detection.Found:
+def _found(judged: Judged, w: int) -> detection.Detections:
     known = judged.target_BW[:, w] >= 0
-    return detection.Found(
+    return detection.Detections(
         judged.score_BW[known, w],
         judged.target_BW[known, w] > 0.5,
         judged.threshold_BW[known, w],

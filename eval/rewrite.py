@@ -17,7 +17,7 @@ import numpy as np
 from jaxrec import config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.rewrites import Rewrite, asked, rewrites
+from jaxrec.data.rewrites import Rewrite, rewrite_request, rewrites
 from jaxrec.detection import group_weights
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.onboarding import infer_p, read_pieces
@@ -66,7 +66,10 @@ def main(cfg: RewriteEvalConfig) -> Path:
         "shuffled_p": np.roll(own_UE, 1, 0),
     }
     answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
-    reads = [turns.question_of(model.chat, asked(r.question, r.draft), cfg.question) for r in made]
+    reads = [
+        turns.question_of(model.chat, rewrite_request(r.question, r.draft), cfg.question)
+        for r in made
+    ]
     tenant_N = np.array([r.tenant for r in made])
     texts = {
         row: answering.write(model.params, p_UE[tenant_N], reads, cfg.question)

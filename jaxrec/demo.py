@@ -179,31 +179,31 @@ def prepare(out: Path, fresh: bool) -> None:
 def experiment(stage: Stage, out: Path, quick: bool) -> Any:
     """The stage's configuration: its experiment file, with every path in it moved to OUT."""
     kind = getattr(importlib.import_module(stage.module), stage.config_class)
-    cfg = moved(config.read_file(kind, stage.experiment), out)
-    cfg = changed(cfg, "out", str(out / stage.folder))
+    cfg = move_paths(config.read_file(kind, stage.experiment), out)
+    cfg = set_field(cfg, "out", str(out / stage.folder))
     if hasattr(cfg, "loop"):  # an interruption should cost seconds, not the stage
-        cfg = changed(cfg, "loop.save_every", 50)
+        cfg = set_field(cfg, "loop.save_every", 50)
     for name, value in stage.quick.items() if quick else ():
-        cfg = changed(cfg, name, value)
+        cfg = set_field(cfg, name, value)
     return cfg
 
 
-def moved(cfg: Any, out: Path, old: str = "runs/sample/") -> Any:
+def move_paths(cfg: Any, out: Path, old: str = "runs/sample/") -> Any:
     """`cfg` with every string that begins with `old` beginning with OUT instead, nested ones too."""
     new = {}
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if dataclasses.is_dataclass(value):
-            new[field.name] = moved(value, out, old)
+            new[field.name] = move_paths(value, out, old)
         elif isinstance(value, str) and value.startswith(old):
             new[field.name] = str(out / value.removeprefix(old))
     return dataclasses.replace(cfg, **new)
 
 
-def changed(cfg: Any, name: str, value: Any) -> Any:
+def set_field(cfg: Any, name: str, value: Any) -> Any:
     """`cfg` with one field, named with dots, set to another value."""
     first, _, rest = name.partition(".")
-    inner = changed(getattr(cfg, first), rest, value) if rest else value
+    inner = set_field(getattr(cfg, first), rest, value) if rest else value
     return dataclasses.replace(cfg, **{first: inner})
 
 
@@ -273,7 +273,7 @@ def run(settings: Mapping[str, Any], record: Record) -> None:
         ran = True
         print(f"{head}: {stage.about}", flush=True)
         if hasattr(cfg, "loop"):
-            cfg = changed(cfg, "loop.progress", sys.stderr.isatty())
+            cfg = set_field(cfg, "loop.progress", sys.stderr.isatty())
         with record.timed(stage, settings[stage.name]) as row, _silent():
             importlib.import_module(stage.module).main(cfg)
         print(f"      {row['seconds']:.0f} s", flush=True)

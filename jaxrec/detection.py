@@ -16,7 +16,7 @@ Weights = Float[np.ndarray, "S B"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Detections:
     """Scored rows: probability of "yes", the truth, the threshold that decides, and whose row each is."""
 
     score_B: np.ndarray
@@ -99,14 +99,16 @@ def group_weights(
     return np.ones((1, len(group_B))), drawn[:, at].astype(np.float64)
 
 
-def intervals(found: Found, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def intervals(found: Detections, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Every measure with its 95% percentile interval over groups."""
     ones, drawn = group_weights(found.group_B, draws, seed)
     point, spread = found.draw(ones), found.draw(drawn)
     return {name: _interval(float(point[name][0]), spread[name]) for name in point}
 
 
-def paired(a: Found, b: Found, draws: int = 1000, seed: int = 0) -> Mapping[str, Interval]:
+def paired_difference(
+    a: Detections, b: Detections, draws: int = 1000, seed: int = 0
+) -> Mapping[str, Interval]:
     """a minus b on the same rows and the same draws of groups. Raises ValueError where the rows differ."""
     if not (np.array_equal(a.group_B, b.group_B) and np.array_equal(a.yes_B, b.yes_B)):
         raise ValueError("paired scores must be of the same rows")

@@ -105,7 +105,7 @@ def ratio(
     return _interval(float(top_U.sum() / bottom_U.sum()), top_S / bottom_S)
 
 
-def paired(a: Scores, b: Scores, weight_SU: np.ndarray) -> Mapping[str, Interval]:
+def paired_difference(a: Scores, b: Scores, weight_SU: np.ndarray) -> Mapping[str, Interval]:
     """a minus b on the same people and the same resamples. Raises ValueError where the rows differ."""
     if not np.array_equal(a.rows_U, b.rows_U):
         raise ValueError("paired scores must be of the same people and rows")

@@ -70,7 +70,7 @@ def test_quick_changes_steps_and_nothing_that_decides_what_runs(settings):
         assert quick != settings[stage.name]
         full = settings[stage.name]
         for name, value in stage.quick.items():
-            full = demo.changed(full, name, value)
+            full = demo.set_field(full, name, value)
         assert quick == full
 
 
@@ -110,7 +110,7 @@ def test_an_interrupted_stage_is_not_complete_and_its_time_counts(tmp_path, sett
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, settings):
     record = recorded(tmp_path, settings)
-    other = {**settings, "retrofit": demo.changed(settings["retrofit"], "opt.lr", 0.5)}
+    other = {**settings, "retrofit": demo.set_field(settings["retrofit"], "opt.lr", 0.5)}
     with pytest.raises(RunError, match=r"retrofit ran with opt\.lr = .*this one has 0\.5.*--fresh"):
         record.refuse_others(other)
 

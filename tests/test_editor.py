@@ -13,7 +13,7 @@ from jaxrec.config import RunError
 from jaxrec.data import candidate_sets
 from jaxrec.data.candidate_sets import OUT, TEST, TRAIN, VALID, CandidateSet, CandidateSetConfig
 from jaxrec.data.rewrites import rewrites
-from jaxrec.data.shown_pieces import first_shown, shown
+from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.surface import NAMES, surface
 from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, chosen, edit
 from jaxrec.models.text.text_vectors import Texts
@@ -45,7 +45,7 @@ def test_the_own_piece_is_never_shown(data_dir):
     data = candidate_sets.read_candidate_set(POPQUORN)
     rows = np.arange(len(data.person_N))
     for context, text in (
-        shown(data, rows, 9, np.random.default_rng(0)),
+        draw_pieces(data, rows, 9, np.random.default_rng(0)),
         first_shown(data, rows, 9, 9),
     ):
         assert not (text == data.candidate_NJ[:, :1]).any()

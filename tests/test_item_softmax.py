@@ -60,7 +60,9 @@ def test_no_matrix_of_all_positions_and_items_is_made():
 def test_the_sample_of_every_item_is_the_full_loss(case):
     z_TD, items_ID, target_T, weight_T = case
     uniform_I = jnp.full(ITEMS, -np.log(ITEMS))
-    got = item_softmax.sampled(z_TD, items_ID, target_T, weight_T, jnp.arange(ITEMS), uniform_I)
+    got = item_softmax.sampled_softmax(
+        z_TD, items_ID, target_T, weight_T, jnp.arange(ITEMS), uniform_I
+    )
     np.testing.assert_allclose(got["nll"], plain(*case), rtol=1e-5)
     assert got["tokens"] == weight_T.sum()
 
@@ -75,7 +77,7 @@ def test_the_sampled_sum_is_unbiased_whatever_the_sampler(case):
 
     def partition(t, draws_J):
         one = lambda x: x[t : t + 1]
-        nll = item_softmax.sampled(
+        nll = item_softmax.sampled_softmax(
             one(z_TD), items_ID, one(target_T), one(one_T), draws_J, log_q_I
         )["nll"]
         return jnp.exp(nll + own_T[t])

@@ -67,11 +67,13 @@ def test_paired_with_itself_is_zero_and_pairs_cancel_what_is_common(rows):
     p, label, person = rows
     weight = metrics.resamples(20)
     a = metrics.by_person(p, label, person)
-    assert all((x.value, x.lo, x.hi) == (0, 0, 0) for x in metrics.paired(a, a, weight).values())
+    assert all(
+        (x.value, x.lo, x.hi) == (0, 0, 0) for x in metrics.paired_difference(a, a, weight).values()
+    )
     better = p.copy()
     better[np.arange(300), label] *= 1.2
     better /= better.sum(1, keepdims=True)
-    gain = metrics.paired(metrics.by_person(better, label, person), a, weight)
+    gain = metrics.paired_difference(metrics.by_person(better, label, person), a, weight)
     assert gain["nll"].hi < 0
     alone = metrics.intervals(a, weight)["nll"]
     assert gain["nll"].hi - gain["nll"].lo < (alone.hi - alone.lo) / 2
@@ -82,7 +84,7 @@ def test_errors(rows):
     with pytest.raises(ValueError, match="no rows"):
         metrics.by_person(p[:0], label[:0], person[:0])
     with pytest.raises(ValueError, match="same people"):
-        metrics.paired(
+        metrics.paired_difference(
             metrics.by_person(p, label, person),
             metrics.by_person(p[1:], label[1:], person[1:]),
             metrics.resamples(20),

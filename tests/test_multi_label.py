@@ -66,7 +66,7 @@ def test_class_weights_are_bounded_and_leave_absent_labels_alone():
 def found(score, yes, threshold=0.5, group=None):
     yes = np.asarray(yes, bool)
     group = np.arange(len(yes)) if group is None else np.asarray(group)
-    return detection.Found(np.asarray(score, float), yes, np.full(len(yes), threshold), group)
+    return detection.Detections(np.asarray(score, float), yes, np.full(len(yes), threshold), group)
 
 
 def test_measures_are_sklearns():
@@ -108,10 +108,10 @@ def test_intervals_are_over_groups():
     by_group = detection.intervals(found(score, yes, group=group), 300)["auprc"]
     assert by_group.value == by_row.value
     assert by_group.hi - by_group.lo > by_row.hi - by_row.lo
-    same = detection.paired(found(score, yes), found(score, yes), 50)
+    same = detection.paired_difference(found(score, yes), found(score, yes), 50)
     assert all(x.value == x.lo == x.hi == 0 for x in same.values())
     with pytest.raises(ValueError, match="same rows"):
-        detection.paired(found(score, yes), found(score, ~yes))
+        detection.paired_difference(found(score, yes), found(score, ~yes))
     with pytest.raises(ValueError, match="no rows"):
         found([], [])
 

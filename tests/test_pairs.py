@@ -99,7 +99,7 @@ def test_thumbs(tmp_path):
         ("No.", False),
     ]
     assert len(skipped.counts) == 2
-    assert [(p.chosen, p.rejected) for p in data.paired(found)] == [("Yes, gladly.", "No.")]
+    assert [(p.chosen, p.rejected) for p in data.join_thumbs(found)] == [("Yes, gladly.", "No.")]
 
 
 def test_hold_out_takes_whole_prompts():
@@ -170,11 +170,11 @@ def test_a_long_prompt_is_cut_alike_on_both_sides(chat):
 def test_mismatched_answers_are_never_ones_own():
     groups = ["a"] * 5 + ["b", "c", "c"]
     said = ["x", "x", "y", "z", "w", "q", "same", "same"]
-    other = data.mismatched(groups, said)
+    other = data.mismatch(groups, said)
     assert all(said[j] != said[i] for i, j in enumerate(other))
     assert all(groups[other[i]] == "a" for i in range(5))
     with pytest.raises(PairError, match="the same"):
-        data.mismatched(["a", "a"], ["x", "x"])
+        data.mismatch(["a", "a"], ["x", "x"])
 
 
 def test_thumb_rows(chat):

@@ -12,7 +12,7 @@ from jaxrec import checkpoint, config, hub
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data.chat import OwnChat
-from jaxrec.data.rewrites import REWRITE, asked, rewrite_rows, rewrites
+from jaxrec.data.rewrites import REWRITE, rewrite_request, rewrite_rows, rewrites
 from jaxrec.data.text import train_tokenizer
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
 from jaxrec.world.tenants import generate
@@ -33,7 +33,7 @@ def test_a_draft_is_a_turn_of_what_is_read_and_the_own_answer_is_learned(tok):
     answer = rows.answer["ids_BL"][0][rows.answer["mask_BL"][0]]
     assert made[0].own in tok.decode(answer.tolist())
     assert rows.tenant_N.tolist() == [0, 0, 1, 1, 2, 2] and (rows.dialogue_N == -1).all()
-    assert [role for role, _ in asked("q", "d")] == ["user", "assistant", "user"]
+    assert [role for role, _ in rewrite_request("q", "d")] == ["user", "assistant", "user"]
 
 
 def test_tenants_without_planted_facts_are_refused():

@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec.data import item_codes
 from jaxrec.data.item_codes import ItemCodes, ItemCodesError
-from jaxrec.losses.quantization import commitment, rotated, straight_through
+from jaxrec.losses.quantization import commitment, rotate, straight_through
 from jaxrec.models.items import semantic_id
 from jaxrec.models.items.semantic_id import Codebooks, RqVae, RqVaeConfig, begin, commit, quantise
 from jaxrec.objectives.semantic_id import semantic_id as objective
@@ -113,7 +113,7 @@ def test_rotation_trick():
     z_BE = jnp.array([[3.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
     code_BE = jnp.array([[0.0, 1.5], [2.0, 1.0], [1.0, 1.0]])
     pulled = jnp.array([[1.0, 2.0], [-1.0, 0.5], [3.0, 4.0]])
-    for through in (rotated, straight_through):
+    for through in (rotate, straight_through):
         out, back = jax.vjp(lambda z, f=through: f(z, code_BE), z_BE)
         np.testing.assert_allclose(out, code_BE, rtol=1e-6)
         (grad_BE,) = back(pulled)
@@ -127,7 +127,7 @@ def test_rotation_trick():
             told = cosine(pulled[row], code_BE[row])
             assert cosine(grad_BE[row], z_BE[row]) == pytest.approx(told, abs=1e-6)
         np.testing.assert_array_equal(grad_BE[2], pulled[2])  # a zero has no direction
-    assert not np.any(jax.grad(lambda c: rotated(z_BE, c).sum())(code_BE))
+    assert not np.any(jax.grad(lambda c: rotate(z_BE, c).sum())(code_BE))
 
 
 def test_objective_moves_what_it_should():

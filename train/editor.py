@@ -24,7 +24,7 @@ from jaxrec.data.candidate_sets import (
     CandidateSetConfig,
     read_candidate_set,
 )
-from jaxrec.data.shown_pieces import first_shown, shown
+from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.source import ArraySource
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts
@@ -150,7 +150,7 @@ class EpisodeSource:
         picked, after = self.order(made, params, state)
         place = int(state["epoch"]), int(state["position"])
         rng = np.random.default_rng((self.seed, *place))
-        return batch_of(self.data, picked, *shown(self.data, picked, self.pieces, rng)), after
+        return batch_of(self.data, picked, *draw_pieces(self.data, picked, self.pieces, rng)), after
 
 
 def batch_of(

@@ -24,8 +24,8 @@ from jaxrec.data.pairs import (
     Pair,
     Thumb,
     hold_out,
+    join_thumbs,
     pair_rows,
-    paired,
     read_pairs,
     read_thumbs,
     thumb_rows,
@@ -200,9 +200,11 @@ def read(cfg: PreferConfig, tuned: Tuned) -> tuple[list, list]:
     else:
         train, held = hold_out(all_of(cfg.data), cfg.hold_out_every)
     if cfg.loss.kind == "kto":
-        held = paired(held) or held  # measured as the other losses are, where that can be
+        held = join_thumbs(held) or held  # measured as the other losses are, where that can be
     if cfg.judge.kind:
-        train = all_of((relabelled(cfg, tuned, paired(train) if ask is read_thumbs else train),))
+        train = all_of(
+            (relabelled(cfg, tuned, join_thumbs(train) if ask is read_thumbs else train),)
+        )
     return train, held
 
 

@@ -31,7 +31,7 @@ from jaxrec.data.instructions import (
     read_instructions,
 )
 from jaxrec.delta import DeltaConfig
-from jaxrec.losses.tokens import weighted
+from jaxrec.losses.tokens import token_sums
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.sampled import SampleConfig, Sampled
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_stage
@@ -198,7 +198,7 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
 
     @jax.jit
     def sums(tree: Any, batch: Tokens):
-        return weighted(*tuned.lm.log_probs(tree, batch), batch.loss_BL)
+        return token_sums(*tuned.lm.log_probs(tree, batch), batch.loss_BL)
 
     def told(tree: Any) -> dict[str, float]:
         total = {"nll": 0.0, "correct": 0.0, "tokens": 0.0}

@@ -96,7 +96,7 @@ def read_thumbs(source: str, strict: bool = False) -> tuple[list[Thumb], Skipped
     return _read(source, strict, thumbs)
 
 
-def paired(thumbs: Sequence[Thumb]) -> list[Pair]:
+def join_thumbs(thumbs: Sequence[Thumb]) -> list[Pair]:
     """The pairs that `read_thumbs` took apart, again; single answers are left out."""
     by_place: dict[tuple, dict[bool, Thumb]] = {}
     for thumb in thumbs:
@@ -279,7 +279,7 @@ def thumb_rows(
         except (ValueError, ChatError) as error:
             _left_out(skipped, error, thumb.where, strict)
     _some(kept, length, skipped)
-    other = mismatched([t.group for t in kept], [t.said for t in kept], seed)
+    other = mismatch([t.group for t in kept], [t.said for t in kept], seed)
     said, wrong = [], []
     for i, thumb in enumerate(kept):
         answers = (thumb.said, kept[other[i]].said)
@@ -291,7 +291,7 @@ def thumb_rows(
     return Thumbs(*rows, liked), kept, skipped
 
 
-def mismatched(groups: Sequence[str], said: Sequence[str], seed: int = 0) -> np.ndarray:
+def mismatch(groups: Sequence[str], said: Sequence[str], seed: int = 0) -> np.ndarray:
     """For each row the number of another one whose answer it gets: a ring through each group's rows in random order.
 
     The next in the ring that says something else is taken; a row whose group says nothing else gets one of another

@@ -55,7 +55,7 @@ def rewrites(tenants: Sequence[WorldTenant], each: int, seed: int = 0) -> list[R
     return made
 
 
-def asked(question: str, draft: str) -> list[tuple[str, str]]:
+def rewrite_request(question: str, draft: str) -> list[tuple[str, str]]:
     """The turns that ask for a rewrite of a draft."""
     return [("user", question), ("assistant", draft), ("user", REWRITE)]
 
@@ -64,7 +64,7 @@ def rewrite_rows(
     chat: ChatFormat, made: Sequence[Rewrite], question_length: int, answer_length: int
 ) -> TurnRows:
     """Rewrites as rows of turns: no answer of the onboarding is among them, so all of it may be evidence."""
-    read = [question_of(chat, asked(r.question, r.draft), question_length) for r in made]
+    read = [question_of(chat, rewrite_request(r.question, r.draft), question_length) for r in made]
     said = [answer_of(chat, r.own, answer_length) for r in made]
     nobody = np.full(len(made), -1, np.int32)
     tenant_N = np.array([r.tenant for r in made], np.int32)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from jaxrec.data.candidate_sets import CandidateSet
 
 
-def shown(
+def draw_pieces(
     data: CandidateSet, rows: Int[np.ndarray, " B"], size: int, rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"]]:
     """(contexts, texts) of 0 to `size` random pieces of each row's person; -1 where there is none.

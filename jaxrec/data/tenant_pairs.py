@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.instructions import Skipped
-from jaxrec.data.pairs import Pair, PairError, Thumb, mismatched, tokens
+from jaxrec.data.pairs import Pair, PairError, Thumb, mismatch, tokens
 from jaxrec.data.text import Example
 from jaxrec.data.turns import answer_of, question_of
 from jaxrec.structs import Pairs, Thumbs, Turns
@@ -65,7 +65,7 @@ def tenant_thumb_rows(
     if not thumbs:
         raise PairError("no thumb is left")
     skipped = Skipped()
-    other = mismatched([t.group for t in thumbs], [t.said for t in thumbs], seed)
+    other = mismatch([t.group for t in thumbs], [t.said for t in thumbs], seed)
     own = [_answer(chat, t.said, answer, skipped, t) for t in thumbs]
     make = lambda side: _turns(chat, thumbs, side, tenants, question, answer)
     liked = np.array([t.liked for t in thumbs])

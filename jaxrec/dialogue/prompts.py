@@ -107,7 +107,7 @@ def rating_response(
         raise PromptError("the answer to a favourite names interests and features: there are none")
     return (
         " Perfect match for your preferences! Based on your interest in "
-        f"{one_line(listed(keywords))}, this {kind} offers {one_line(listed(features))}."
+        f"{one_line(join_words(keywords))}, this {kind} offers {one_line(join_words(features))}."
     )
 
 
@@ -117,13 +117,13 @@ def template_reason(
     """The reason that needs no model, in the words of GenRec's data flow; it tells nothing but what it was given."""
     reason = f"You might enjoy {_needed('title', title)}"
     if interests:
-        reason += f" because it matches your interest in {one_line(listed(interests[:3]))}"
-    kind, told = one_line(category), one_line(listed(features[:3]))
+        reason += f" because it matches your interest in {one_line(join_words(interests[:3]))}"
+    kind, told = one_line(category), one_line(join_words(features[:3]))
     offer = " with ".join(part for part in (kind and f"a choice of {kind}", told) if part)
     return f"{reason}: {offer}." if offer else f"{reason}."
 
 
-def listed(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 CHUNK = 512  # positions, over all rows
 
 
-class Passed(NamedTuple):
+class Pass(NamedTuple):
     """What one pass over the scores gives. Positions in chunks that were skipped are 0."""
 
     log_z_BL: Array  # log of the softmax's denominator
@@ -63,7 +63,7 @@ def _log_probs(chunk: int, z_BLD, classes_VD, bias_V, target_BL, counts_BL):
     return _told(passed, counts_BL)
 
 
-def _told(passed: Passed, counts_BL: Array) -> tuple[Array, Array]:
+def _told(passed: Pass, counts_BL: Array) -> tuple[Array, Array]:
     log_p_BL = jnp.where(counts_BL, passed.own_BL - passed.log_z_BL, 0.0)
     return log_p_BL, counts_BL & (passed.best_BL > 0)
 
@@ -106,7 +106,7 @@ def through(
     weight_BL: Array,
     towards_z: bool = False,
     towards_classes: bool = False,
-) -> Passed:
+) -> Pass:
     """One pass over the scores, up to the last position of any row that weighs something."""
     (rows, length, width), classes = z_BLD.shape, classes_VD.shape[0]
     piece = min(max(chunk // rows, 1), length)
@@ -115,7 +115,7 @@ def through(
     z, target, weight = long(z_BLD), long(target_BL), long(weight_BL)
     classes_VD = classes_VD.astype(z.dtype)
 
-    def one(n: Array, done: Passed) -> Passed:
+    def one(n: Array, done: Pass) -> Pass:
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, n * piece, piece, axis=1)
         put = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
             whole, part.reshape(rows, piece, *part.shape[1:]), n * piece, axis=1
@@ -141,13 +141,13 @@ def through(
             if bias_V is not None:
                 share = share + (e_CV * part_C1).sum(0)
         log_z_C = (top_C1 + jnp.log(total_C1))[:, 0]
-        return Passed(
+        return Pass(
             put(done.log_z_BL, log_z_C), put(done.own_BL, own_C1[:, 0]),
             put(done.best_BL, best_C), mean, outer, share,
         )  # fmt: skip
 
     none = jnp.zeros((rows, length + spare), jnp.float32)
-    start = Passed(
+    start = Pass(
         none, none, none,
         jnp.zeros((rows, length + spare, width), jnp.float32) if towards_z else None,
         # [D, V]: the product is faster this way round
@@ -158,4 +158,4 @@ def through(
     last = jnp.max(jnp.where(weighs_L, jnp.arange(1, length + spare + 1), 0))
     done = jax.lax.fori_loop(0, -(-last // piece), one, start)
     short = lambda x: None if x is None else x[:, :length]
-    return Passed(*map(short, done[:4]), done.outer_DV, done.share_V)
+    return Pass(*map(short, done[:4]), done.outer_DV, done.share_V)

@@ -66,7 +66,7 @@ def _backward(chunk: int, kept: tuple, cotangent: Array) -> tuple:
 _nll.defvjp(_forward, _backward)
 
 
-def sampled(
+def sampled_softmax(
     z_TD: Float[Array, "T D"],
     items_ID: Float[Array, "I D"],
     target_T: Int[Array, " T"],

@@ -31,7 +31,7 @@ def straight_through(
     return z_BE + jax.lax.stop_gradient(code_BE - z_BE)
 
 
-def rotated(z_BE: Float[Array, "B E"], code_BE: Float[Array, "B E"]) -> Float[Array, "B E"]:
+def rotate(z_BE: Float[Array, "B E"], code_BE: Float[Array, "B E"]) -> Float[Array, "B E"]:
     """The codes' value, as a rotation and stretching of z that is held constant (Fifty 2024, the rotation trick).
 
     The gradient keeps its angle to the vector it belongs to: d out / d z = |code| / |z| R, where R turns z's direction

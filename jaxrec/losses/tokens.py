@@ -15,10 +15,10 @@ def next_token(
     Returns `nll` (nats), `correct` (above all others) and `tokens`, each a weighted sum over the batch.
     """
     log_p_BL, best_BL = next_log_probs(logits_BLV, ids_BL)
-    return weighted(log_p_BL, best_BL, loss_BL)
+    return token_sums(log_p_BL, best_BL, loss_BL)
 
 
-def weighted(
+def token_sums(
     log_p_BL: Float[Array, "B L"], best_BL: Bool[Array, "B L"], loss_BL: Float[Array, "B L"]
 ) -> dict[str, Float[Array, ""]]:
     """`next_token` from what is known of each token."""

@@ -16,7 +16,7 @@ from jaxrec import tables
 from jaxrec.delta import take
 from jaxrec.losses.classification import cross_entropy
 from jaxrec.losses.contrastive import info_nce
-from jaxrec.losses.tokens import distil, next_token, weighted
+from jaxrec.losses.tokens import distil, next_token, token_sums
 from jaxrec.models.personal.heads import GenerativeHead, memory_of
 from jaxrec.models.personal.lfe import LFE, extract
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
@@ -225,7 +225,7 @@ def universal(
         seen = {"first": first_BE, "second": second_BE}
         if not whole:
             said = lm.log_probs(tree, context, batch.answer, delta)
-            seen["said"] = _by_row(weighted, *said, batch.answer.loss_BL)
+            seen["said"] = _by_row(token_sums, *said, batch.answer.loss_BL)
             return seen
         logits = lm.answer(tree, context, batch.answer, delta).logits
         if restraint.needs:
@@ -345,7 +345,7 @@ def _answered(
         sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
     else:
         said = lm.log_probs(tree, context, batch.answer, delta)
-        sums = weighted(*said, batch.answer.loss_BL)
+        sums = token_sums(*said, batch.answer.loss_BL)
     per_token = {"nll": sums["nll"], "accuracy": sums["correct"]}
     return logits, {name: value / totals["tokens"] for name, value in per_token.items()}
 

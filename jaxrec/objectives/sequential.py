@@ -47,7 +47,9 @@ def sequential(model: Module, how: SequentialLoss = SequentialLoss()) -> Objecti
         elif how.kind == "sampled":
             drawn_J = batch.negatives_BLJ.reshape(-1)
             log_q_I = frozen["log_q"]
-            sums = item_softmax.sampled(z_TD, items_ID, target_T, weight_T, drawn_J, log_q_I)
+            sums = item_softmax.sampled_softmax(
+                z_TD, items_ID, target_T, weight_T, drawn_J, log_q_I
+            )
         else:
             negative_TJ = batch.negatives_BLJ.reshape(len(target_T), -1)
             against = {"bce": ranking.bce, "bpr": ranking.bpr}[how.kind]

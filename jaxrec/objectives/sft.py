@@ -6,7 +6,7 @@ is the `LM`'s business. Rows may be packed: the denominator counts learned token
 
 from typing import Any
 
-from jaxrec.losses.tokens import weighted
+from jaxrec.losses.tokens import token_sums
 from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.personal import targets
@@ -24,7 +24,7 @@ def sft(lm: LM) -> Objective:
         del extra
         tree = merge(params, frozen or {})
         said = lm.said(batch)
-        sums = weighted(*lm.log_probs(tree, batch, key_B), said.loss_BL)
+        sums = token_sums(*lm.log_probs(tree, batch, key_B), said.loss_BL)
         nll = sums["nll"] / totals["tokens"]
         hits = sums["correct"] / totals["tokens"]
         return nll, Aux({"nll": nll, "accuracy": hits, "tokens": sums["tokens"]})

@@ -25,7 +25,7 @@ from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
 from jaxrec.dialogue.prompts import (
     FITTING,
     Template,
-    listed,
+    join_words,
     metadata,
     query_prompt,
     rating_prompt,
@@ -185,7 +185,7 @@ def _asked_and_said(
     if template == "query/1":
         told = metadata(item.category, item.features, rating)
         said = template_reason(item.title, named, item.category, item.features)
-        return query_prompt(listed(named) or item.category, item.title, told), f" {said}"
+        return query_prompt(join_words(named) or item.category, item.title, told), f" {said}"
     prompt = rating_prompt(
         person.persona, item.title, item.category, rating, item.features, template
     )
@@ -238,7 +238,7 @@ def interests(data: InteractionSet, config: PersonasConfig, width: int = 32) -> 
     made = []
     for cluster, kinds in zip(cluster_U.tolist(), favourites, strict=True):
         label = personas.labels[cluster]
-        text = label + (f"; often chooses {listed(kinds)}" if kinds else "")
+        text = label + (f"; often chooses {join_words(kinds)}" if kinds else "")
         own = [word for kind in kinds for word in words(kind)]
         made.append(Interest(text, tuple(dict.fromkeys([*own, *words(label)[1:]]))))
     return made

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrec.losses.quantization import rotated, straight_through
+from jaxrec.losses.quantization import rotate, straight_through
 from jaxrec.nn.layers import Dense
 
 
@@ -90,7 +90,7 @@ class RqVae(nn.Module):
         if self.cfg.codebook == "gradient":
             code_QCE = code_QCE + self.codebook
         codes_BQ, residual_QBE, code_QBE = quantise(z_BE, code_QCE)
-        pass_on = rotated if self.cfg.through == "rotation" else straight_through
+        pass_on = rotate if self.cfg.through == "rotation" else straight_through
         made_BD = self.decode(pass_on(z_BE, code_QBE.sum(0)))
         return {"made": made_BD, "codes": codes_BQ, "residual": residual_QBE, "code": code_QBE}
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from jaxrec.data.histories import Histories
-from jaxrec.dialogue.prompts import listed
+from jaxrec.dialogue.prompts import join_words
 from jaxrec.people.preferences import DAY
 from jaxrec.recommenders.flow.pipeline import FlowParts
 from jaxrec.recommenders.flow.shop import Shop
@@ -62,7 +62,7 @@ class Reasons:
         along, alike = self._events(item)
         if along:
             by = [f"{_named(event)} by {event.together:,} others" for event in along]
-            found.append(f"taken along with {listed(by)}")
+            found.append(f"taken along with {join_words(by)}")
         found += [f"it is like {_named(event)}" for event in alike]
         found += self._kinds(item)
         found += self._rated(item)
