@@ -69,6 +69,9 @@ def main(cfg: RatingConfig) -> list[dict[str, Any]]:
     events = data.interactions
     if events.rating_T is None:
         raise config.ConfigError(f"{data.name} has no ratings to predict")
+    print(data.summary(), flush=True)
+    if len(events) < 10:
+        raise config.ConfigError(f"{data.name}: {len(events)} ratings are too few for five parts")
     cut = (
         splits.folds(events, 5, cfg.fold_seed)
         if cfg.protocol == "5-fold"

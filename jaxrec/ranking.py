@@ -58,23 +58,25 @@ def list_measures(
     items_BJ: Int[np.ndarray, "B J"],
     train: Histories,
     vectors_IE: Float[np.ndarray, "I E"] | None = None,
-) -> Mapping[str, float]:
+) -> Mapping[str, float | None]:
     """What the lists are like, right or wrong (Vargas & Castells 2011).
 
     coverage: the share of all items that is in any list. novelty: mean -log2 of the share of training people who
     have the item (an item that nobody has counts as one person's). diversity: mean 1 - cosine over the pairs of a
-    list, by `vectors_IE` (absent without them).
+    list, by `vectors_IE` (absent without them). None: novelty without any list; diversity where no list has two items,
+    or the vectors tell nothing.
     """
     real = items_BJ >= 0
-    found = {"coverage": len(np.unique(items_BJ[real])) / train.n_items}
+    found: dict[str, float | None] = {"coverage": len(np.unique(items_BJ[real])) / train.n_items}
     count_I = np.bincount(train.item_T, minlength=train.n_items)
     share_I = np.maximum(count_I, 1) / max(len(train), 1)
-    found["novelty"] = float(-np.log2(share_I[items_BJ[real]]).mean())
+    found["novelty"] = float(-np.log2(share_I[items_BJ[real]]).mean()) if real.any() else None
     if vectors_IE is not None:
         unit_IE = vectors_IE / np.maximum(np.linalg.norm(vectors_IE, axis=1, keepdims=True), 1e-9)
         lists_BJE = unit_IE[np.maximum(items_BJ, 0)] * real[..., None]
         size_B = real.sum(1)
         pairs_B = np.maximum(size_B * (size_B - 1), 1)
         total_B = np.square(lists_BJE.sum(1)).sum(-1) - np.square(lists_BJE).sum((1, 2))
-        found["diversity"] = float((1 - total_B / pairs_B)[size_B > 1].mean())
+        diverse_B = (1 - total_B / pairs_B)[size_B > 1]
+        found["diversity"] = float(diverse_B.mean()) if len(diverse_B) and unit_IE.any() else None
     return found

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec.words import lower, words
+
 EmbedTokens = Callable[[Sequence[str]], Sequence[np.ndarray]]  # texts -> a matrix [L, D] of each
 ROUGE = ("rouge1", "rouge2", "rougeL")
 _UNSPACED = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-_WORD = re.compile(r"[^\W_]+")
 
 
 class Match(NamedTuple):
@@ -26,11 +27,6 @@ class Match(NamedTuple):
     precision: float
     recall: float
     f1: float
-
-
-def words(text: str) -> list[str]:
-    """Runs of letters and digits, lower case, in order."""
-    return _WORD.findall(text.lower())
 
 
 # ------------------------------------------------------------------------------------------- references
@@ -67,7 +63,7 @@ def rouge_words(text: str) -> list[str]:
 
     unspaced = "".join(rf"\p{{{script}}}" for script in _UNSPACED)
     return regex.findall(
-        rf"[{unspaced}]\p{{M}}*|[\p{{L}}\p{{N}}\p{{M}}--[{unspaced}]]+", text.lower(), regex.V1
+        rf"[{unspaced}]\p{{M}}*|[\p{{L}}\p{{N}}\p{{M}}--[{unspaced}]]+", lower(text), regex.V1
     )
 
 

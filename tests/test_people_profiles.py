@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
+from jaxrec import text_metrics
 from jaxrec.people.profiles import ProfileConfig, Profiles, UnknownPerson, read_profiles
 from jaxrec.people.reviews import Columns, Review, ReviewsError, reviews
+from jaxrec.people.rhythm import rhythm
 from jaxrec.people.words import SENTIMENT_CHARACTERS, sentiment, words
+from jaxrec.retrieval.lexical import LexicalIndex
 
 DAY = 86_400
 REVIEWS = [
@@ -179,14 +182,56 @@ def test_bad_sources_are_said_in_a_line(tmp_path):
         list(reviews(tmp_path / "text.parquet"))
     with pytest.raises(ReviewsError, match="holds no Arrow data"):
         list(reviews(7))
-    with pytest.raises(ReviewsError, match="a review without"):
-        list(reviews(pa.table({"user": ["a", None], "item": ["x", "y"]})))
+
+
+def test_bad_rows_are_left_out_and_counted(caplog):
+    rows = pa.table({"user": ["a", None, "b"], "item": ["x"] * 3, "rating": ["4,5", "5", "good"]})
+    assert list(reviews(rows)) == [Review("a", "x", 4.5), Review("b", "x")]
+    assert "no user or no item: left out in 1" in caplog.text
+    assert "rating is no number: unknown in 1" in caplog.text
+
+
+@pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
+def test_times_in_any_unit(unit):
+    when = [1_600_000_000, 1_600_000_000 + 200 * 86_400]
+    whole = pa.table({"user": ["a"] * 2, "item": ["x"] * 2, "time": [t * unit for t in when]})
+    assert Profiles.build(whole)["a"]["activity"]["review_frequency"] == pytest.approx(0.3)
+    assert rhythm(np.array(when) * unit) == rhythm(np.array(when))
+
+
+def test_half_a_character_stops_no_profile(tmp_path):
+    made = Profiles()
+    for half in ("\ud83d", "\ud83e"):
+        made.update(Review(f"A{half}", "B", 5.0, 1, (f"Toys {half}",), f"love {half}"))
+    made.write(tmp_path / "p.parquet")
+    assert {name for name, _ in read_profiles(tmp_path / "p.parquet")} == {"A\\ud83d", "A\\ud83e"}
 
 
 def test_words_of_any_script_without_stop_words():
     assert words("I don't like THE Café, it's 24-hour") == ["like", "café", "hour"]
     assert words("Подарок на день рождения") == ["подарок", "на", "день", "рождения"]
-    assert words("🎂🎂 12 a") == []
+    assert words("🎂🎂 12 a ❤️ 👨‍👩‍👧") == []
+
+
+# A mark is part of its letter, and an accent the same however it is written.
+MARKED = {
+    "आधुनिक मानक हिन्दी": ["आधुनिक", "मानक", "हिन्दी"],
+    "ప్రధానమంత్రిని కలుసుకున్నారు": ["ప్రధానమంత్రిని", "కలుసుకున్నారు"],
+    "மொழி நூல்": ["மொழி", "நூல்"],
+    "หนังสือ ดีมาก": ["หนังสือ", "ดีมาก"],
+    "cafe\u0301 cre\u0300me": ["café", "crème"],
+    "İstanbul KAHVESİ": ["istanbul", "kahvesi"],
+    "می\u200cخواهم کِتاب": ["می\u200cخواهم", "کِتاب"],
+    "נָמֵר": ["נָמֵר"],
+}
+
+
+@pytest.mark.parametrize("text", MARKED, ids=range(len(MARKED)))
+def test_marks_are_letters_everywhere(text):
+    assert words(text) == MARKED[text]
+    assert text_metrics.words(text) == MARKED[text]
+    index = LexicalIndex.build(["something else", text])
+    assert index.search(MARKED[text][0], 1).items_BJ.tolist() == [[1]]
 
 
 def test_sentiment_bounds_and_long_texts():

@@ -14,7 +14,7 @@ from jaxrec.losses.quantization import commitment, rotate, straight_through
 from jaxrec.models.items import semantic_id
 from jaxrec.models.items.semantic_id import Codebooks, RqVae, RqVaeConfig, begin, commit, quantise
 from jaxrec.objectives.semantic_id import semantic_id as objective
-from jaxrec.recommenders.item_codes import SemanticIdConfig, read_or_make
+from jaxrec.recommenders.item_codes import SemanticIdConfig, make, read_or_make
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
@@ -213,6 +213,29 @@ def test_normalised_residuals_spread_over_the_codes():
         for n in (False, True)
     ]
     assert perplexity[1] > perplexity[0]
+
+
+DEGENERATE = {
+    "at least 2": np.ones((1, 4), np.float32),
+    "are the same": np.full((12, 4), 0.1, np.float32),
+    "1 items are not finite": np.where(np.eye(12, 4, 3) == 1, np.nan, np.arange(4.0))[:2],
+    "too large or too small": np.eye(12, 4) * 1e-30,
+}
+
+
+@pytest.mark.parametrize("why", DEGENERATE)
+def test_vectors_that_tell_nothing_apart_are_refused(why):
+    for kind in ("rqkmeans", "rqvae"):
+        with pytest.raises(ItemCodesError, match=why):
+            make(DEGENERATE[why], SemanticIdConfig(kind=kind))
+
+
+def test_few_distinct_vectors_are_their_own_centres():
+    vectors = np.zeros((12, 4), np.float32)
+    vectors[3, 0] = 1
+    found = semantic_id.residual_kmeans(vectors, (4, 4))
+    assert len(found.centres[0]) == 2 and not found.left_IE.any()
+    assert (found.codes_IQ[:, 0] == found.codes_IQ[3, 0]).sum() == 1
 
 
 def test_published_ids(tmp_path):

@@ -39,7 +39,13 @@ def main(cfg: DeepMFTraining) -> dict[str, float]:
     """Fits, saves OUT/model, and gives the RMSE on the ratings held out and the epoch that was kept."""
     mesh.start(cfg.hosts)
     events, features = ratings(cfg)
+    if events.rating_T is None:
+        raise config.ConfigError(f"{cfg.data.path or cfg.data.name} has no ratings to learn")
     train, test = splits.ratio_split(events, cfg.test_share, cfg.seed)
+    if not len(train) or not len(test):
+        raise config.ConfigError(
+            f"{len(events)} ratings are too few to hold {cfg.test_share:g} of them out"
+        )
     fitted = DeepMF(cfg.model, features).fit(histories(train), out=cfg.out)
     rating_T = fitted.predict(test.user_T, test.item_T, test.time_T)
     rmse = float(np.sqrt(((rating_T - test.rating_T) ** 2).mean()))
@@ -57,6 +63,7 @@ def ratings(cfg: DeepMFTraining) -> tuple[Interactions, SideFeatures | None]:
         words = [[*tag, shop] for tag, shop in zip(tags, catalog.shop, strict=True)]
         return rated(shops), SideFeatures.of_words([()] * len(shops.people), words)
     data = read(cfg.data)
+    print(data.summary(), flush=True)
     told = SideFeatures.of_set(data) if cfg.model.shape.features else None
     return data.interactions, told
 

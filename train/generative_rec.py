@@ -31,6 +31,7 @@ def main(cfg: TrainGenerativeRecConfig) -> dict[str, float]:
     """Fits, saves OUT/model, and gives Recall and NDCG of the test people's lists, ranked among all items."""
     named = cfg.data.name or cfg.data.path
     found = read(cfg.data) if named else interaction_set(make_shops())
+    print(found.summary(), flush=True)
     split = leave_one_out(histories(found.interactions))
     out = Path(cfg.out)
     fitted = GenerativeRec(cfg.recommender).fit(split.train, split.valid, out / "fit")

@@ -38,6 +38,7 @@ class TrainSemanticIdConfig:
 def main(cfg: TrainSemanticIdConfig) -> dict[str, object]:
     """Writes the table and gives its facts. Raises ItemCodesError where there is nothing to make vectors of."""
     found = read(cfg.data)
+    print(found.summary(), flush=True)
     parts = []
     if cfg.texts:
         texts = found.items.texts()

@@ -43,7 +43,9 @@ def main(cfg: TrainSequentialConfig) -> dict[str, float]:
 def people(data: DataConfig) -> Histories:
     """The histories of a data set, or those of the sample world's people where none is named."""
     if data.name or data.path:
-        return histories(read(data).interactions)
+        found = read(data)
+        print(found.summary(), flush=True)
+        return histories(found.interactions)
     shops = make_shops()
     rows = from_lists([person.items_T for person in shops.people], len(shops.catalog))
     times_T = np.concatenate([person.times_T for person in shops.people])

@@ -95,6 +95,30 @@ def read_published(path: str | Path, n_items: int) -> ItemCodes:
     return ItemCodes(codes_IQ, sizes, {"source": path.name, "collisions": collision_rate(codes_IQ)})
 
 
+def check_vectors(vectors_IE: Float[np.ndarray, "I E"]) -> None:
+    """Raises ItemCodesError for vectors of which no codes can be made: fewer than two, not finite, or all alike."""
+    if vectors_IE.ndim != 2 or len(vectors_IE) < 2:
+        raise ItemCodesError(
+            f"semantic ids tell items apart by their vectors: at least 2 are needed, not {len(vectors_IE)}"
+        )
+    wrong = np.flatnonzero(~np.isfinite(vectors_IE).all(1))
+    if len(wrong):
+        raise ItemCodesError(
+            f"the vectors of {len(wrong):,} items are not finite (NaN or infinity), item {wrong[0]}'s first: "
+            "make them anew"
+        )
+    if not np.ptp(vectors_IE, axis=0).any():
+        raise ItemCodesError(
+            f"the vectors of all {len(vectors_IE):,} items are the same: nothing tells the items apart, take others"
+        )
+    with np.errstate(over="ignore", under="ignore"):
+        spread = np.square(vectors_IE - vectors_IE.mean(0, keepdims=True)).astype(np.float32).mean()
+    if not np.isfinite(spread) or not spread:
+        raise ItemCodesError(
+            "the vectors' numbers are too large or too small: scale them to about 1"
+        )
+
+
 # ------------------------------------------------------------------------------------------- figures
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 from jaxtyping import Float
 
 _GREETING = re.compile(
@@ -26,7 +27,7 @@ def surface(texts: Sequence[str]) -> Float[np.ndarray, "I W"]:
 
 
 def _features(text: str) -> list[float]:
-    words = re.findall(r"[\w']+", text)
+    words = regex.findall(r"[\w\p{N}']+", text)  # marks are letters
     letters = [c for c in text if c.isalpha()]
     ends = len(re.findall(r"[.!?]+(?=\s|$)", text)) or 1
     count = lambda pattern: float(np.log1p(len(re.findall(pattern, text, re.I))))

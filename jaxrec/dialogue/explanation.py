@@ -19,7 +19,8 @@ from jaxrec.dialogue.prompts import (
     rating_prompt,
     template_reason,
 )
-from jaxrec.text_metrics import Catalogue, Said, words
+from jaxrec.text_metrics import Catalogue, Said
+from jaxrec.words import words
 
 Complete = Callable[[Sequence[str]], Sequence[str]]
 

@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, reads_parts, render
 from jaxrec.hub.config import ModelMissing
+from jaxrec.words import without_halves
 
 _BROKEN = "\ufdd0"  # where a text is cut before it is encoded: Unicode says that no text has this character
 _RESERVED = re.compile(r"reserved|unused|extra_id|dummy|placeholder", re.IGNORECASE)
 
 
 class Tokenizer:
-    """Texts to token ids and back, and chats to texts.
+    """Texts to token ids and back, and chats to texts. Half a character (a lone surrogate) is read as U+FFFD.
 
     `eos_ids` are all ids that end an answer (a chat model may have several); `pad_id` is 0 where none is named.
     """
@@ -57,7 +58,7 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of a text, with the tokens that the model wants around it when `special`."""
-        return self.rust.encode(text, add_special_tokens=special).ids
+        return self.rust.encode(without_halves(text), add_special_tokens=special).ids
 
     def spare_ids(self, count: int) -> list[int]:
         """Ids that texts seldom or never hold: reserved tokens, then the last merges, which are the rarest."""
@@ -79,7 +80,7 @@ class Tokenizer:
         A special token that is spelled out is that token, unless the text went through `as_letters`.
         """
         ids, places, at = [], [], 0
-        for part in said.split(_BROKEN):
+        for part in without_halves(said).split(_BROKEN):
             encoded = self.rust.encode(part, add_special_tokens=False)
             ids += encoded.ids
             places += [(start + at, stop + at) for start, stop in encoded.offsets]
@@ -102,11 +103,15 @@ class Tokenizer:
         self, texts: Sequence[str], special: bool = True, limit: int | None = None
     ) -> list[list[int]]:
         """The ids of many texts, in parallel; texts longer than `limit` tokens lose their end, not their last
-        special token."""
+        special token. Raises TypeError, naming the place, for what is no text."""
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {place} is {text!r}: an empty text stands for a missing one")
+        texts = [without_halves(text) for text in texts]
         if limit is not None:
             self.rust.enable_truncation(limit)
         try:
-            encoded = self.rust.encode_batch_fast(list(texts), add_special_tokens=special)
+            encoded = self.rust.encode_batch_fast(texts, add_special_tokens=special)
         finally:
             self.rust.no_truncation()
         return [e.ids for e in encoded]

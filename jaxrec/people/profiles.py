@@ -24,6 +24,7 @@ from jaxrec.config import RunError
 from jaxrec.people.event_columns import NO_TIME, EventColumns, Names
 from jaxrec.people.reviews import Columns, Review, reviews
 from jaxrec.people.words import sentiment, words
+from jaxrec.words import without_halves
 
 DAY = 86_400
 MONTH = 30 * DAY
@@ -113,7 +114,7 @@ class Profiles:
             review,
             user,
             self._items.add(review.item),
-            sorted({self._categories.add(c) for c in review.category}),
+            sorted({self._categories.add(without_halves(c)) for c in review.category}),
             distinct,
             -1 if review.text is None else len(review.text.split()),
             rated,
@@ -148,12 +149,15 @@ class Profiles:
         }
 
     def write(self, path: str | Path, batch: int = 8192) -> None:
-        """All profiles as Parquet: `user`, and one struct a section, absent fields null."""
+        """All profiles as Parquet: `user`, and one struct a section, absent fields null.
+
+        A name that holds half a character, which no file takes, is written with its code ("\\ud83d").
+        """
         from pyarrow import RecordBatch, parquet
 
         with parquet.ParquetWriter(path, _schema()) as out:
             for names in _chunks(self, batch):
-                rows = [{"user": name, **self[name]} for name in names]
+                rows = [{"user": _written(name), **self[name]} for name in names]
                 out.write_batch(RecordBatch.from_pylist(rows, _schema()))
 
     # ---------------------------------------------------------------------------------- inside
@@ -245,6 +249,10 @@ def _schema() -> Any:
         for section, fields in _SECTIONS.items()
     }
     return pa.schema([("user", pa.string()), *sections.items()])
+
+
+def _written(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _best(weight: Mapping[str, float], count: int) -> list[str]:

@@ -4,11 +4,17 @@ for review in reviews("reviews.parquet", Columns(user="reviewerID", item="asin")
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.config import RunError
+from jaxrec.data.readers.names import identity, prose
+from jaxrec.data.readers.times import number, seconds
+
+_log = logging.getLogger(__name__)
 
 BATCH = 8192
 
@@ -21,8 +27,8 @@ class ReviewsError(RunError, ValueError):
 class Columns:
     """Names of columns. `user` and `item` must be there; the others are used where they are.
 
-    time: Unix seconds or an Arrow timestamp. category: a string or a list of strings. text: one or more columns that
-    are joined, a title and a body say.
+    time: Unix seconds (milli-, micro- and nanoseconds are told by their size), an Arrow timestamp or date, or a date as
+    text. category: a string or a list of strings. text: one or more columns that are joined, a title and a body say.
     """
 
     user: str = "user"
@@ -48,10 +54,15 @@ def reviews(source: Any, columns: Columns = Columns(), batch: int = BATCH) -> It
     """Every review of `source`, in its order; no more than `batch` rows of it are held at once.
 
     source: a pyarrow Table, RecordBatchReader or iterable of batches, a `datasets` Dataset or IterableDataset, or the
-    path of a Parquet or Arrow (Feather) file. Raises ReviewsError for a missing column, or an unreadable source.
+    path of a Parquet or Arrow (Feather) file. A review without a user or an item is left out, a rating or a time that
+    is none counts as unknown; how many there were is logged. Raises ReviewsError for a missing column, or a source that
+    can't be read.
     """
+    problems: Counter[str] = Counter()
     for part in _parts(source, batch):
-        yield from _rows(part, columns)
+        yield from _rows(part, columns, problems)
+    for why, count in problems.items():
+        _log.warning("%s in %d of the reviews", why, count)
 
 
 def _parts(source: Any, batch: int) -> Iterator[Any]:
@@ -87,7 +98,7 @@ def _file_parts(path: Path, batch: int) -> Iterator[Any]:
         raise ReviewsError(f"{path} is neither Parquet nor an Arrow file: {error}") from None
 
 
-def _rows(part: Any, columns: Columns) -> Iterator[Review]:
+def _rows(part: Any, columns: Columns, problems: Counter[str]) -> Iterator[Review]:
     import pyarrow as pa
 
     there = part.schema.names
@@ -101,7 +112,7 @@ def _rows(part: Any, columns: Columns) -> Iterator[Review]:
             return nothing
         column = part.column(name)
         if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+            column = column.cast(pa.timestamp("s", column.type.tz), safe=False)
         return column.to_pylist()
 
     texts = [values(name) for name in columns.text if name in there]
@@ -112,14 +123,30 @@ def _rows(part: Any, columns: Columns) -> Iterator[Review]:
             strict=True,
         )
     ):
-        if user is None or item is None:
-            raise ReviewsError(f"a review without {columns.user} or {columns.item}: drop such rows")
-        said = [text[row].strip() for text in texts if text[row] and text[row].strip()]
+        try:
+            names = identity(user), identity(item)
+        except ValueError:
+            names = ("", "")
+        if not all(names):
+            problems[f"no {columns.user} or no {columns.item}: left out"] += 1
+            continue
+        said = [text for column in texts if (text := prose(column[row]).strip())]
+        kinds = (category,) if isinstance(category, str) else tuple(category or ())
         yield Review(
-            str(user),
-            str(item),
-            None if rating is None or rating != rating else float(rating),
-            None if time is None or time != time else int(time),
-            (category,) if isinstance(category, str) else tuple(category or ()),
+            *names,
+            _known(rating, number, f"{columns.rating} is no number", problems),
+            _known(time, seconds, f"{columns.time} is no time", problems),
+            tuple(prose(kind) for kind in kinds if kind is not None),
             ". ".join(said) if said else None,
         )
+
+
+def _known(value: Any, read: Callable[[Any], Any], why: str, problems: Counter[str]) -> Any:
+    """What a cell says, None where it says nothing or nonsense."""
+    if value is None or value != value:
+        return None
+    try:
+        return read(value)
+    except (ValueError, TypeError, OverflowError):
+        problems[f"{why}: unknown"] += 1
+        return None

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxrec.data.readers.times import of_size
+
 HOUR, DAY = 3_600, 86_400
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SEASONS = ("winter", "spring", "summer", "autumn")
@@ -15,11 +17,13 @@ def rhythm(
 ) -> dict[str, dict[Any, int]]:
     """Counts of events by "hour" (0-23), "weekday" and "season", those that occur, in the order of the clock.
 
-    time_T: Unix seconds. "hour" is absent where every time is a midnight of UTC: such data know days only (Amazon's
-    reviews). Without times: {}. Seasons are the meteorological ones, December to February the northern winter.
+    time_T: Unix seconds; milli-, micro- and nanoseconds are told by their size. "hour" is absent where every time is a
+    midnight of UTC: such data know days only (Amazon's reviews). Without times: {}. Seasons are the meteorological
+    ones, December to February the northern winter.
     """
     if not len(time_T):
         return {}
+    time_T = of_size(time_T).astype(np.int64)
     local_T = time_T + round(utc_offset_h * HOUR)
     found: dict[str, dict[Any, int]] = {}
     if (time_T % DAY).any():

@@ -70,7 +70,7 @@ class BPR(Recommender):
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.fit(train, valid, folder)
-        must_learn(train)
+        must_learn(train, valid)
         cfg, devices = self.config, mesh.make(self.config.mesh)
         rows = cfg.rows * cfg.updates
         calls = max(1, round(len(train.item_T) / rows))  # an epoch

@@ -97,7 +97,7 @@ class GenerativeRec(Recommender):
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.fit(train, valid, folder)
-        must_learn(train)
+        must_learn(train, valid)
         cfg, devices = self.config, mesh.make()
         self._build(self._ids(train, Path(out)))
         table = jnp.asarray(self.codes.codes_IQ, jnp.int32)

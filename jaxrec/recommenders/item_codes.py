@@ -74,8 +74,10 @@ def make(
 
     Facts: `collisions_before` and `collisions` (shares of items), `usage` and `perplexity` by level (before the
     collisions were dealt with), `unexplained` (squared reconstruction error over the vectors' variance), `wall_s`.
+    Raises ItemCodesError for vectors that are fewer than two, not finite or all alike, and for too few levels.
     """
     began = time.perf_counter()
+    item_codes.check_vectors(vectors_IE)
     centred_IE = vectors_IE - vectors_IE.mean(0, keepdims=True)
     unit_IE = (centred_IE / np.sqrt(np.square(centred_IE).mean())).astype(np.float32)
     if cfg.kind == "rqkmeans":
@@ -187,10 +189,11 @@ def taken_together(
 ) -> Float[np.ndarray, "I E"]:
     """Vectors of length 1 of items by who is taken near whom: positive PMI, factorised (Levy & Goldberg 2014).
 
-    Two items of a history count 1 / distance when at most `reach` apart. An item that is never taken is at 0.
+    Two items of a history count 1 / distance when at most `reach` apart. An item that is never taken is at 0, and so
+    are all where no two are taken together oftener than by chance.
     """
     from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import svds
+    from scipy.sparse.linalg import ArpackError, svds
 
     size, pairs = train.n_items, []
     row_T = train.row_T
@@ -206,7 +209,13 @@ def taken_together(
     pmi = np.log(whole.data * share.sum() / (share[whole.row] * share[whole.col]))
     positive = coo_matrix((np.maximum(pmi, 0), (whole.row, whole.col)), (size, size)).tocsr()
     start = np.random.default_rng(seed).standard_normal(size)
-    left_IE, strength, _ = svds(positive, k=min(dims, size - 1), v0=start)
+    if not positive.count_nonzero():
+        return np.zeros((size, max(min(dims, size - 1), 1)), np.float32)
+    try:
+        left_IE, strength, _ = svds(positive, k=min(dims, size - 1), v0=start)
+    except ArpackError:  # it iterates, and on a few items need not converge: these are solved whole
+        left_IE, strength, _ = np.linalg.svd(positive.toarray())
+        left_IE, strength = left_IE[:, : size - 1][:, :dims], strength[: size - 1][:dims]
     vectors_IE = left_IE * np.sqrt(strength)[None]
     norm_I1 = np.linalg.norm(vectors_IE, axis=1, keepdims=True)
     return (vectors_IE / np.maximum(norm_I1, 1e-9)).astype(np.float32)

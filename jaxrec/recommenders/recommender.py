@@ -85,10 +85,14 @@ class Recommender(abc.ABC):
         return top(scores_BI, k)
 
 
-def must_learn(train: Histories) -> None:
-    """Raises NothingToLearn where there is no event."""
+def must_learn(train: Histories, valid: Holdout | None = None) -> None:
+    """Raises NothingToLearn where there is no event, or a validation that asks nobody."""
     if not len(train.item_T):
         raise NothingToLearn("there is nothing to learn from: the training histories hold no event")
+    if valid is not None and not len(valid):
+        raise NothingToLearn(
+            "nobody is held out to tell when to stop: leaving one out needs people with three events"
+        )
 
 
 def blocks(histories: Histories, size: int = BLOCK) -> list[Histories]:

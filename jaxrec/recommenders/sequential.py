@@ -77,7 +77,7 @@ class Sequential(Recommender):
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.fit(train, valid, folder)
-        must_learn(train)
+        must_learn(train, valid)
         if train.length_B.max() < 2:
             raise NothingToLearn("nobody has two events: there is no next item to learn")
         cfg, devices = self.config, mesh.make()

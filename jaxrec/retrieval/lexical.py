@@ -7,7 +7,6 @@ What a sentence encoder is not there for: catalogues in languages that it does n
 at all. Case and accents do not count, and a word's ending counts for little: it is sought by its beginning.
 """
 
-import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable
@@ -17,12 +16,12 @@ import numpy as np
 
 from jaxrec.retrieval.errors import SearchError
 from jaxrec.types import Shortlist
+from jaxrec.words import words
 
-_WORD = re.compile(r"[^\W_]+")
 _TERMS = 32  # of a query; more say no more and take time
 _TABLE = (
     "CREATE VIRTUAL TABLE items USING fts5"
-    """(text, content='', tokenize="unicode61 remove_diacritics 2", prefix='3 4 5')"""
+    """(text, content='', tokenize="unicode61 remove_diacritics 2 categories 'L* N* M* Co'", prefix='3 4 5')"""
 )
 
 
@@ -83,7 +82,7 @@ def stem(word: str) -> str:
 
 def _terms(query: str) -> list[str]:
     """The query's words as FTS5's phrases; a quoted one is never read as an operator."""
-    found = dict.fromkeys(_WORD.findall(_plain(query)[:10_000]))
+    found = dict.fromkeys(words(_plain(query)[:10_000]))
     return [f'"{stem(word)}"' + ("*" if stem(word) != word else "") for word in found][:_TERMS]
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import regex
+
 from jaxrec.config import RunError
 from jaxrec.files import open_atomically
 
@@ -318,9 +320,10 @@ def _parts(items: Iterable[Choice], size: int) -> Iterable[list[Choice]]:
 
 
 def _has(text: str, phrase: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
+    found = rf"(?<!\w){regex.escape(phrase)}(?!\w)"  # a mark is part of its letter, as `re` does not know
+    return regex.search(found, text, regex.IGNORECASE) is not None
 
 
 def _grams(text: str, size: int) -> list[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.casefold())
+    words = regex.findall(r"[\w\p{N}]+", text.casefold())
     return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]

@@ -12,8 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import regex
+
 from jaxrec import config
 from jaxrec.config import RunError
+from jaxrec.words import lower
 
 PERSONAL = ("your", "you", "based on", "preference")
 POSITIVE = ("excellent", "great", "perfect", "love")
@@ -119,7 +122,7 @@ SCORED = tuple(p for p in (*PERSONAL, *POSITIVE) if p != "your")
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[\w'-]+", text.lower())
+    return regex.findall(r"[\w\p{N}'-]+", lower(text))
 
 
 def _runs(words: Sequence[str], size: int) -> list[tuple[str, ...]]:

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from jaxrec.words import without_halves
+
 # How tables write that there is no value. As the id of a person they would make one of all who have none.
 MISSING = frozenset(
     [
@@ -59,7 +61,7 @@ def prose(value: Any) -> str:
         return ""
     if isinstance(value, list | tuple):
         return " ".join(filter(None, map(prose, value)))
-    return _LONE.sub("\ufffd", str(value))
+    return without_halves(str(value))
 
 
 def alike(names: Iterable[str]) -> int:

@@ -223,7 +223,7 @@ def residual_kmeans(
 ) -> ResidualKMeans:
     """RQ-k-means: k-means (FAISS, restarted from data points), then again on what each level leaves over.
 
-    A level has as many centres as there are distinct residuals, where these are fewer than its codes.
+    A level that has no fewer codes than there are distinct residuals has these as its centres.
 
     Args:
       x_IE: the items' vectors.
@@ -242,13 +242,14 @@ def residual_kmeans(
         if normalised and level:
             norm = np.linalg.norm(residual_IE, axis=1, keepdims=True)
             residual_IE = residual_IE / np.maximum(norm, 1e-9)
-        count = min(size, len(np.unique(residual_IE, axis=0)))
-        kmeans = faiss.Kmeans(
-            residual_IE.shape[1], count, niter=rounds, seed=seed + level, verbose=False,
-            min_points_per_centroid=1, max_points_per_centroid=10**6,
-        )  # fmt: skip
-        kmeans.train(residual_IE)
-        centre_CE = np.asarray(kmeans.centroids)
+        centre_CE = np.unique(residual_IE, axis=0)
+        if len(centre_CE) > size:
+            kmeans = faiss.Kmeans(
+                residual_IE.shape[1], size, niter=rounds, seed=seed + level, verbose=False,
+                min_points_per_centroid=1, max_points_per_centroid=10**6,
+            )  # fmt: skip
+            kmeans.train(residual_IE)
+            centre_CE = np.asarray(kmeans.centroids)
         distance_IC = _distances(residual_IE, centre_CE)
         code_I = distance_IC.argmin(1)
         codes.append(code_I)

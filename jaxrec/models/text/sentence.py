@@ -61,7 +61,9 @@ class SentenceEncoder:
         return cls(*hub.minilm(source), **options)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "U D"]:
-        """One vector for each text, in order."""
+        """One vector for each text, in order. Raises TypeError for a single text, and for what is no text."""
+        if isinstance(texts, str):
+            raise TypeError("texts are encoded as a list: put the single one in a list")
         texts = list(texts)
         out = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), BLOCK):

@@ -5,7 +5,6 @@ says, and it is given only where it is true of this item and this person.
 """
 
 import dataclasses
-import re
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxrec.people.preferences import DAY
 from jaxrec.recommenders.flow.pipeline import FlowParts
 from jaxrec.recommenders.flow.shop import Shop
 from jaxrec.retrieval.lexical import stem
+from jaxrec.words import words
 
 ALIKE = 0.6  # cosine of two texts from which they are called alike,
 NEAR = 0.3  # of a query and a text
@@ -192,4 +192,4 @@ def _named(evidence: Evidence) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in re.findall(r"[^\W_]+", text.casefold()) if len(word) > 2]
+    return [word for word in words(text.casefold()) if len(word) > 2]
