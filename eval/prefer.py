@@ -253,7 +253,7 @@ def with_interval(name: str, hits: Bool[np.ndarray, " B"]) -> dict[str, float]:
 
 def floors(case: Case) -> list[dict[str, Any]]:
     """What can be had without any model: the shorter answer is the better one."""
-    said = lambda batch: case.lm.said(batch).loss_BL.sum(1)
+    said = lambda batch: case.lm.tokens(batch).loss_BL.sum(1)
     shorter = said(case.test.chosen) < said(case.test.rejected)
     return [{"row": "shorter answer", "n": len(shorter), **with_interval("accuracy", shorter)}]
 

@@ -218,7 +218,7 @@ def drift(lm: LM, cfg: PpoLoss | GrpoLoss) -> Callable[[PyTree, PyTree, Rollout]
 
 def written(lm: LM, said: PyTree) -> Any:
     """[B, L]: the tokens that the policy chose. A row's first token never is: nothing comes before it."""
-    return (jnp.asarray(lm.said(said).loss_BL) > 0).at[:, 0].set(False)
+    return (jnp.asarray(lm.tokens(said).loss_BL) > 0).at[:, 0].set(False)
 
 
 def _reference(lm: LM, tree: PyTree, said: PyTree, cfg: PpoLoss | GrpoLoss) -> Array:
@@ -228,7 +228,7 @@ def _reference(lm: LM, tree: PyTree, said: PyTree, cfg: PpoLoss | GrpoLoss) -> A
 
 def _log_probs(lm: LM, said: PyTree, logits_BSV: Array, cfg: PpoLoss | GrpoLoss) -> Array:
     """[B, L] from logits of the places from `since` on; 0 up to there."""
-    ids_BS = jnp.asarray(lm.said(said).ids_BL)[:, cfg.since :]
+    ids_BS = jnp.asarray(lm.tokens(said).ids_BL)[:, cfg.since :]
     return _padded(pg.token_log_probs(logits_BSV, ids_BS, cfg.temperature), cfg.since)
 
 

@@ -47,7 +47,7 @@ def answers(
     places_BL: Array | None = None,
     logits: bool = False,
 ) -> Answers:
-    """The log-probability of what `lm.said(batch)` says, at the places where its `loss_BL` counts.
+    """The log-probability of what `lm.tokens(batch)` says, at the places where its `loss_BL` counts.
 
     Args:
       lm: the model.
@@ -57,7 +57,7 @@ def answers(
       places_BL: not 0 at further places of which `log_p_BL` must tell.
       logits: whether they are wanted too, as a whole.
     """
-    said = lm.said(batch)
+    said = lm.tokens(batch)
     logits_BLV = None
     if logits:
         logits_BLV = lm.outputs(tree, batch, key_B).logits
@@ -125,7 +125,7 @@ def judge_pairs(
     """
     joined = both(batch.chosen, batch.rejected)
     key = None if key_B is None else jax.vmap(lambda k: jax.random.split(k, 2))(key_B).reshape(-1)
-    rows = lm.said(joined)
+    rows = lm.tokens(joined)
     likely_BL = _likely(how, rows) if how.nll_weight else None
     said = answers(lm, tree, joined, key, likely_BL, logits=bool(how.kl))
     kept = _reference(lm, tree, how, reference, joined, batch)
@@ -194,7 +194,7 @@ def _pairs(lm: LM, how: PreferenceLoss, reference: Reference) -> Objective:
         return value, Aux(terms)
 
     def weigh(batch: Pairs):
-        chosen, rejected = lm.said(batch.chosen), lm.said(batch.rejected)
+        chosen, rejected = lm.tokens(batch.chosen), lm.tokens(batch.rejected)
         real = ((count(chosen) > 0) & (count(rejected) > 0)).astype(jnp.float32)
         weights = {
             "pairs": real.sum(),
@@ -275,6 +275,8 @@ def _thumbs(lm: LM, how: PreferenceLoss, reference: Reference) -> Objective:
         return value, Aux(terms)
 
     def weigh(batch: Thumbs):
-        return {"rows": jnp.maximum((count(lm.said(batch.said)) > 0).sum(), 1).astype(jnp.float32)}
+        return {
+            "rows": jnp.maximum((count(lm.tokens(batch.said)) > 0).sum(), 1).astype(jnp.float32)
+        }
 
     return Objective(Spanning(encode, score), weigh)

@@ -15,7 +15,7 @@ from jaxrec.training.partition import merge
 
 
 def sft(lm: LM) -> Objective:
-    """Mean cross-entropy of the learned tokens of `lm.said(batch)`.
+    """Mean cross-entropy of the learned tokens of `lm.tokens(batch)`.
 
     Metrics: `nll` (nats a learned token), `accuracy` (greedy hits), `tokens` (learned tokens of the batch).
     """
@@ -23,10 +23,10 @@ def sft(lm: LM) -> Objective:
     def loss(params: Any, frozen: Any, extra: Any, batch: Any, totals: Any, key_B: Any):
         del extra
         tree = merge(params, frozen or {})
-        said = lm.said(batch)
+        said = lm.tokens(batch)
         sums = token_sums(*lm.log_probs(tree, batch, key_B), said.loss_BL)
         nll = sums["nll"] / totals["tokens"]
         hits = sums["correct"] / totals["tokens"]
         return nll, Aux({"nll": nll, "accuracy": hits, "tokens": sums["tokens"]})
 
-    return Objective(loss, lambda batch: {"tokens": targets(lm.said(batch))})
+    return Objective(loss, lambda batch: {"tokens": targets(lm.tokens(batch))})

@@ -24,7 +24,7 @@ from jaxrec.nn.decoder import Decoder, output_classes
 from jaxrec.structs import Delta, HeadOutput, Tokens, Turns
 
 
-class Said(NamedTuple):
+class TokenLogProbs(NamedTuple):
     """Of each token but a row's first, told at the place from which it is predicted; 0 where nobody asked."""
 
     log_p_BL: Float[Array, "B L"]  # nats
@@ -35,7 +35,7 @@ class Said(NamedTuple):
 class LM(Protocol):
     """What a tuning objective asks of a model."""
 
-    def said(self, batch: PyTree) -> Tokens:
+    def tokens(self, batch: PyTree) -> Tokens:
         """The token rows of a batch that are scored."""
 
     def outputs(
@@ -46,11 +46,11 @@ class LM(Protocol):
         hidden: Sequence[int] = (),
         since: int = 0,
     ) -> HeadOutput:
-        """Teacher-forced logits [B, L - since, V] of `said(batch)`.
+        """Teacher-forced logits [B, L - since, V] of `tokens(batch)`.
 
         Args:
           tree: all parts of the model.
-          batch: what the model's own `said` understands.
+          batch: what the model's own `tokens` understands.
           key_B: a random key a row while training (dropout); None otherwise.
           hidden: which hidden states are given too.
           since: the first place whose logits are made.
@@ -62,8 +62,8 @@ class LM(Protocol):
         batch: PyTree,
         key_B: Array | None = None,
         places_BL: Array | None = None,
-    ) -> Said:
-        """How likely each token of `said(batch)` is.
+    ) -> TokenLogProbs:
+        """How likely each token of `tokens(batch)` is.
 
         Args:
           tree, batch, key_B: as of `outputs`.
@@ -84,7 +84,7 @@ class TunedLM:
     backbone: Decoder
     lora_dropout: float = 0.0
 
-    def said(self, batch: Tokens) -> Tokens:
+    def tokens(self, batch: Tokens) -> Tokens:
         """The rows themselves."""
         return batch
 
@@ -117,7 +117,7 @@ class TunedLM:
         batch: Tokens,
         key_B: Array | None = None,
         places_BL: Array | None = None,
-    ) -> Said:
+    ) -> TokenLogProbs:
         """As `LM.log_probs`, of tree, batch, key_B and places_BL. The logits are never there at once, unless the head
         is quantised or has a Delta.
         """
@@ -129,7 +129,7 @@ class TunedLM:
         # under jit nobody asks for these logits, and they are not made
         z_BLD = self.outputs(tree, batch, key_B, hidden=(-1,)).hidden[0]
         counts_BL = following(batch.loss_BL if places_BL is None else places_BL) != 0
-        return Said(
+        return TokenLogProbs(
             *chunked_softmax.log_probs(z_BLD, head[0], following(batch.ids_BL), counts_BL, head[1])
         )
 
@@ -148,7 +148,7 @@ class TenantLM:
 
     lm: PersonalLM
 
-    def said(self, batch: Turns) -> Tokens:
+    def tokens(self, batch: Turns) -> Tokens:
         """The answers."""
         return batch.answer
 
@@ -166,7 +166,7 @@ class TenantLM:
         del key_B
         if any(i != -1 for i in hidden):
             raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
-        out = self.lm.answer(tree, *self._asked(tree, batch))
+        out = self.lm.answer(tree, *self._parts(tree, batch))
         return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
 
     def log_probs(
@@ -175,25 +175,27 @@ class TenantLM:
         batch: Turns,
         key_B: Array | None = None,
         places_BL: Array | None = None,
-    ) -> Said:
+    ) -> TokenLogProbs:
         """As `LM.log_probs`, of tree, batch, key_B and places_BL; against a backbone's vocabulary the logits are
         never there at once.
         """
         del key_B
-        return Said(*self.lm.log_probs(tree, *self._asked(tree, batch), places_BL=places_BL))
+        return TokenLogProbs(
+            *self.lm.log_probs(tree, *self._parts(tree, batch), places_BL=places_BL)
+        )
 
     def reference(self, tree: PyTree) -> PyTree:
         """The tree with `tree["start"]`, the profile table as it was before tuning, in the table's place."""
         return {**tree, "profile": {"p": tree["start"]}}
 
-    def _asked(self, tree: PyTree, batch: Turns) -> tuple[Context, Tokens, Delta]:
+    def _parts(self, tree: PyTree, batch: Turns) -> tuple[Context, Tokens, Delta]:
         """(what is answered, the answers, each row's Delta)."""
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         context = self.lm.read(tree, batch.question)
         return context, batch.answer, self.lm.personal(tree, p_BE)
 
 
-def _from_logits(logits_BLV: Array, said: Tokens, places_BL: Array | None) -> Said:
-    counts_BL = following(said.loss_BL if places_BL is None else places_BL) != 0
-    log_p_BL, best_BL = next_log_probs(logits_BLV, said.ids_BL)
-    return Said(jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL)
+def _from_logits(logits_BLV: Array, rows: Tokens, places_BL: Array | None) -> TokenLogProbs:
+    counts_BL = following(rows.loss_BL if places_BL is None else places_BL) != 0
+    log_p_BL, best_BL = next_log_probs(logits_BLV, rows.ids_BL)
+    return TokenLogProbs(jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL)
