@@ -23,9 +23,17 @@ from jaxtyping import Bool
 
 from jaxrec import config, mesh, results
 from jaxrec import delta as deltas
-from jaxrec.data.pairs import Pair, Thumb, hold_out, pair_rows, read_pairs, thumb_rows
+from jaxrec.config import RunError
+from jaxrec.data.pairs import Pair, hold_out, pair_rows, read_pairs, thumb_rows
 from jaxrec.data.source import ArraySource
-from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thumb_rows
+from jaxrec.data.tenant_pairs import (
+    both_thumbs,
+    hold_out_last,
+    pairs_of,
+    tenant_pair_rows,
+    tenant_thumb_rows,
+)
+from jaxrec.data.tenants import print_skipped, read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import MeshConfig
@@ -61,7 +69,8 @@ class PreferEvalConfig:
     base: str = "runs/backbone_small/model"
     personal: str = ""  # a personal model instead: tenants
     profile: str = ""  # where their p starts; what the encoder infers when empty
-    data: tuple[str, ...] = ("hh_rlhf",)
+    data: tuple[str, ...] = ()  # of a language model: see jaxrec.data.pairs
+    tenants: tuple[str, ...] = ()  # of a personal one: see jaxrec.data.tenants
     contenders: tuple[Contender, ...] = (Contender("sigmoid", PreferenceLoss()),)
     test_every: int = 5  # each so-many-th prompt is tested; of tenants `held_last` pairs of each
     held_last: int = 10
@@ -134,6 +143,8 @@ def main(cfg: PreferEvalConfig) -> list[dict[str, Any]]:
 
 def model_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     """A language model with a fresh Delta; pairs split by prompt."""
+    if not cfg.data:
+        raise RunError("nothing to learn from: name a .jsonl of pairs (or hh_rlhf) with --data")
     tuned = load_tuned(cfg.base, devices=devices)
     pairs = [pair for source in cfg.data for pair in read_pairs(source)[0]]
     train, test = hold_out(pairs, cfg.test_every)
@@ -153,12 +164,14 @@ def model_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
 def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     """A personal model; of each tenant the last pairs are tested."""
     model = load_personal(cfg.personal, devices)
-    pairs = [pair for source in cfg.data for pair in read_pairs(source)[0]]
-    names = tuple(dict.fromkeys(pair.group for pair in pairs))
+    tenants, skipped = read_tenants(cfg.tenants)
+    print_skipped(skipped)
+    judged = [tenant for tenant in tenants if tenant.preferences]
+    pairs, names = pairs_of(judged), tuple(tenant.key for tenant in judged)
     train, test = hold_out_last(pairs, cfg.held_last)
     if cfg.validate:
         train, test = hold_out_last(train, cfg.held_last)
-    p_UE = starting_p(model, names, cfg.profile)
+    p_UE = starting_p(model, judged, cfg.profile)
     tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
     tree |= {"profile": {"p": mesh.place(devices, jnp.asarray(p_UE))}}
     rows, kept, _ = tenant_pair_rows(model.chat, train, names, cfg.question, cfg.answer)
@@ -169,15 +182,6 @@ def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     return Case(
         TenantLM(model.lm), tree, tree, "profile/p", rows, thumbs, test_rows, tested, len(names)
     )
-
-
-def both_thumbs(pairs: list[Pair]) -> list[Thumb]:
-    """Each pair as a thumb up and a thumb down."""
-    return [
-        Thumb(p.prompt, said, liked, p.group, p.where)
-        for p in pairs
-        for said, liked in ((p.chosen, True), (p.rejected, False))
-    ]
 
 
 # ---------------------------------------------------------------------------------------------- one contender

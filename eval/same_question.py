@@ -1,9 +1,11 @@
 """The same questions to unseen businesses of different temper: what each answers, in its own voice.
 
+    python -m eval.same_question --profile runs/personalize/profile --questions "Do you open on Sunday?"
     python -m eval.same_question configs/personal/same_question_sample.py
 
 Nothing but p differs between the answers to a question. Writes OUT/same_question.json: {"questions": [{"question",
-"answers": [{"tenant", "name", "style", "answer", "met", "checks"}]}]}, where `met` counts the style checks met.
+"answers": [{"tenant", "name", "style", "answer", "met", "checks"}]}]}, where `met` counts the style checks met (of
+tenants of one's own no style is known, and these three are null).
 """
 
 import dataclasses
@@ -16,21 +18,25 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.tenants import Tenant, choose_tenants, read_tenants
 from jaxrec.files import write_json
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.world.businesses import KEYS, read_businesses
+from jaxrec.models.personal.profile_folder import profile_facts, sources_of
+from jaxrec.world.businesses import KEYS
 from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import check
-from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)
 class SameQuestionConfig:
     """Some questions for some businesses of one onboarded model."""
 
-    profile: str = "runs/sample/personalize/profile"  # of jaxrec.train.personalize
+    profile: str = ""  # of jaxrec.train.personalize
+    tenants: tuple[
+        str, ...
+    ] = ()  # where its tenants are; where they were onboarded from when empty
     questions: tuple[str, ...] = (
         "What time do you open on Saturday?",
         "Can I get my money back if I change my mind?",
@@ -47,20 +53,20 @@ class SameQuestionConfig:
 
 def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     """Writes OUT/same_question.json and returns its content. Raises RunError without a question or a business."""
-    facts = checkpoint.load_facts(cfg.profile)
+    facts = profile_facts(cfg.profile)
     profile = checkpoint.load_params(cfg.profile)
     if "p" not in profile:
         raise RunError(
             f"{cfg.profile} holds Deltas of the businesses' own, and no p: onboard them without own_delta"
         )
-    model = load_personal(facts["model"], mesh.make(cfg.mesh))
-    world = {t.key: t for t in [*generate(), *read_businesses()]}
-    chosen = choose([world[key] for key in facts["tenants"]], cfg.generated)
+    known = read_tenants(sources_of(facts, cfg.tenants, cfg.profile))[0]
+    chosen = choose(choose_tenants(known, facts["tenants"]), cfg.generated)
     if not chosen or not cfg.questions:
         raise RunError(
             "there is nobody to ask, or nothing: give at least one business and one question"
         )
 
+    model = load_personal(facts["model"], mesh.make(cfg.mesh))
     place = {key: row for row, key in enumerate(facts["tenants"])}
     pairs = [(question, tenant) for question in cfg.questions for tenant in chosen]
     p_NE = np.asarray(profile["p"])[[place[tenant.key] for _, tenant in pairs]]
@@ -81,30 +87,33 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     return record
 
 
-def choose(tenants: Sequence[WorldTenant], generated: int) -> list[WorldTenant]:
-    """The hand-written tenants, then generated ones, each differing in as many values of style as can be from those
-    before it."""
-    chosen = [t for t in tenants if t.key in KEYS]
-    rest = [t for t in tenants if t.key not in KEYS]
+def choose(tenants: Sequence[Tenant], generated: int) -> list[Tenant]:
+    """One's own tenants, the hand-written ones, then generated ones, each differing in as many values of style as can
+    be from those before it."""
+    own = [t for t in tenants if not isinstance(t, WorldTenant)]
+    world = [t for t in tenants if isinstance(t, WorldTenant)]
+    chosen = [t for t in world if t.key in KEYS]
+    rest = [t for t in world if t.key not in KEYS]
     values = lambda t: dataclasses.astuple(t.style)
     unlike = lambda a, b: sum(x != y for x, y in zip(values(a), values(b), strict=True))
     for _ in range(min(generated, len(rest))):
         farthest = max(rest, key=lambda t: min((unlike(t, c) for c in chosen), default=0))
         chosen.append(farthest)
         rest.remove(farthest)
-    return chosen
+    return [*own, *chosen]
 
 
-def spoken(tenant: WorldTenant, answer: str) -> dict[str, Any]:
-    """One answer, with who gave it and how many of its style checks it meets."""
-    met = check(answer, tenant.style)
+def spoken(tenant: Tenant, answer: str) -> dict[str, Any]:
+    """One answer, with who gave it and, where its style is known, how many checks of it are met."""
+    style = tenant.style if isinstance(tenant, WorldTenant) else None
+    met = check(answer, style) if style else None
     return {
         "tenant": tenant.key,
         "name": tenant.name,
-        "style": tenant.style.to_json(),
+        "style": style.to_json() if style else None,
         "answer": answer,
-        "met": sum(met.values()),
-        "checks": len(met),
+        "met": sum(met.values()) if met else None,
+        "checks": len(met) if met else None,
     }
 
 

@@ -1,11 +1,13 @@
 """Does p carry a business's voice? Unseen businesses answer held-out questions with their own p and with other ones.
 
+    python -m eval.voices --profile runs/personalize/profile --out results/my_voices
     python -m eval.voices configs/personal/voices_sample.py --out results/voices
 
 Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), the nearest
 neighbour (copy the closest onboarding answer), and the right answer itself. Columns: nats a token of the right answer,
 style checks met and facts stated by a greedily written answer, its word F1 with the right one. Generated tenants, whose
-style combinations were never seen in training, and hand-written ones are told apart.
+style combinations were never seen in training, and hand-written ones are told apart; of tenants of one's own ("own")
+no style is known, so none is checked.
 """
 
 import dataclasses
@@ -17,16 +19,16 @@ from jaxrec.eval.turn_cost import turn_cost
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.tenant import Dialogue
+from jaxrec.data.tenants import Dialogue, Tenant, choose_tenants, read_tenants
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.world.businesses import KEYS, read_businesses
+from jaxrec.models.personal.profile_folder import profile_facts, sources_of
+from jaxrec.world.businesses import KEYS
 from jaxrec.world.floors import nearest, token_f1
 from jaxrec.world.grammar import fact_met
 from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import check, fraction_met
-from jaxrec.world.tenants import generate
 
 P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 
@@ -35,7 +37,10 @@ P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 class VoicesConfig:
     """A comparison of vectors p on one onboarded model."""
 
-    profile: str = "runs/sample/personalize/profile"  # of jaxrec.train.personalize
+    profile: str = ""  # of jaxrec.train.personalize
+    tenants: tuple[
+        str, ...
+    ] = ()  # where its tenants are; where they were onboarded from when empty
     dialogues: int = 8  # held-out ones of each tenant
     question: int = 40
     answer: int = 96
@@ -50,7 +55,7 @@ class Asked:
     """A held-out question of one tenant (its row in the profile table)."""
 
     u: int
-    tenant: WorldTenant
+    tenant: Tenant
     dialogue: Dialogue
 
 
@@ -60,15 +65,20 @@ def main(cfg: VoicesConfig) -> dict:
     Raises RunError for a profile without p.
     """
     began = time.time()
-    facts = checkpoint.load_facts(cfg.profile)
+    facts = profile_facts(cfg.profile)
     profile = checkpoint.load_params(cfg.profile)
     if "p" not in profile:
         raise RunError(
             f"{cfg.profile} holds Deltas of the tenants' own, and no p: onboard them without own_delta"
         )
+    tenants = choose_tenants(
+        read_tenants(sources_of(facts, cfg.tenants, cfg.profile))[0], facts["tenants"]
+    )
+    if not any(tenant.heldout for tenant in tenants):
+        raise RunError(
+            "no tenant has held-out dialogues (heldout.jsonl) to be asked: there is nothing to measure on"
+        )
     model = load_personal(facts["model"], mesh.make(cfg.mesh))
-    world = {t.key: t for t in [*generate(), *read_businesses()]}
-    tenants = [world[key] for key in facts["tenants"]]
     asked = [Asked(u, t, d) for u, t in enumerate(tenants) for d in t.heldout[: cfg.dialogues]]
 
     answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
@@ -121,13 +131,10 @@ def vectors(profile: dict, model, seed: int) -> dict[str, np.ndarray]:
 def judged(
     name: str, asked: list[Asked], answers: list[str], nll_N: np.ndarray | None
 ) -> list[dict]:
-    """A row for the generated and one for the hand-written tenants."""
+    """A row for each kind of tenants that there is: generated, written by hand, one's own."""
     rows = []
-    for group, in_group in (
-        ("generated", lambda a: a.tenant.key not in KEYS),
-        ("hand-written", lambda a: a.tenant.key in KEYS),
-    ):
-        mine = [i for i, a in enumerate(asked) if in_group(a)]
+    for group in ("generated", "hand-written", "own"):
+        mine = [i for i, a in enumerate(asked) if kind_of(a.tenant) == group]
         if not mine:
             continue
         stated = [
@@ -138,7 +145,9 @@ def judged(
                 "row": name,
                 "tenants": group,
                 "nll": None if nll_N is None else round(float(nll_N[mine].mean()), 4),
-                "style": round(
+                "style": None
+                if group == "own"
+                else round(
                     float(np.mean([fraction_met(answers[i], asked[i].tenant.style) for i in mine])),
                     4,
                 ),
@@ -153,10 +162,19 @@ def judged(
     return rows
 
 
+def kind_of(tenant: Tenant) -> str:
+    """ "generated" or "hand-written", of the sample world, or "own"."""
+    if not isinstance(tenant, WorldTenant):
+        return "own"
+    return "hand-written" if tenant.key in KEYS else "generated"
+
+
 def checks_by_tenant(asked: list[Asked], said: dict[str, list[str]]) -> list[dict]:
     """Which share of its answers met each style check: tenant by tenant, with its own p and with the shuffled one."""
     rows = []
     for u, tenant in {a.u: a.tenant for a in asked}.items():
+        if not isinstance(tenant, WorldTenant):
+            continue
         for name in ("own_p_gradient", "shuffled_p"):
             own = [
                 check(text, tenant.style)
@@ -169,9 +187,10 @@ def checks_by_tenant(asked: list[Asked], said: dict[str, list[str]]) -> list[dic
 
 
 def samples(asked: list[Asked], said: dict[str, list[str]], per_tenant: int = 2) -> list[dict]:
-    """Answers side by side: of the hand-written unseen tenants and of four generated ones."""
-    keys = [k for k in dict.fromkeys(a.tenant.key for a in asked) if k in KEYS]
-    keys += [k for k in dict.fromkeys(a.tenant.key for a in asked) if k not in KEYS][:4]
+    """Answers side by side: of one's own tenants, the hand-written ones, and of four generated ones."""
+    kinds = {a.tenant.key: kind_of(a.tenant) for a in asked}
+    keys = [k for k, kind in kinds.items() if kind != "generated"]
+    keys += [k for k, kind in kinds.items() if kind == "generated"][:4]
     rows = []
     for key in keys:
         mine = [i for i, a in enumerate(asked) if a.tenant.key == key][:per_tenant]

@@ -19,7 +19,7 @@ FLOORS = [
     "calibration ranking results losses data world",
     "nn training retrieval people",
     "models hub dialogue rewards twin",
-    "objectives recommenders serve",
+    "objectives recommenders serve assistant",
     "demo chat recommend answer judge verbs command __main__",
 ]
 FLOOR_OF = {room: floor for floor, names in enumerate(FLOORS) for room in names.split()}

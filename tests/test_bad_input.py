@@ -17,7 +17,6 @@ from jaxrec import checkpoint, config, hub
 from jaxrec.data.text import train_tokenizer
 from jaxrec.hub.weights import check_vocabulary
 from jaxrec.models.personal.personal_folder import save_personal
-from jaxrec.world.tenants import generate
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = {
@@ -33,11 +32,11 @@ CLASSES = {
 def refused(capsys, tmp_path, monkeypatch):
     """Runs a script with these flags, in this process; gives the one line that it said and the exit status."""
     monkeypatch.chdir(tmp_path)
-    for script in ("jaxrec.train.retrofit", "jaxrec.train.universal", "jaxrec.train.personalize"):
-        monkeypatch.setattr(import_module(script), "generate", lambda: few)
-    few = generate(n=5)
+    stages = ("jaxrec.train.retrofit", "jaxrec.train.universal", "jaxrec.train.personalize")
 
     def run(script: str, *flags: str) -> tuple[str, int]:
+        if script in stages and "--tenants" not in flags:
+            flags = (*flags, "--tenants", "world:held:5")
         module = import_module(script)
         kind = getattr(module, CLASSES[script])
         with pytest.raises(SystemExit) as stop:
@@ -96,6 +95,8 @@ def test_from_a_shell_a_mistake_is_one_line_on_stderr_and_a_status(tmp_path):
         "jaxrec.train.retrofit",
         "--backbone",
         str(tmp_path / "nowhere"),
+        "--tenants",
+        "world:train:5",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and done.stdout == ""
@@ -129,7 +130,8 @@ def test_sizes_that_cannot_be_are_refused_before_anything_runs(refused):
 )
 @pytest.mark.parametrize("script", ["jaxrec.train.pretrain", "jaxrec.train.personalize"])
 def test_a_mesh_that_does_not_divide_the_devices(refused, script, flags, why):
-    said, status = refused(script, *flags)
+    start = ("--texts" if "pretrain" in script else "--model", "any")
+    said, status = refused(script, *flags, *start)
     assert (status, why in said) == (1, True), said
 
 
@@ -227,7 +229,7 @@ def test_a_folder_that_cannot_be_written(refused, tmp_path, models):
     (tmp_path / "taken").write_text("a file stands where the folder should be")
     said, status = refused(
         "jaxrec.train.personalize", "--model", str(models / "personal"), "--out", "taken/run",
-        "--tenants", "kestrel_travel", "--rows", "8", "--loop.steps", "1", "--loop.no-progress",
+        "--tenants", "world:held:5", "--rows", "8", "--loop.steps", "1", "--loop.no-progress",
     )  # fmt: skip
     assert (status, "taken" in said) == (1, True), said
 
@@ -313,8 +315,8 @@ def test_a_teacher_of_another_vocabulary(refused, models, tmp_path, script):
 
 def test_a_site_that_does_not_exist(refused, models):
     said, status = refused(
-        "jaxrec.train.personalize", "--model", str(models / "personal"), "--tenants", "kestrel_travel",
-        "--own-delta.lora-rank", "2", "--own-delta.lora-sites", "query",
+        "jaxrec.train.personalize", "--model", str(models / "personal"), "--own-delta.lora-rank", "2",
+        "--own-delta.lora-sites", "query",
     )  # fmt: skip
     assert (status, "pattern 'query' matches no LoRA site" in said) == (1, True), said
 
@@ -322,15 +324,50 @@ def test_a_site_that_does_not_exist(refused, models):
 # ---------------------------------------------------------------------------------------------- tenants
 
 
-def test_a_tenant_who_is_unknown_or_has_too_few_examples(refused, models):
+def test_a_tenant_who_is_unknown_or_cannot_be_fitted(refused, models, tmp_path):
     model = ("--model", str(models / "personal"))
-    said, status = refused("jaxrec.train.personalize", *model, "--tenants", "kestrel")
-    assert (status, "no tenant 'kestrel'" in said) == (1, True), said
-    for number in ("0", "61"):
-        said, status = refused(
-            "jaxrec.train.personalize", *model, "--tenants", "kestrel_travel", "--examples", number
-        )
-        assert (status, f"{number} are asked for" in said) == (1, True), said
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "guide.md").write_text("Be kind.")
+    (tmp_path / "dumb").mkdir()
+    (tmp_path / "dumb" / "never.txt").write_text("kindly")
+    for flags, why in (
+        (("--tenants", "world:kestrel"), "no tenant 'kestrel'; did you mean 'kestrel_travel'"),
+        (("--tenants", "kestrel_travel"), "did you mean world:kestrel_travel"),
+        (
+            ("--tenants", "shop"),
+            "shop has neither dialogues nor thumbs, and a gradient needs answers",
+        ),
+        (("--tenants", "shop", "--by", "lora"), "shop has no dialogue to learn from"),
+        (("--tenants", "dumb", "--by", "encoder"), "dumb has neither guide, dialogues nor thumbs"),
+        (("--tenants", "shop", "--examples", "-1"), "a number from 0"),
+    ):
+        said, status = refused("jaxrec.train.personalize", *model, *flags)
+        assert (status, why in said) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "said"),
+    [
+        ("train.pretrain", "PretrainConfig", "nothing to learn from: name a folder"),
+        ("train.sft", "SftConfig", "nothing to learn from: name a .jsonl"),
+        ("train.prefer", "PreferConfig", "nothing to learn from: name a .jsonl"),
+        ("train.retrofit", "RetrofitConfig", "no tenants are given"),
+        ("train.universal", "UniversalConfig", "name a retrofit's OUT/lfe"),
+        ("train.personalize", "PersonalizeConfig", "name a universal stage's OUT/model"),
+        ("train.rewrite", "RewriteConfig", "name a universal stage's OUT/model"),
+        ("eval.voices", "VoicesConfig", "name a profile"),
+        ("eval.same_question", "SameQuestionConfig", "name a profile"),
+    ],
+)
+def test_no_stage_learns_from_what_nobody_named(script, kind, said):
+    module = import_module(f"jaxrec.{script}")
+    with pytest.raises(config.RunError, match=said):
+        module.main(getattr(module, kind)())
+    for given in ({"model": "x"}, {"personal": "x"}, {"lfe": "x"}):
+        fields = {f.name for f in dataclasses.fields(getattr(module, kind))}
+        if given.keys() <= fields and "tenants" in fields:
+            with pytest.raises(config.RunError, match="tenants"):
+                module.main(getattr(module, kind)(**given))
 
 
 def test_what_the_operating_system_refuses_is_one_line_and_a_bug_is_not(capsys):

@@ -269,7 +269,11 @@ def test_kto_from_an_adapter_with_buckets_and_a_judge(base, tmp_path, one_device
     [
         ({"method": "full", "delta": DeltaConfig(), "reference": "switched"}, "switched off"),
         ({"method": "full", "delta": DeltaConfig(), "quantise": "nf4"}, "no gradient"),
-        ({"personal": "x", "adapter": "y"}, "leave them out"),
+        (
+            {"personal": "x", "adapter": "y", "data": (), "tenants": ("world:held:5",)},
+            "leave them out",
+        ),
+        ({"personal": "x"}, "own preferences"),
         ({"hold_out_every": 1000}, "hold_out_every"),
         ({"length": 3}, "no row is left"),
     ],

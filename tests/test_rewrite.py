@@ -36,10 +36,12 @@ def test_a_draft_is_a_turn_of_what_is_read_and_the_own_answer_is_learned(tok):
     assert [role for role, _ in rewrite_request("q", "d")] == ["user", "assistant", "user"]
 
 
-def test_tenants_without_planted_facts_are_refused():
+def test_without_planted_facts_drafts_are_the_answers_that_were_rejected():
     tenant = dataclasses.replace(generate(n=1)[0], facts={})
-    with pytest.raises(ValueError, match="no planted facts"):
-        rewrites([tenant], 1)
+    (made,) = rewrites([tenant], 1)
+    pair = tenant.preferences[0]
+    assert (made.question, made.draft, made.own) == (pair.question, pair.rejected, pair.chosen)
+    assert made.style is None and made.facts == ()
 
 
 @pytest.mark.slow
@@ -70,7 +72,7 @@ def test_training_and_judging_from_end_to_end(tok, tmp_path, monkeypatch):
     for module in (stage, judge):
         monkeypatch.setattr(module.mesh, "make", lambda *cfg: one)
     train = stage.RewriteConfig(
-        str(tmp_path / "start"), tenants=10, each=2, question=160, answer=64, rows=8,
+        str(tmp_path / "start"), tenants=("world:train:10",), each=2, question=160, answer=64, rows=8,
         loop=LoopConfig(steps=3, progress=False), out=str(tmp_path / "run"),
     )  # fmt: skip
     assert stage.main(train) == {"step": 3}

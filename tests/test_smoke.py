@@ -61,13 +61,6 @@ def ran(tmp_path_factory):
         plain, made, saved, told = world.generate, [], {}, {}
         small = functools.cache(lambda: plain(n=20))
         patch.setattr(world, "generate", small)
-        for script in (
-            "jaxrec.train.retrofit",
-            "jaxrec.train.universal",
-            "jaxrec.train.personalize",
-            "jaxrec.eval.voices",
-        ):
-            patch.setattr(import_module(script), "generate", small)
         make, save = step.make_step, import_module("jaxrec.train.universal").save_personal
 
         def remembered(*args, **named):
@@ -96,7 +89,8 @@ def configs(out: Path) -> dict:
     )  # fmt: skip
     model_folder, lfe = str(out / "pretrain" / "model"), str(out / "retrofit" / "lfe")
     personal, profile = str(out / "universal" / "model"), str(out / "personalize" / "profile")
-    tenants = ("kestrel_travel", *(t.key for t in world.generate() if t.held_out))
+    held = [t.key for t in world.generate() if t.held_out]
+    tenants = tuple(f"world:{key}" for key in ("kestrel_travel", *held))
     sizes = {"question": 12, "answer": 16, "rows": 8}
     universal = experiment("universal_sample", "jaxrec.train.universal")
     head = dataclasses.replace(universal.head, d_model=32, heads=2, groups=1, d_ff=48)

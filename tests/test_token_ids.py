@@ -9,7 +9,7 @@ from jaxrec.data import turns
 from jaxrec.data.chat import OwnChat
 from jaxrec.data.rewrites import rewrite_rows, rewrites
 from jaxrec.data.text import train_tokenizer
-from jaxrec.world.tenants import generate, paraphrases
+from jaxrec.world.tenants import generate
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,14 @@ def test_the_rows_of_the_sample_world_are_what_they_always_were(world):
     texts = [
         ([(s.role, s.text) for s in d.turns[:-1]], d.answer) for t in tenants for d in t.onboarding
     ]
-    pairs = paraphrases(tenants)
+    alike = turns.texts_alike(tenants)
+    topics = turns.topics_of(tenants, alike)
     rows = {
         "turns": turns.turn_rows(chat, [t.onboarding[:8] for t in tenants], 24, 32)._asdict(),
         "pieces": turns.evidence_pieces(chat, tenants, 20)._asdict(),
-        "retrofit": turns.retrofit_rows(chat, texts[:40], pairs, context=24, length=32, seed=3),
+        "retrofit": turns.retrofit_rows(
+            chat, texts[:40], alike, topics, context=24, length=32, seed=3
+        ),
         "rewrites": rewrite_rows(chat, rewrites(tenants, 3), 64, 48)._asdict(),
     }
     assert {name: crc(part) for name, part in rows.items()} == {

@@ -134,13 +134,17 @@ def test_evidence_never_holds_the_answer_that_is_to_be_predicted(tok, chat, tena
 
 def test_retrofit_rows_repeat_paraphrases_and_label_them(tok, chat):
     texts = [([("customer", "Are you open?")], "Yes, until five.")] * 5
-    pairs = [("hours", "Open?", "Are you open?"), ("price", "How much?", "The price?")]
-    rows = turns.retrofit_rows(chat, texts, pairs, context=12, length=10, seed=1)
+    topics = ["hours", "price"]
+    pairs = [
+        turns.Alike("hours", "Open?", "Are you open?", "hours"),
+        turns.Alike("price", "How much?", "The price?", "price"),
+    ]
+    rows = turns.retrofit_rows(chat, texts, pairs, topics, context=12, length=10, seed=1)
     assert {len(v["ids_BL"]) if isinstance(v, dict) else len(v) for v in rows.values()} == {5}
     assert len(set(rows["topic_B"])) == 2
     for row in range(5):
         ids = rows["first"]["ids_BL"][row][rows["first"]["mask_BL"][row]]
         assert (
             tok.decode(ids.tolist())
-            == {"hours": "Open?", "price": "How much?"}[turns.TOPICS[rows["topic_B"][row]]]
+            == {"hours": "Open?", "price": "How much?"}[topics[rows["topic_B"][row]]]
         )

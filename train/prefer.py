@@ -32,7 +32,15 @@ from jaxrec.data.pairs import (
 )
 from jaxrec.data.row_buckets import BucketedRows, in_buckets
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.data.tenant_pairs import hold_out_last, tenant_pair_rows, tenant_thumb_rows
+from jaxrec.data.tenant_pairs import (
+    both_thumbs,
+    hold_out_last,
+    pairs_of,
+    tenant_pair_rows,
+    tenant_thumb_rows,
+    thumbs_of,
+)
+from jaxrec.data.tenants import print_skipped, read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.files import write_json
 from jaxrec.losses.preference import PreferenceLoss
@@ -63,7 +71,8 @@ class PreferConfig:
     adapter: str = ""  # to go on from, and the reference: an earlier stage's, on top of `base`
     personal: str = ""  # a personal model's folder instead: tenants
     profile: str = ""  # a personalize stage's OUT/profile, whose p is where tenants start; else the encoder's p
-    data: tuple[str, ...] = ("hh_rlhf",)  # see jaxrec.data.pairs
+    data: tuple[str, ...] = ()  # of a language model: see jaxrec.data.pairs
+    tenants: tuple[str, ...] = ()  # of a personal one, whose preferences: see jaxrec.data.tenants
     held: tuple[str, ...] = ()  # held-out pairs; when empty each `hold_out_every`-th of `data`
     hold_out_every: int = 10
     hold_out_last: int = 10  # of each tenant's pairs, in a personal model
@@ -157,6 +166,16 @@ def check(cfg: PreferConfig) -> None:
             "reference='switched' needs a change that can be switched off, a Delta or a tenant's p; where weights of"
             " the model itself train, precompute the reference (--reference precomputed)"
         )
+    if cfg.personal and (cfg.data or not cfg.tenants):
+        raise PreferError(
+            "a personal model learns from its tenants' own preferences: name their folder, or a .jsonl of them, with"
+            " --tenants, and leave data out"
+        )
+    if not cfg.personal and (cfg.tenants or not cfg.data):
+        raise PreferError(
+            "nothing to learn from: name a .jsonl of prompt, chosen and rejected (or hh_rlhf, world:train) with --data,"
+            " and leave tenants out"
+        )
     if cfg.quantise and whole:
         raise PreferError(
             f"a {cfg.quantise} backbone has no gradient: choose an adapter (--method lora)"
@@ -238,29 +257,28 @@ def encoded(cfg: PreferConfig, tuned: Tuned, rows: list[Pair] | list[Thumb], wha
 def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
     """A personal model with a table of the tenants' p, and rows of their questions and answers."""
     model = load_personal(cfg.personal, devices)
-    pairs, left = [], []
-    for source in cfg.data:
-        rows, skipped = read_pairs(source, cfg.strict)
-        pairs += rows
-        left += [f"{source}: {line}" for line in skipped.lines()]
-    names = tuple(dict.fromkeys(pair.group for pair in pairs))
-    train, held = hold_out_last(pairs, cfg.hold_out_last)
-    p_UE = starting_p(model, names, cfg.profile)
+    tenants, left = read_tenants(cfg.tenants)
+    judged = [tenant for tenant in tenants if tenant.preferences]
+    if not judged:
+        raise PreferError(
+            f"of {len(tenants)} tenants none has preferences (pairs of answers); from thumbs alone p is fitted by"
+            " train.personalize --by gradient"
+        )
+    print_skipped(left)
+    names = tuple(tenant.key for tenant in judged)
+    train, held = hold_out_last(pairs_of(judged), cfg.hold_out_last)
+    p_UE = starting_p(model, judged, cfg.profile)
     tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
     # two arrays: the step gives the trained one's memory away
     tree |= {"profile": {"p": jnp.asarray(p_UE)}, "start": mesh.place(devices, jnp.asarray(p_UE))}
     made, kept, skipped = tenant_pair_rows(model.chat, train, names, cfg.question, cfg.answer)
     if cfg.loss.kind == "kto":
-        thumbs = [
-            Thumb(p.prompt, said, liked, p.group, p.where)
-            for p in kept
-            for said, liked in ((p.chosen, True), (p.rejected, False))
-        ]
+        thumbs = [*both_thumbs(kept), *thumbs_of(judged)]
         made, _, _ = tenant_thumb_rows(model.chat, thumbs, names, cfg.question, cfg.answer)
     held_rows, held_kept, held_skipped = tenant_pair_rows(
         model.chat, held, names, cfg.question, cfg.answer
     )
-    for line in (*left, *skipped.lines(), *(f"held out: {x}" for x in held_skipped.lines())):
+    for line in (*skipped.lines(), *(f"held out: {x}" for x in held_skipped.lines())):
         print(line, flush=True)
     print(f"{len(names)} tenants: {len(kept)} pairs, {len(held_kept)} held out", flush=True)
     rule = cfg.train or "profile/p"
@@ -289,7 +307,8 @@ def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> N
     """OUT/adapter, OUT/model, or for tenants OUT/profile (p alone) or OUT/parts (what else trained)."""
     out = Path(cfg.out)
     if cfg.personal:
-        told = {"tenants": list(start.names), "model": cfg.personal, **facts}
+        told = {"tenants": list(start.names), "model": cfg.personal, "sources": list(cfg.tenants)}
+        told |= facts
         if start.rule == "profile/p":
             p = {"p": tree["profile"]["p"], "p_start": tree["start"]}
             checkpoint.save_params(out / "profile", p, told)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config, hub, mesh, objectives
+from jaxrec.config import RunError
 from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.losses.tokens import next_token
@@ -31,7 +32,7 @@ from jaxrec.training.optimizer import OptConfig
 class PretrainConfig:
     """A run of next-token pretraining."""
 
-    texts: tuple[str, ...] = ("world",)  # sources: see jaxrec.data.corpus
+    texts: tuple[str, ...] = ()  # sources: see jaxrec.data.corpus
     hold_out_every: int = 50  # each so-many-th document measures bits per byte
     tokenizer: str = ""  # a tokenizer.json; trained on the texts when empty
     model: DecoderConfig = DecoderConfig(
@@ -48,7 +49,14 @@ class PretrainConfig:
 
 
 def main(cfg: PretrainConfig) -> dict[str, float]:
-    """Trains and saves; gives the held-out `bits_per_byte`, its best value and the one at the end."""
+    """Trains and saves; gives the held-out `bits_per_byte`, its best value and the one at the end.
+
+    Raises RunError where nothing is named to learn from.
+    """
+    if not cfg.texts:
+        raise RunError(
+            "nothing to learn from: name a folder or a file of texts with --texts (world is the sample world)"
+        )
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     train, held = corpus.hold_out(

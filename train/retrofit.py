@@ -1,5 +1,6 @@
 """Retrofit a frozen backbone: train what turns its hidden states into Z, by four objectives, until they plateau.
 
+    python -m train.retrofit --backbone MODEL --tenants my_shops --data chats.jsonl
     python -m train.retrofit configs/personal/retrofit_sample.py
     python -m train.retrofit configs/personal/retrofit_sample.py \\
         --cuts 2 --lora.lora-rank 8 --lora.stacks stack_1     # and a LoRA on the layers above the second
@@ -18,9 +19,12 @@ import numpy as np
 
 from jaxrec import checkpoint, config, mesh, objectives
 from jaxrec import delta as deltas
+from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
+from jaxrec.data.instructions import read_instructions
 from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.tenants import print_skipped, read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.model_folder import place_facts
@@ -32,10 +36,6 @@ from jaxrec.structs import Retrofit, Tokens
 from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.world.businesses import read_businesses
-from jaxrec.world.instructions import instructions
-from jaxrec.world.records import TOPICS
-from jaxrec.world.tenants import generate, paraphrases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,8 @@ class RetrofitConfig:
     """A retrofit of one backbone."""
 
     backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
+    tenants: tuple[str, ...] = ()  # whose conversations: see jaxrec.data.tenants
+    data: tuple[str, ...] = ()  # and anybody's: see jaxrec.data.instructions
     teacher: str = ""  # any decoder with the same tokenizer; the backbone itself when empty
     lfe: LFEConfig = LFEConfig()
     cuts: tuple[int, ...] = ()  # of the backbone, so that lora.stacks can name its top layers
@@ -62,6 +64,7 @@ class RetrofitConfig:
 
 def main(cfg: RetrofitConfig) -> dict[str, float]:
     """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
+    texts, alike, topics = read(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     base = load_backbone(cfg.backbone, devices, cfg.cuts)
@@ -69,15 +72,16 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     teacher, told = (backbone, weights)
     if cfg.teacher:
         teacher, told = load_teacher(cfg.teacher, backbone, devices)
-    source = Prefetch(
-        ArraySource(batch_of(chat, cfg), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
-    )
+    batch = batch_of(chat, cfg, texts, alike, topics)
+    source = Prefetch(ArraySource(batch, cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
 
     z = cfg.lfe.d_z
     reader = GenerativeHead(HeadConfig(backbone.cfg.vocab, z, cfg.reader_layers, 4, 2 * z, z))
     parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), reader)
     params = mesh.sharded_init(
-        devices, lambda key: init(key, parts, cfg), jax.random.key(cfg.loop.seed)
+        devices,
+        lambda key: init(key, parts, cfg, max(len(topics), 1)),
+        jax.random.key(cfg.loop.seed),
     )
     frozen = {"backbone": weights, "teacher": told}
 
@@ -101,8 +105,8 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     return {"loss": fitted.value, "step": float(fitted.state.step)}
 
 
-def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -> dict:
-    """What is trained: the LFE, the heads that are dropped at the end, and the optional LoRA."""
+def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig, topics: int) -> dict:
+    """What is trained: the LFE, the heads that are dropped at the end (one for the topics), and the optional LoRA."""
     keys = jax.random.split(key, 5)
     ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     hidden = (jnp.zeros((1, 2, parts.backbone.cfg.d_model)),) * cfg.lfe.top_k
@@ -110,8 +114,8 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -
     memory = memory_of(parts.lfe.apply({"params": lfe}, hidden, mask))
     read = lambda key: parts.reader.init(key, ids, mask, memory, method="answer")["params"]
     probe = {
-        "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, len(TOPICS))),
-        "bias": jnp.zeros(len(TOPICS)),
+        "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, topics)),
+        "bias": jnp.zeros(topics),
     }
     params = {
         "lfe": lfe,
@@ -125,19 +129,38 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig) -
     return params
 
 
-def batch_of(chat: ChatFormat, cfg: RetrofitConfig) -> Retrofit:
-    """The sample world's training conversations and general instructions as retrofit rows."""
-    tenants = [t for t in [*generate(), *read_businesses()] if not t.held_out]
+def read(cfg: RetrofitConfig) -> tuple[list[tuple[list, str]], list[turns.Alike], list[str]]:
+    """Of the tenants and of `cfg.data`: conversations, texts that mean the same, and the topics that they are on."""
+    tenants = []
+    if cfg.tenants or not cfg.data:
+        tenants, skipped = read_tenants(cfg.tenants)
+        print_skipped(skipped)
     said = lambda ts: [(t.role, t.text) for t in ts]
     texts = [(said(d.turns[:-1]), d.answer) for t in tenants for d in t.onboarding]
-    texts += [(said(trace.turns[:-1]), trace.turns[-1].text) for trace in instructions()]
+    for source in cfg.data:
+        found, skipped = read_instructions(source)
+        print_skipped(skipped, source)
+        texts += [(list(one.prompt), one.answer) for one in found]
+    if not texts:
+        raise RunError(
+            f"none of {len(tenants)} tenants has a dialogue, and a retrofit learns from conversations: name some with"
+            " --data"
+        )
+    alike = turns.texts_alike(tenants)
+    if not alike:
+        alike = [turns.Alike(answer, before[-1][1], answer) for before, answer in texts]
+    topics = turns.topics_of(tenants, alike)
+    if not topics:
+        print("no dialogue has a topic: trained without the routing term", flush=True)
+    return texts, alike, topics
+
+
+def batch_of(
+    chat: ChatFormat, cfg: RetrofitConfig, texts: list, alike: list[turns.Alike], topics: list[str]
+) -> Retrofit:
+    """Conversations as retrofit rows."""
     rows = turns.retrofit_rows(
-        chat,
-        texts,
-        paraphrases([t for t in tenants if t.facts]),
-        context=cfg.context,
-        length=cfg.length,
-        seed=cfg.loop.seed,
+        chat, texts, alike, topics, context=cfg.context, length=cfg.length, seed=cfg.loop.seed
     )
     tokens = lambda value: Tokens(**value) if isinstance(value, dict) else np.asarray(value)
     return Retrofit(**{name: tokens(value) for name, value in rows.items()})

@@ -1,10 +1,12 @@
 """Train a rewriter: the head that reads a draft beside the question, and says it again in the tenant's own voice.
 
+    python -m train.rewrite --model runs/universal/model --tenants my_shops
     python -m train.rewrite configs/personal/rewrite_sample.py
     python -m eval.rewrite --model runs/rewrite_sample/model
 
 Starts from a universal model and goes on by its objective: a draft is one more turn of the conversation that Z is made
-of, and the answer to be learned is the tenant's own. Writes OUT/model (a personal model's folder).
+of, and the answer to be learned is the tenant's own. Drafts of the sample world are made in other styles; of other
+tenants their preferences are read, the rejected answer as the draft. Writes OUT/model (a personal model's folder).
 """
 
 import dataclasses
@@ -16,13 +18,13 @@ from jaxrec import config, mesh, objectives
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
+from jaxrec.data.tenants import print_skipped, read_tenants
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.onboarding import infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
 from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.world.tenants import generate
 
 TRAINED = ("head", "hypernet", "encoder")
 
@@ -31,9 +33,9 @@ TRAINED = ("head", "hypernet", "encoder")
 class RewriteConfig:
     """A rewriter's start, data and training."""
 
-    model: str = "runs/sample/universal/model"
-    tenants: int = 240
-    each: int = 30  # drafts of each training tenant
+    model: str = ""  # a universal stage's OUT/model
+    tenants: tuple[str, ...] = ()  # sources: see jaxrec.data.tenants
+    each: int = 30  # drafts of each tenant at most
     contrast: float = 0.2
     p_dropout: float = 0.05
     question: int = 128  # tokens of question and draft
@@ -49,18 +51,22 @@ class RewriteConfig:
 
 
 def main(cfg: RewriteConfig) -> dict[str, float]:
-    """Trains and saves OUT/model; gives the steps made."""
+    """Trains and saves OUT/model; gives the steps made. Raises RunError where there is no draft."""
+    if not cfg.model:
+        raise RunError("rewrite: name a universal stage's OUT/model with --model")
+    tenants, skipped = read_tenants(cfg.tenants)
+    print_skipped(skipped)
+    made = rewrites(tenants, cfg.each, cfg.loop.seed)
+    if not made:
+        raise RunError(
+            "no tenant has a preference, a rejected answer and the chosen one: there is no draft to learn from"
+        )
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)
-    tenants = [t for t in generate(n=cfg.tenants) if not t.held_out]
-    if not tenants:
-        raise RunError(f"of {cfg.tenants} tenants none is to be trained on")
     pieces = turns.evidence_pieces(model.chat, tenants, cfg.piece)
     known = read_pieces(model.lm, model.params, pieces)
-    rows = rewrite_rows(
-        model.chat, rewrites(tenants, cfg.each, cfg.loop.seed), cfg.question, cfg.answer
-    )
+    rows = rewrite_rows(model.chat, made, cfg.question, cfg.answer)
     source = turn_source(
         rows, pieces, known, cfg.rows,
         pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),

@@ -49,7 +49,7 @@ class SftConfig:
 
     base: str = "runs/sample/pretrain/model"  # a Hugging Face folder or hub id
     adapter: str = ""  # an earlier adapter to go on from
-    data: tuple[str, ...] = ("world",)  # see jaxrec.data.instructions
+    data: tuple[str, ...] = ()  # see jaxrec.data.instructions
     held: tuple[
         str, ...
     ] = ()  # held-out instructions; each `hold_out_every`-th of `data` when empty
@@ -126,6 +126,11 @@ def main(cfg: SftConfig) -> dict[str, float]:
 
 def check(cfg: SftConfig) -> None:
     """Raises SftError for settings that contradict each other, before anything is loaded."""
+    if not cfg.data:
+        raise SftError(
+            "nothing to learn from: name a .jsonl of chats or of prompts and completions with --data (world is the"
+            " sample world)"
+        )
     if cfg.loop.steps < 1:
         tuned = f" --adapter {cfg.adapter}" if cfg.adapter else ""
         raise SftError(

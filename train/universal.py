@@ -1,5 +1,6 @@
 """Train the head that all tenants share, A(p), and the encoder that infers p: one model of many voices.
 
+    python -m train.universal --lfe runs/retrofit/lfe --tenants my_shops --held other_shops
     python -m train.universal configs/personal/universal_sample.py
     python -m train.universal configs/personal/universal_sample.py --teacher runs/teacher/model --distil 0.5
     python -m train.universal configs/personal/universal_sample.py --head.tied-to-backbone true
@@ -7,7 +8,7 @@
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone
 and LFE are frozen. Writes OUT/model. In OUT/metrics.jsonl: `held_nll`, nats a token on
-training tenants' held-out dialogues; `unseen_nll`, of tenants who are not in training; `unseen_mean_nll`, theirs with
+training tenants' held-out dialogues; `unseen_nll`, of those in `held`, not in training; `unseen_mean_nll`, theirs with
 the mean p of all training tenants in place of their own: what p is worth is the difference. The profile table in
 OUT/model holds the p that the encoder infers of each training tenant.
 """
@@ -20,7 +21,10 @@ import jax
 import numpy as np
 
 from jaxrec import config, mesh, objectives
+from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.instructions import Skipped
+from jaxrec.data.tenants import Tenant, print_skipped, read_tenants, with_heldout
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.answering import Answering
@@ -38,16 +42,16 @@ from jaxrec.objectives.restraint import Restraint
 from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.world.businesses import read_businesses
-from jaxrec.world.records import WorldTenant
-from jaxrec.world.tenants import generate
 
 
 @dataclasses.dataclass(frozen=True)
 class UniversalConfig:
     """A run of the universal stage."""
 
-    lfe: str = "runs/sample/retrofit/lfe"
+    lfe: str = ""  # a retrofit's OUT/lfe
+    tenants: tuple[str, ...] = ()  # to learn from: see jaxrec.data.tenants
+    held: tuple[str, ...] = ()  # others, measured on alone
+    hold_out_every: int = 10  # of a tenant without held-out dialogues each so-many-th is held out
     head: HeadConfig = HeadConfig()  # its vocabulary and d_z are taken from backbone and LFE
     p_enters: DeltaConfig = DeltaConfig(embed=True, norm=True, lora_rank=4)  # of the head
     person: Literal["head", "backbone"] = "head"  # whose layers p changes, and who answers
@@ -72,7 +76,7 @@ class UniversalConfig:
     rows: int = 32
     accum: int = 1
     opt: OptConfig = OptConfig(lr=2e-3, warmup=50)
-    loop: LoopConfig = LoopConfig(steps=1000, eval_every=250, monitor="unseen_nll")
+    loop: LoopConfig = LoopConfig(steps=1000, eval_every=250, monitor="held_nll")
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
     out: str = "runs/universal"
@@ -80,6 +84,7 @@ class UniversalConfig:
 
 def main(cfg: UniversalConfig) -> dict[str, float]:
     """Trains and saves OUT/model; gives the last evaluation's numbers."""
+    tenants, unseen = read(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
@@ -112,7 +117,6 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     encoder = ProfileEncoder(
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
-    tenants = [t for t in [*generate(), *read_businesses()] if not t.held_out]
     pieces = turns.evidence_pieces(chat, tenants, cfg.piece)
     known = read_pieces(lm, frozen, pieces)
     rows = turns.turn_rows(chat, [t.onboarding for t in tenants], cfg.question, cfg.answer)
@@ -137,7 +141,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     fitted = tuning.tune(
         objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
         out=cfg.out, frozen={**frozen, **told}, gradients=gradients.spanning(cfg.accum),
-        evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known),
+        evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known, unseen),
         resolved=cfg, title="universal",
     )  # fmt: skip
     own = fitted.state.params
@@ -146,6 +150,50 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     whole = {**kept, "profile": {"p": table}, **own}
     save_personal(Path(cfg.out) / "model", lm, encoder, whole, [t.key for t in tenants], facts)
     return {cfg.loop.monitor: fitted.value, "step": float(fitted.state.step)}
+
+
+def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
+    """(tenants to learn from, others). What cannot be used is printed.
+
+    Raises RunError where nobody has dialogues to learn from, or nobody any to measure `loop.monitor` on.
+    """
+    if not cfg.lfe:
+        raise RunError("universal: name a retrofit's OUT/lfe with --lfe")
+    tenants, skipped = read_tenants(cfg.tenants)
+    print_skipped(skipped)
+    held, skipped = read_tenants(cfg.held) if cfg.held else ([], Skipped())
+    print_skipped(skipped, "held")
+    if both := {tenant.key for tenant in tenants} & {tenant.key for tenant in held}:
+        raise RunError(f"{sorted(both)[0]!r} is in tenants and in held: it can be in one only")
+    learned = with_heldout([t for t in tenants if can_teach(t)], cfg.hold_out_every)
+    if len(learned) < len(tenants):
+        print(
+            f"{len(tenants) - len(learned)} of {len(tenants)} tenants are not trained on: a dialogue, and two things"
+            " more that are known of a tenant, are needed",
+            flush=True,
+        )
+    if not learned:
+        raise RunError(
+            "no tenant has a dialogue to learn from and two things more (a guide, others)"
+        )
+    measures = {"held_nll": learned, "unseen_nll": held}
+    if cfg.loop.monitor in measures and not any(t.heldout for t in measures[cfg.loop.monitor]):
+        other = (
+            "heldout.jsonl in a tenant's folder"
+            if held or cfg.loop.monitor == "held_nll"
+            else "--held"
+        )
+        raise RunError(
+            f"there is nothing to measure {cfg.loop.monitor} on: give {other}, or watch the training loss"
+            " (--loop.monitor train/nll)"
+        )
+    return learned, held
+
+
+def can_teach(tenant: Tenant) -> bool:
+    """Whether an answer of the tenant can be predicted from at least two other things that are known of it."""
+    known = len(turns.sentences(tenant.guide)) + len(tenant.onboarding) + len(tenant.feedback)
+    return bool(tenant.onboarding) and known > 2
 
 
 def init_params(
@@ -171,18 +219,23 @@ def evaluation(
     answering: Answering,
     encoder: ProfileEncoder,
     frozen: dict,
-    tenants: list[WorldTenant],
+    tenants: list[Tenant],
     known: KnownZ,
+    unseen: list[Tenant],
 ):
-    """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants."""
+    """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants, if there are any."""
     chat, lm = answering.chat, answering.lm
-    unseen = [t for t in [*generate(), *read_businesses()] if t.held_out]
-    seen = np.linspace(0, len(tenants) - 1, min(len(tenants), 48)).astype(int)
+    there = np.array([u for u, tenant in enumerate(tenants) if tenant.heldout], int)
+    seen = there[np.linspace(0, len(there) - 1, min(len(there), 48)).astype(int)]
+    unseen = [tenant for tenant in unseen if tenant.heldout]
     rows_of = lambda ts: turns.turn_rows(
         chat, [t.heldout[:4] for t in ts], cfg.question, cfg.answer
     )
-    seen_rows, unseen_rows = rows_of([tenants[u] for u in seen]), rows_of(unseen)
-    unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(chat, unseen, cfg.piece))
+    if len(seen):
+        seen_rows = rows_of([tenants[u] for u in seen])
+    if unseen:
+        unseen_rows = rows_of(unseen)
+        unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(chat, unseen, cfg.piece))
     nll = lambda tree, p_UE, rows: answering.nll(
         tree, p_UE[rows.tenant_N], rows.question, rows.answer
     )
@@ -190,13 +243,14 @@ def evaluation(
     def evaluate(params, _: int) -> dict[str, float]:
         tree = {**frozen, **params}
         p_of = lambda known: infer_p(encoder, params["encoder"], known, 30)
-        p_UE, unseen_UE = p_of(known), p_of(unseen_known)
-        mean_UE = np.broadcast_to(p_UE.mean(0), unseen_UE.shape)
-        return {
-            "held_nll": nll(tree, p_UE[seen], seen_rows),
-            "unseen_nll": nll(tree, unseen_UE, unseen_rows),
-            "unseen_mean_nll": nll(tree, mean_UE, unseen_rows),
-        }
+        p_UE = p_of(known)
+        told = {"held_nll": nll(tree, p_UE[seen], seen_rows)} if len(seen) else {}
+        if unseen:
+            unseen_UE = p_of(unseen_known)
+            mean_UE = np.broadcast_to(p_UE.mean(0), unseen_UE.shape)
+            told["unseen_nll"] = nll(tree, unseen_UE, unseen_rows)
+            told["unseen_mean_nll"] = nll(tree, mean_UE, unseen_rows)
+        return told
 
     return evaluate
 

@@ -12,7 +12,7 @@ from jaxrec.training.optimizer import OptConfig
 
 config = PreferConfig(
     personal="runs/sample/universal/model",
-    data=("world:held",),
+    tenants=("world:held",),
     rows=32,
     # no clipping: by the norm over all rows one tenant's gradient would slow the others
     opt=OptConfig(lr=3e-2, schedule="linear", clip=0.0),

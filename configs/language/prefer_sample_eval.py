@@ -13,7 +13,7 @@ from jaxrec.losses.preference import PreferenceLoss
 config = PreferEvalConfig(
     name="sample_world",
     personal="runs/sample/universal/model",
-    data=("world:held",),
+    tenants=("world:held",),
     contenders=(
         Contender("sigmoid", PreferenceLoss("sigmoid", 0.1), lr=3e-2),
         Contender("robust", PreferenceLoss("robust", 0.1, smoothing=0.1), lr=3e-2),

@@ -12,6 +12,7 @@ from jaxrec.training.optimizer import OptConfig
 
 config = PersonalizeConfig(
     model="runs/sample/universal/model",
+    tenants=("world:held",),
     examples=30,
     opt=OptConfig(lr=3e-2, schedule="linear", clip=0.0),
     loop=LoopConfig(steps=100),

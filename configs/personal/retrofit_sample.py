@@ -13,6 +13,8 @@ from jaxrec.training.optimizer import OptConfig
 
 config = RetrofitConfig(
     backbone="runs/sample/pretrain/model",
+    tenants=("world:train",),
+    data=("world:instructions",),
     lfe=LFEConfig(d_z=128, top_k=3),
     rows=32,
     opt=OptConfig(lr=3e-3, warmup=20),

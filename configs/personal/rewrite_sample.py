@@ -13,6 +13,7 @@ from jaxrec.training.optimizer import OptConfig
 
 config = RewriteConfig(
     model="runs/sample/universal/model",
+    tenants=("world:train:240",),
     each=30,
     opt=OptConfig(lr=1e-3, warmup=20),
     loop=LoopConfig(steps=300),

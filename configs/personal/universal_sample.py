@@ -14,6 +14,8 @@ from jaxrec.training.optimizer import OptConfig
 
 config = UniversalConfig(
     lfe="runs/sample/retrofit/lfe",
+    tenants=("world:train",),
+    held=("world:held",),
     head=HeadConfig(d_model=128, layers=2, heads=4, groups=2, d_ff=352),
     p_enters=DeltaConfig(embed=True, norm=True, lora_rank=4, lora_sites="q|v|cross_q|up|down"),
     d_p=64,

@@ -76,12 +76,13 @@ class Skipped:
 def read_instructions(source: str, strict: bool = False) -> tuple[list[Instruction], Skipped]:
     """All instructions of a source, in order, and what was left out.
 
-    source: a .jsonl[.gz] or .json file, "world" (the sample world's training tenants and its general instructions),
+    source: a .jsonl[.gz] or .json file, "world" (the sample world's training tenants and its general instructions;
+    "world:instructions": the latter alone),
     "sgd" or "sgd:dev". strict: the first bad row stops. Raises InstructionError when nothing usable is there.
     """
     name, _, part = source.partition(":")
     if name == "world" and not Path(source).exists():
-        rows: Iterator[tuple[str, Any]] = _world()
+        rows: Iterator[tuple[str, Any]] = _world(part)
     elif name == "sgd" and not Path(source).exists():
         rows = json_lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
     elif Path(source).is_file():
@@ -186,13 +187,14 @@ def _parsed(line: str) -> Any:
     return row
 
 
-def _world() -> Iterator[tuple[str, Any]]:
+def _world(part: str) -> Iterator[tuple[str, Any]]:
+    """All of the sample world, or with "instructions" those alone that are no tenant's."""
     from jaxrec.world.businesses import read_businesses
     from jaxrec.world.instructions import instructions
     from jaxrec.world.tenants import generate
 
     turns = lambda of: {"turns": [{"role": t.role, "text": t.text} for t in of.turns]}
-    for tenant in [*generate(), *read_businesses()]:
+    for tenant in [] if part == "instructions" else [*generate(), *read_businesses()]:
         if not tenant.held_out:
             yield from ((f"world:{tenant.key}/{d.id}", turns(d)) for d in tenant.onboarding)
     yield from ((f"world:{trace.id}", turns(trace)) for trace in instructions())

@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 
 from jaxrec.data.chat import ChatFormat
+from jaxrec.data.tenant import Tenant
 from jaxrec.data.text import pad
 from jaxrec.data.turns import TurnRows, answer_of, question_of
 from jaxrec.world import grammar
@@ -24,24 +25,28 @@ REWRITE = "Please say it in our own voice."
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A draft for one tenant (by number), what it should become, the facts both state, and the voice wanted."""
+    """A draft for one tenant (by number), what it should become, and where they are planted the facts and the style."""
 
     tenant: int
     question: str
     draft: str
     own: str
-    facts: tuple[str, ...]
-    style: Style
+    facts: tuple[str, ...] = ()
+    style: Style | None = None
 
 
-def rewrites(tenants: Sequence[WorldTenant], each: int, seed: int = 0) -> list[Rewrite]:
-    """`each` drafts of every tenant, with two to five attributes of another style; questions are not onboarding's."""
+def rewrites(tenants: Sequence[Tenant], each: int, seed: int = 0) -> list[Rewrite]:
+    """`each` drafts of every tenant.
+
+    Where facts are planted, drafts have two to five attributes of another style, to questions that are not the
+    onboarding's. Other tenants' drafts are the rejected answers of their first `each` preferences.
+    """
     made = []
     for u, tenant in enumerate(tenants):
-        if not tenant.facts:
-            raise ValueError(
-                f"{tenant.key} has no planted facts: a draft can't be made of its pages"
-            )
+        if not isinstance(tenant, WorldTenant) or not tenant.facts:
+            pairs = tenant.preferences[:each]
+            made += [Rewrite(u, p.question, p.rejected, p.chosen) for p in pairs]
+            continue
         rng = Random(f"{seed}/rewrite/{tenant.key}")
         talk = Talk(rng, tenant, {d.question for d in tenant.onboarding})
         for _ in range(each):

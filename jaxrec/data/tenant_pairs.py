@@ -4,12 +4,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrec.data.chat import ChatFormat
+from jaxrec.data.chat import ChatFormat, Message
 from jaxrec.data.instructions import Skipped
 from jaxrec.data.pairs import Pair, PairError, Thumb, mismatch, tokens
+from jaxrec.data.tenant import Feedback, Preference, Tenant
 from jaxrec.data.text import Example
 from jaxrec.data.turns import answer_of, question_of
 from jaxrec.structs import Pairs, Thumbs, Turns
+
+
+def pairs_of(tenants: Sequence[Tenant]) -> list[Pair]:
+    """Their preferences; a pair's group is its tenant's key."""
+    return [
+        Pair(_asked(p), p.chosen, p.rejected, tenant.key, p.id)
+        for tenant in tenants
+        for p in tenant.preferences
+    ]
+
+
+def thumbs_of(tenants: Sequence[Tenant]) -> list[Thumb]:
+    """Their single judged answers, those of the pairs not among them; a thumb's group is its tenant's key."""
+    return [
+        Thumb(_asked(f), f.answer, f.liked, tenant.key, f.id)
+        for tenant in tenants
+        for f in tenant.thumbs
+    ]
+
+
+def both_thumbs(pairs: Sequence[Pair]) -> list[Thumb]:
+    """Each pair as a thumb up and a thumb down."""
+    return [
+        Thumb(p.prompt, said, liked, p.group, p.where)
+        for p in pairs
+        for said, liked in ((p.chosen, True), (p.rejected, False))
+    ]
 
 
 def hold_out_last(pairs: Sequence[Pair], held: int) -> tuple[list[Pair], list[Pair]]:
@@ -70,6 +98,11 @@ def tenant_thumb_rows(
     make = lambda side: _turns(chat, thumbs, side, tenants, question, answer)
     liked = np.array([t.liked for t in thumbs])
     return Thumbs(make(own), make([own[i] for i in other]), liked), list(thumbs), skipped
+
+
+def _asked(row: Preference | Feedback) -> tuple[Message, ...]:
+    role = lambda turn: "user" if turn.role == "customer" else turn.role
+    return (*((role(turn), turn.text) for turn in row.before), ("user", row.question))
 
 
 def _answer(

@@ -11,8 +11,10 @@
 What cannot be read is counted by reason, with its first place, and left out.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from jaxrec.data.tenant_folder import KNOWN, is_tenant, read_folder, rows_of, te
 
 __all__ = (
     "Dialogue", "Feedback", "Page", "Preference", "Source", "Tenant", "TenantError", "Turn",
-    "choose_tenants", "print_skipped", "read_tenants",
+    "choose_tenants", "print_skipped", "read_tenants", "with_heldout",
 )  # fmt: skip
 
 # A path or a name of the sample world, a tenant as an object of the layout's parts, or one that is there already.
@@ -46,11 +48,11 @@ def read_tenants(sources: Source | Sequence[Source]) -> tuple[list[Tenant], Skip
             "no tenants are given: name a folder of tenants, a .jsonl of them, or the sample world's"
             " (world:train, world:held, world:KEY)"
         )
-    skipped = Skipped()
+    skipped, world = Skipped(), functools.cache(_make_world)
     found: dict[str, tuple[Tenant, str]] = {}
     for source in sources:
         own = Skipped()
-        tenants = _of(source, own)
+        tenants = _of(source, own, world)
         for why, count in own.counts.items():
             skipped.counts[why] = skipped.counts.get(why, 0) + count
             skipped.first.setdefault(why, own.first[why])
@@ -73,6 +75,17 @@ def choose_tenants(tenants: Sequence[Tenant], keys: Sequence[str]) -> list[Tenan
     return [known[key] for key in keys]
 
 
+def with_heldout(tenants: Sequence[Tenant], every: int) -> list[Tenant]:
+    """Tenants of whom each `every`-th dialogue is held out where nothing is held out yet; a line says of how many.
+
+    0 holds nothing out.
+    """
+    split = lambda tenant: not tenant.heldout and 0 < every <= len(tenant.onboarding)
+    if count := sum(map(split, tenants)):
+        print(f"each {every}th dialogue of {count} tenants is held out to measure on", flush=True)
+    return [_split(tenant, every) if split(tenant) else tenant for tenant in tenants]
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """What could be meant: the nearest names, or the first ones; words to end a message with."""
     folded = {one.casefold(): one for one in known}
@@ -92,7 +105,13 @@ def print_skipped(skipped: Skipped, what: str = "tenants") -> None:
 # ------------------------------------------------------------------------------------------ inside
 
 
-def _of(source: Source, skipped: Skipped) -> list[Tenant]:
+def _split(tenant: Tenant, every: int) -> Tenant:
+    apart = tenant.onboarding[every - 1 :: every]
+    rest = tuple(d for d in tenant.onboarding if d not in apart)
+    return dataclasses.replace(tenant, onboarding=rest, heldout=apart)
+
+
+def _of(source: Source, skipped: Skipped, world: Callable[[str], list[Tenant]]) -> list[Tenant]:
     if isinstance(source, Tenant):
         return [source]
     if isinstance(source, Mapping):
@@ -103,7 +122,7 @@ def _of(source: Source, skipped: Skipped) -> list[Tenant]:
     path = Path(source).expanduser()
     name, _, rest = str(source).partition(":")
     if name == "world" and not path.exists():
-        return _world(rest)
+        return _world(rest, world)
     try:
         if path.is_dir():
             tenants = _folder(path, skipped)
@@ -175,22 +194,26 @@ def _of_the_world(name: str) -> str:
     return f"; did you mean world:{name}, of the sample world?" if name in KEYS else ""
 
 
-def _world(rest: str) -> list[Tenant]:
-    """ "train", "held", "" or a key; with ":N" those of a smaller world."""
-    from jaxrec.world.businesses import read_businesses
-    from jaxrec.world.tenants import generate
-
+def _world(rest: str, world: Callable[[str], list[Tenant]]) -> list[Tenant]:
+    """Of the sample world a part ("train", "held", "") or a key; behind ":" how large a world is meant."""
     part, _, size = rest.partition(":")
-    if size and not (size.isdecimal() and 1 <= int(size) <= 576):
-        raise TenantError(f"world:{rest}: {size!r} is no number of tenants from 1 to 576")
-    world = generate(n=int(size)) if size else [*generate(), *read_businesses()]
-    known = {tenant.key: tenant for tenant in world}
+    known = {tenant.key: tenant for tenant in world(size)}
     if part in ("", "train", "held"):
-        chosen = [t for t in world if not part or t.held_out == (part == "held")]
+        chosen = [t for t in known.values() if not part or t.held_out == (part == "held")]
         if not chosen:
             raise TenantError(f"world:{rest}: that small a world has no tenants of this part")
-        return list(chosen)
+        return chosen
     if part not in known:
         hint = nearest(part, ["train", "held", *known])
         raise TenantError(f"the sample world has no tenant {part!r}{hint}")
     return [known[part]]
+
+
+def _make_world(size: str) -> list[Tenant]:
+    """The whole sample world, or one of so many generated tenants."""
+    from jaxrec.world.businesses import read_businesses
+    from jaxrec.world.tenants import generate
+
+    if size and not (size.isdecimal() and 1 <= int(size) <= 576):
+        raise TenantError(f"world: {size!r} is no number of tenants from 1 to 576")
+    return generate(n=int(size)) if size else [*generate(), *read_businesses()]

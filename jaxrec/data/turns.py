@@ -5,6 +5,7 @@ answer     <assistant> the answer <eos>                       what stands behind
 piece      one thing known of a tenant: a sentence of its style guide, an answer it gave, a judged answer
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ import numpy as np
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.tenant import Dialogue, Tenant
 from jaxrec.data.text import Example, Rows, pad
-from jaxrec.world.records import TOPICS
 
 GUIDE, ANSWER, FEEDBACK = 0, 1, 2  # kinds of evidence
 KINDS = 3
+_HEADING, _LIST_MARK = re.compile(r"\s*#"), re.compile(r"^\s*(?:[-*+>•]+|\d+[.)])\s+")
 
 
 class TurnRows(NamedTuple):
@@ -81,8 +82,9 @@ def turn_rows(
 
 
 def sentences(prose: str) -> list[str]:
-    """A style guide cut at its full stops."""
-    parts = [part.strip() for part in prose.replace("? ", ". ").split(". ")]
+    """A style guide cut at its full stops and line ends; headings and the marks of lists are left out."""
+    lines = [_LIST_MARK.sub("", line) for line in prose.splitlines() if not _HEADING.match(line)]
+    parts = [part.strip() for line in lines for part in line.replace("? ", ". ").split(". ")]
     return [part if part.endswith((".", "!", '"')) else f"{part}." for part in parts if part]
 
 
@@ -141,35 +143,76 @@ def corrupt(
     return Example(left, [0.0] * len(left)), Example(hidden, loss)
 
 
+class Alike(NamedTuple):
+    """Two texts of one meaning, and what they are about ("": nobody says)."""
+
+    meaning: str
+    one: str
+    other: str
+    topic: str = ""
+
+
+def texts_alike(tenants: Sequence[Tenant]) -> list[Alike]:
+    """What a text's vector may learn from: wordings of one question where they are planted, in the sample world.
+
+    Of other tenants a question and its answer, the weak supervision of E5 (Wang 2022).
+    """
+    from jaxrec.world.records import WorldTenant
+    from jaxrec.world.tenants import paraphrases
+
+    planted = [t for t in tenants if isinstance(t, WorldTenant)]
+    rows = [Alike(topic, one, other, topic)
+            for topic, one, other in paraphrases([t for t in planted if t.facts])]  # fmt: skip
+    own = [d for t in tenants if not isinstance(t, WorldTenant) for d in t.onboarding]
+    return rows + [Alike(d.answer, d.question, d.answer, d.topic) for d in own]
+
+
+def topics_of(tenants: Sequence[Tenant], alike: Sequence[Alike]) -> list[str]:
+    """What texts can be about: the sample world's topics where it is among the tenants, and all that rows name."""
+    from jaxrec.world.records import TOPICS, WorldTenant
+
+    start = TOPICS if any(isinstance(tenant, WorldTenant) for tenant in tenants) else ()
+    return [*start, *sorted({pair.topic for pair in alike} - {*start, ""})]
+
+
 def retrofit_rows(
     chat: ChatFormat,
     texts: Sequence[tuple[Sequence[tuple[str, str]], str]],
-    paraphrases: Sequence[tuple[str, str, str]],
+    alike: Sequence[Alike],
+    topics: Sequence[str],
     *,
     context: int,
     length: int,
     seed: int = 0,
 ) -> dict:
-    """Arrays of `structs.Retrofit` by field, as many rows as `texts`, which are (turns so far, what follows).
+    """Arrays of `structs.Retrofit` by field, as many rows as `texts`.
 
-    `paraphrases` are (topic, one wording, another); they are repeated in random order to the number of texts.
+    Args:
+      chat: the backbone's format.
+      texts: (turns so far, what follows).
+      alike: texts that mean the same; repeated in random order to the number of `texts`.
+      topics: what they can be about, the labels for routing; a text on none of these has no label (-1).
+      context: tokens of what is read.
+      length: tokens of what follows it.
+      seed: of the order, and of the spans that are hidden.
     """
     rng = np.random.default_rng(seed)
-    pairs = [paraphrases[i] for i in rng.permutation(len(texts)) % len(paraphrases)]
+    pairs = [alike[i] for i in rng.permutation(len(texts)) % len(alike)]
+    label = {topic: i for i, topic in enumerate(topics)}
+    meaning = {m: i for i, m in enumerate(dict.fromkeys([*topics, *(a.meaning for a in alike)]))}
     spans = [corrupt(chat, chat.encode(said)[: length - 2], rng) for _, said in texts]
     cut = lambda example: Example(*(part[:length] for part in example))
     ask = lambda said: question_of(chat, [("user", said)], context)
-    topic = np.array([TOPICS.index(t) for t, _, _ in pairs], np.int32)
     fill = lambda examples, length: pad(examples, length, chat.pad_id)
     return {
         "context": fill([question_of(chat, turns, context) for turns, _ in texts], context),
         "continuation": fill([answer_of(chat, said, length) for _, said in texts], length),
         "corrupted": fill([cut(left) for left, _ in spans], length),
         "spans": fill([cut(hidden) for _, hidden in spans], length),
-        "first": fill([ask(one) for _, one, _ in pairs], context),
-        "second": fill([ask(other) for _, _, other in pairs], context),
-        "meaning_B": topic,
-        "topic_B": topic,
+        "first": fill([ask(pair.one) for pair in pairs], context),
+        "second": fill([ask(pair.other) for pair in pairs], context),
+        "meaning_B": np.array([meaning[pair.meaning] for pair in pairs], np.int32),
+        "topic_B": np.array([label.get(pair.topic, -1) for pair in pairs], np.int32),
     }
 
 

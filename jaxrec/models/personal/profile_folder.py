@@ -1,0 +1,97 @@
+"""Onboarded tenants as a folder: what the stages `personalize` and `prefer` write, and what answers in their voices.
+
+FOLDER/params       p [U, E] of tenants that answer by it, p_encoder [U, E] what was inferred; delta, a bank of Deltas
+FOLDER/facts.json   "tenants", U keys; "model", the personal model's folder; "own", keys of the bank's rows, and its
+                    layout "own_delta"; "sources", where the tenants were read from
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec import checkpoint, config, mesh
+from jaxrec.config import RunError
+from jaxrec.delta import DeltaConfig, shapes
+from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.structs import Delta
+from jaxrec.training.partition import paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Tenants of one personal model. A tenant in `own` answers by its row of `delta`, any other by its row of p.
+
+    p_UE: None where nobody answers by p. inferred_UE: the encoder's p, where it was kept. spec: layout of `delta`.
+    """
+
+    tenants: tuple[str, ...]
+    model: str
+    p_UE: np.ndarray | None
+    inferred_UE: np.ndarray | None = None
+    own: tuple[str, ...] = ()
+    delta: Delta | None = None
+    spec: DeltaConfig = DeltaConfig()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def save_profile(folder: str | Path, profile: Profile) -> None:
+    """Writes the folder, replacing what was there."""
+    named = {"p": profile.p_UE, "p_encoder": profile.inferred_UE, "delta": profile.delta}
+    facts = {**profile.facts, "tenants": list(profile.tenants), "model": profile.model}
+    if profile.own:
+        facts |= {"own": list(profile.own), "own_delta": config.to_dict(profile.spec)}
+    checkpoint.save_params(folder, {k: v for k, v in named.items() if v is not None}, facts)
+
+
+def load_profile(folder: str | Path, lm: PersonalLM) -> Profile:
+    """The tenants of a folder for the model that they belong to (`model_of_profile`).
+
+    Raises CheckpointError for no such folder, and RunError for one that is something else.
+    """
+    facts = profile_facts(folder)
+    saved = checkpoint.load_params(folder)
+    own, spec, delta = tuple(facts.get("own", ())), DeltaConfig(), None
+    if "delta" in saved:
+        if "own_delta" not in facts:
+            raise RunError(f"{folder} does not say how its Deltas lie: onboard its tenants again")
+        spec = config.from_dict(DeltaConfig, facts["own_delta"])
+        like = shapes(lm.sites, spec, len(own))
+        leaves = dict(paths(saved["delta"]))
+        put = lambda keys, _: np.asarray(leaves[mesh.path_of(keys)])
+        delta = jax.tree_util.tree_map_with_path(put, like)
+    array = lambda name: np.asarray(saved[name]) if name in saved else None
+    return Profile(
+        tuple(facts["tenants"]), facts["model"], array("p"), array("p_encoder"), own, delta, spec, facts
+    )  # fmt: skip
+
+
+def profile_facts(folder: str | Path) -> dict[str, Any]:
+    """The facts of a profile's folder. Raises RunError where it is no such folder."""
+    if not str(folder):
+        raise RunError("name a profile, a personalize stage's OUT/profile, with --profile")
+    facts = checkpoint.load_facts(folder)
+    if missing := {"tenants", "model"} - set(facts):
+        raise RunError(
+            f"{folder} is no profile, a personalize stage's OUT/profile: its facts.json lacks {sorted(missing)[0]!r}"
+        )
+    return facts
+
+
+def sources_of(
+    facts: Mapping[str, Any], given: Sequence[str], folder: str | Path
+) -> tuple[str, ...]:
+    """Where a profile's tenants are to be read from: what is given, else where they were onboarded from.
+
+    Raises RunError for a profile that does not say.
+    """
+    sources = tuple(given) or tuple(facts.get("sources", ()))
+    if not sources:
+        raise RunError(
+            f"{folder} does not say where its tenants came from: name a folder of tenants, a .jsonl of them, or the"
+            " sample world's (world:held) with --tenants"
+        )
+    return sources
