@@ -33,7 +33,7 @@ from jaxrec.data.tenant_pairs import (
     tenant_pair_rows,
     tenant_thumb_rows,
 )
-from jaxrec.data.tenants import print_skipped, read_tenants
+from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import MeshConfig
@@ -47,7 +47,7 @@ from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference
 from jaxrec.structs import Pairs
 from jaxrec.tables import RowAdam
-from jaxrec.training import gradients, optimizer, partition, step
+from jaxrec.training import gradients, optimizer, partition, step, tuning
 from jaxrec.training.optimizer import OptConfig
 
 
@@ -165,7 +165,7 @@ def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     """A personal model; of each tenant the last pairs are tested."""
     model = load_personal(cfg.personal, devices)
     tenants, skipped = read_tenants(cfg.tenants)
-    print_skipped(skipped)
+    tuning.say("tenants", skipped)
     judged = [tenant for tenant in tenants if tenant.preferences]
     pairs, names = pairs_of(judged), tuple(tenant.key for tenant in judged)
     train, test = hold_out_last(pairs, cfg.held_last)

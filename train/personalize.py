@@ -17,10 +17,11 @@ from pathlib import Path
 from jaxrec import config, mesh
 from jaxrec.assistant.fitting import OnboardConfig, onboard
 from jaxrec.config import RunError
-from jaxrec.data.tenants import print_skipped, read_tenants
+from jaxrec.data.tenants import read_tenants
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.models.personal.profile_folder import save_profile
+from jaxrec.training import tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     if not cfg.model:
         raise RunError("personalize: name a universal stage's OUT/model with --model")
     tenants, skipped = read_tenants(cfg.tenants)
-    print_skipped(skipped)
+    tuning.say("tenants", skipped)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)

@@ -40,7 +40,7 @@ from jaxrec.data.tenant_pairs import (
     tenant_thumb_rows,
     thumbs_of,
 )
-from jaxrec.data.tenants import print_skipped, read_tenants
+from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.files import write_json
 from jaxrec.losses.preference import PreferenceLoss
@@ -264,7 +264,7 @@ def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
             f"of {len(tenants)} tenants none has preferences (pairs of answers); from thumbs alone p is fitted by"
             " train.personalize --by gradient"
         )
-    print_skipped(left)
+    tuning.say("tenants", left)
     names = tuple(tenant.key for tenant in judged)
     train, held = hold_out_last(pairs_of(judged), cfg.hold_out_last)
     p_UE = starting_p(model, judged, cfg.profile)

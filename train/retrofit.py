@@ -24,7 +24,7 @@ from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.instructions import read_instructions
 from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.data.tenants import print_skipped, read_tenants
+from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.model_folder import place_facts
@@ -134,12 +134,12 @@ def read(cfg: RetrofitConfig) -> tuple[list[tuple[list, str]], list[turns.Alike]
     tenants = []
     if cfg.tenants or not cfg.data:
         tenants, skipped = read_tenants(cfg.tenants)
-        print_skipped(skipped)
+        tuning.say("tenants", skipped)
     said = lambda ts: [(t.role, t.text) for t in ts]
     texts = [(said(d.turns[:-1]), d.answer) for t in tenants for d in t.onboarding]
     for source in cfg.data:
         found, skipped = read_instructions(source)
-        print_skipped(skipped, source)
+        tuning.say(source, skipped)
         texts += [(list(one.prompt), one.answer) for one in found]
     if not texts:
         raise RunError(

@@ -18,7 +18,7 @@ from jaxrec import config, mesh, objectives
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
-from jaxrec.data.tenants import print_skipped, read_tenants
+from jaxrec.data.tenants import read_tenants
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.onboarding import infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
@@ -55,7 +55,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     if not cfg.model:
         raise RunError("rewrite: name a universal stage's OUT/model with --model")
     tenants, skipped = read_tenants(cfg.tenants)
-    print_skipped(skipped)
+    tuning.say("tenants", skipped)
     made = rewrites(tenants, cfg.each, cfg.loop.seed)
     if not made:
         raise RunError(

@@ -24,7 +24,7 @@ from jaxrec import config, mesh, objectives
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.instructions import Skipped
-from jaxrec.data.tenants import Tenant, print_skipped, read_tenants, with_heldout
+from jaxrec.data.tenants import Tenant, read_tenants, with_heldout
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.answering import Answering
@@ -160,9 +160,9 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
     if not cfg.lfe:
         raise RunError("universal: name a retrofit's OUT/lfe with --lfe")
     tenants, skipped = read_tenants(cfg.tenants)
-    print_skipped(skipped)
+    tuning.say("tenants", skipped)
     held, skipped = read_tenants(cfg.held) if cfg.held else ([], Skipped())
-    print_skipped(skipped, "held")
+    tuning.say("held", skipped)
     if both := {tenant.key for tenant in tenants} & {tenant.key for tenant in held}:
         raise RunError(f"{sorted(both)[0]!r} is in tenants and in held: it can be in one only")
     learned = with_heldout([t for t in tenants if can_teach(t)], cfg.hold_out_every)

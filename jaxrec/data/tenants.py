@@ -25,7 +25,7 @@ from jaxrec.data.tenant_folder import KNOWN, is_tenant, read_folder, rows_of, te
 
 __all__ = (
     "Dialogue", "Feedback", "Page", "Preference", "Source", "Tenant", "TenantError", "Turn",
-    "choose_tenants", "print_skipped", "read_tenants", "with_heldout",
+    "choose_tenants", "read_tenants", "with_heldout",
 )  # fmt: skip
 
 # A path or a name of the sample world, a tenant as an object of the layout's parts, or one that is there already.
@@ -94,12 +94,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
         return f"; did you mean {' or '.join(repr(folded[one]) for one in close)}?"
     more = f" and {len(known) - 8} more" if len(known) > 8 else ""
     return f"; there are: {', '.join(list(known)[:8])}{more}" if known else "; there is none"
-
-
-def print_skipped(skipped: Skipped, what: str = "tenants") -> None:
-    """A line a reason, for a stage's log."""
-    for line in skipped.lines():
-        print(f"{what}: left out: {line}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------ inside

@@ -11,15 +11,16 @@ from jaxtyping import Float, PyTree
 
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.text import Example, Rows, pad
+from jaxrec.delta import bank, take
 from jaxrec.losses.tokens import following
 from jaxrec.models.language.writing import GREEDY, Writer, batches
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.generate import Generator
-from jaxrec.structs import LFEOutput, Tokens
+from jaxrec.structs import Delta, LFEOutput, Tokens
 
 
 class Answering:
-    """Scores and writes answers, `rows` at a time, each row with a p of its own. Programs are compiled once.
+    """Scores and writes answers, `rows` at a time, each row with a p or a Delta of its own. Programs are compiled once.
 
     chat: the format of the backbone. limit: tokens of an answer at most. `params` of every call is the whole tree, with
     "backbone", "lfe", "head" and "hypernet" in it.
@@ -34,8 +35,10 @@ class Answering:
         start = list(chat.marks().start)
 
         def prepare(params: PyTree, asked: Sequence[Any]) -> tuple[PyTree, list[list[int]]]:
-            p_BE, question, retrieved = jax.tree.map(lambda *rows: np.stack(rows), *asked)
-            turn = self._turn(params, p_BE, Tokens(**question), retrieved)
+            whose, *rest = zip(*asked, strict=True)
+            who = bank(whose) if isinstance(whose[0], Delta) else np.stack(whose)
+            question, retrieved = (jax.tree.map(lambda *x: np.stack(x), *part) for part in rest)
+            turn = self._turn(params, who, Tokens(**question), retrieved)
             texts = zip(question["ids_BL"], question["mask_BL"], strict=True)
             return (params, turn), [lm.opening(ids[mask].tolist(), start) for ids, mask in texts]
 
@@ -70,7 +73,7 @@ class Answering:
     def write(
         self,
         params: PyTree,
-        p_NE: Float[np.ndarray, "N E"],
+        p_NE: Float[np.ndarray, "N E"] | Delta,
         questions: Sequence[Example],
         length: int,
         *,
@@ -82,7 +85,7 @@ class Answering:
 
         Args:
           params: the whole tree.
-          p_NE: who answers, a row for each question.
+          p_NE: who answers, a row for each question: p, or a Delta of its own.
           questions: of `turns.question_of`.
           length: tokens that questions are padded to.
           retrieved: Z of each row's passages, as `PersonalLM.turn` takes it.
@@ -96,7 +99,7 @@ class Answering:
     def stream(
         self,
         params: PyTree,
-        p_NE: Float[np.ndarray, "N E"],
+        p_NE: Float[np.ndarray, "N E"] | Delta,
         questions: Sequence[Example],
         length: int,
         *,
@@ -111,15 +114,18 @@ class Answering:
 
     def _asked(
         self,
-        p_NE: Float[np.ndarray, "N E"],
+        p_NE: Float[np.ndarray, "N E"] | Delta,
         questions: Sequence[Example],
         length: int,
         retrieved: LFEOutput | None,
     ) -> list[Any]:
         """The rows of a batch, one by one: p, question, what was retrieved."""
         rows = pad(questions, length, self.chat.pad_id)
-        whole = (np.asarray(p_NE), rows, jax.tree.map(np.asarray, retrieved))
-        return [jax.tree.map(lambda x, i=i: x[i], whole) for i in range(len(questions))]
+        rest = (rows, jax.tree.map(np.asarray, retrieved))
+        whose = p_NE if isinstance(p_NE, Delta) else np.asarray(p_NE)
+        one = lambda i: take(whose, jnp.array([i])) if isinstance(whose, Delta) else whose[i]
+        cut = lambda i: jax.tree.map(lambda x: x[i], rest)
+        return [(one(i), *cut(i)) for i in range(len(questions))]
 
     def _scored(self, params, p_BE, question: Tokens, answer: Tokens):
         context, delta = self.lm.read(params, question), self.lm.personal(params, p_BE)

@@ -231,7 +231,7 @@ class PersonalLM:
         self,
         params: PyTree,
         context: Context,
-        p_BE: Float[Array, "B E"] | None,
+        p_BE: Float[Array, "B E"] | Delta | None,
         retrieved: LFEOutput | None = None,
     ) -> Turn:
         """What decoding a turn needs: the memory's keys and values at every layer, and each row's Delta, made once.
@@ -239,13 +239,15 @@ class PersonalLM:
         Args:
           params: the whole tree; "head" and "hypernet" are read.
           context: of the conversation so far, from `read`.
-          p_BE: who answers, or None for nobody in particular.
+          p_BE: who answers; a Delta of each row's own, or None for nobody in particular.
           retrieved: Z of passages, each row's own joined along L; their tokens stand behind the turn's in the memory,
             in a segment of their own, exactly as in `answer`.
 
         Raises ValueError for retrieved Z inside the backbone, which reads passages as text.
         """
-        delta = None if p_BE is None else materialise(self.personal(params, p_BE))
+        delta = p_BE
+        if not (p_BE is None or isinstance(p_BE, Delta)):
+            delta = materialise(self.personal(params, p_BE))
         if self.inside:
             self._refuse(retrieved)
             return Turn(None, delta)

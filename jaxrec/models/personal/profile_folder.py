@@ -16,6 +16,7 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig, shapes
+from jaxrec.models.language.model_folder import place_facts, place_of
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.structs import Delta
 from jaxrec.training.partition import paths
@@ -42,6 +43,7 @@ def save_profile(folder: str | Path, profile: Profile) -> None:
     """Writes the folder, replacing what was there."""
     named = {"p": profile.p_UE, "p_encoder": profile.inferred_UE, "delta": profile.delta}
     facts = {**profile.facts, "tenants": list(profile.tenants), "model": profile.model}
+    facts |= place_facts(folder, profile.model)
     if profile.own:
         facts |= {"own": list(profile.own), "own_delta": config.to_dict(profile.spec)}
     checkpoint.save_params(folder, {k: v for k, v in named.items() if v is not None}, facts)
@@ -78,7 +80,7 @@ def profile_facts(folder: str | Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} is no profile, a personalize stage's OUT/profile: its facts.json lacks {sorted(missing)[0]!r}"
         )
-    return facts
+    return facts | {"model": place_of(folder, facts)} if "base" in facts else facts
 
 
 def sources_of(

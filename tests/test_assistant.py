@@ -1,0 +1,211 @@
+"""The assistant on a model of toy size: tenants onboarded in every way, asked, saved and found; and its command."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_personal as tiny
+
+import jaxrec.answer as command
+from jaxrec import checkpoint, config, hub, mesh
+from jaxrec.assistant import Assistant
+from jaxrec.assistant import assistant as library
+from jaxrec.config import RunError
+from jaxrec.data.tenant import Turn
+from jaxrec.data.text import train_tokenizer
+from jaxrec.delta import DeltaConfig
+from jaxrec.models.personal.personal_folder import save_personal
+
+TALKS = [
+    {"question": f"is it {word}?", "answer": f"aye, {word}."} for word in ("red", "blue", "old")
+]
+SHOP = {"key": "shop", "guide": "Say aye. Be short.", "dialogues": TALKS}
+JUDGED = {
+    "key": "judged",
+    "thumbs": [
+        {"question": "is it red?", "answer": "aye!", "liked": True},
+        {"question": "is it red?", "answer": "no, it is blue.", "liked": False},
+    ],
+}
+GUIDE = {"key": "guide", "guide": "Be short."}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return mesh.make(mesh.MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A personal model of random weights, as a universal stage's OUT."""
+    at = tmp_path_factory.mktemp("universal")
+    tok = train_tokenizer([f"{t['question']} {t['answer']}" for t in TALKS], 288)
+    cfg = dataclasses.replace(tiny.DECODER, vocab=tok.size, cuts=())
+    backbone = hub.model_of(cfg)
+    weights = tiny.random_like(backbone.init, jax.random.key(0), np.zeros((1, 2), np.int32))
+    hub.save(at / "backbone", cfg, weights["params"])
+    tok.save(at / "backbone" / "tokenizer.json")
+    _, loaded = hub.load(at / "backbone")
+    head = dataclasses.replace(tiny.PERSONAL.head, vocab=tok.size)
+    lm = dataclasses.replace(
+        tiny.LM, backbone=backbone, cfg=dataclasses.replace(tiny.PERSONAL, head=head)
+    )
+    own = {**tiny.random_like(lm.init, jax.random.key(0)), "encoder": tiny.params()["encoder"]}
+    own["profile"] = {"p": np.ones((1, tiny.D_P), np.float32)}
+    facts = {
+        "backbone": str(at / "backbone"),
+        "backbone_hash": checkpoint.fingerprint(loaded),
+        "lfe": config.to_dict(tiny.PERSONAL.lfe),
+    }
+    save_personal(at / "model", lm, tiny.ENCODER, own, ["trained"], facts)
+    return at
+
+
+@pytest.fixture(scope="module")
+def assistant(folder, one_device):
+    return Assistant.load(folder, devices=one_device, rows=2, limit=6)
+
+
+@pytest.fixture(scope="module")
+def saved(assistant, tmp_path_factory):
+    """Everybody onboarded, each in another way, and where they were saved."""
+    few = {"steps": 2, "question": 24, "answer": 24, "piece": 16}
+    assert assistant.onboard([SHOP, GUIDE], **{k: few[k] for k in ("piece",)}) == ["shop", "guide"]
+    inferred = assistant.voice("shop").p_E
+    assert assistant.onboard([SHOP | {"key": "fitted"}, JUDGED], "gradient", **few) == [
+        "fitted",
+        "judged",
+    ]
+    assistant.onboard(
+        SHOP | {"key": "own"}, "lora", own_delta=DeltaConfig(lora_rank=2, lora_sites="q"), **few
+    )
+    fitted = assistant.voice("fitted").p_E
+    np.testing.assert_allclose(assistant.voice("own").p_E, inferred, atol=1e-5)
+    assert np.abs(fitted - inferred).max() > 1e-3  # one started where the other stayed
+    at = tmp_path_factory.mktemp("mine")
+    assistant.save(at)
+    return at
+
+
+def test_whoever_was_onboarded_is_found_again_and_says_the_same(
+    assistant, saved, folder, one_device
+):
+    again = Assistant.load(saved, devices=one_device, rows=2, limit=6)
+    assert again.onboarded == ("shop", "guide", "fitted", "judged", "own")
+    assert again.tenants == assistant.tenants == (*again.onboarded, "trained")
+    questions = ["is it red?", "is it blue?", "is it old?"]
+    for whose in ("fitted", ["shop", "own", "judged"], None, "trained"):
+        assert again.answers(questions, whose) == assistant.answers(questions, whose)
+    beside = Assistant.load(folder, profile=saved, devices=one_device)
+    np.testing.assert_array_equal(beside.voice("own").p_E, assistant.voice("own").p_E)
+    assert beside.voice("own").delta is not None
+
+
+def test_a_stream_is_the_answer_in_pieces(assistant, saved):
+    for whose in ("fitted", "own", None):
+        pieces = list(assistant.stream("is it red?", whose))
+        assert "".join(pieces).strip() == assistant.answer("is it red?", whose)
+
+
+def test_a_conversation_in_every_form_is_the_same_conversation(assistant, saved):
+    told = [("customer", "is it red?"), ("assistant", "aye."), ("customer", "and blue?")]
+    forms = [
+        told,
+        [{"role": "user" if r == "customer" else r, "content": said} for r, said in told],
+        [Turn(role, said) for role, said in told],
+    ]
+    assert len({assistant.answer(form, "fitted") for form in forms}) == 1
+    assert len({tuple(library.spoken(form)) for form in forms}) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda a: a.answer(" ", None), "the question is empty"),
+        (lambda a: a.answer([], None), "the question is empty"),
+        (lambda a: a.answer("half \ud83d", None), "surrogate"),
+        (lambda a: a.answer([{"role": "user"}], None), "a turn of a conversation is"),
+        (lambda a: a.answer("is it red?", "Traind"), "no tenant 'Traind'; did you mean 'trained'"),
+        (lambda a: a.onboard(GUIDE, "gradient"), "guide has neither dialogues nor thumbs"),
+        (lambda a: a.onboard(JUDGED, "lora"), "judged has no dialogue to learn from"),
+        (
+            lambda a: a.onboard(SHOP | {"guide": ""}, examples=0),
+            "neither guide, dialogues nor thumbs",
+        ),
+        (lambda a: Assistant(a.model, a.devices).save("x"), "nobody was onboarded"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(assistant, ask, said):
+    with pytest.raises(RunError, match=said):
+        ask(assistant)
+
+
+def test_a_folder_that_is_something_else(folder, tmp_path):
+    for place, said in (
+        (tmp_path / "none", "no such folder"),
+        (tmp_path, "neither model nor profile"),
+        (folder / "backbone", "it is a language model"),
+    ):
+        with pytest.raises(RunError, match=said):
+            library.find(place)
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def run(saved, monkeypatch, capsys, one_device):
+    """Runs the command on what stands in standard input: (lines of output, what is said beside them, status)."""
+    monkeypatch.setattr(mesh, "make", lambda *_: one_device)
+
+    def run(stdin: bytes, *flags: str):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        argv = ["--model", str(saved), "--limit", "6", "--rows", "2", *flags]
+        status = 0
+        try:
+            config.run(command.main, command.AnswerConfig, argv=argv)
+        except SystemExit as stop:
+            status = stop.code
+        told = capsys.readouterr()
+        return told.out.splitlines(), told.err, status
+
+    return run
+
+
+def test_questions_come_as_lines_and_as_json(run, assistant):
+    stdin = b"\xef\xbb\xbfis it red?\r\n\n" + b"\n".join(
+        json.dumps(row).encode()
+        for row in (
+            {"question": "is it old?", "id": 7},
+            {"messages": [{"role": "user", "content": "is it blue?"}], "tenant": "own"},
+            {"text": "?"},
+        )
+    )
+    out, err, status = run(stdin, "--tenant", "fitted", "--json")
+    rows = [json.loads(line) for line in out]
+    assert status == 0 and "line 5: JSON without a question" in err
+    assert [row["tenant"] for row in rows] == ["fitted", "fitted", "own"] and rows[1]["id"] == 7
+    wanted = assistant.answers(
+        ["is it red?", "is it old?", "is it blue?"], ["fitted", "fitted", "own"]
+    )
+    assert [row["answer"] for row in rows] == wanted
+    plain, _, _ = run(b"is it red?", "--tenant", "fitted")
+    assert plain == [" ".join(wanted[0].split())]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "flags", "said"),
+    [
+        (b" \n\n", ("--tenant", "shop"), "error: there is no question in standard input"),
+        (b"{}\n", ("--tenant", "shop"), "no question in standard input; 1 left out"),
+        (b"?", ("--tenant", "shpo"), "did you mean 'shop'?"),
+        (b"?", (), "say who answers with --tenant; there are: shop, guide"),
+        (b"?", ("--tenant", "shop", "--questions", "none.txt"), "no file of questions none.txt"),
+    ],
+)
+def test_a_mistake_is_one_line(run, stdin, flags, said):
+    out, err, status = run(stdin, *flags)
+    assert out == [] and status == 1 and said in err.splitlines()[-1], err
