@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ import tyro
 
 from jaxrec import config
 from jaxrec.config import ConfigError
+from jaxrec.data.readers.raw import DataError
 from jaxrec.recommenders.flow import Flow, FlowConfig, Recommendations, open_shop
 from jaxrec.recommenders.flow.keep import say_on_stderr
 
@@ -32,33 +34,34 @@ TITLE = 70  # characters of a title that are printed
 
 @dataclasses.dataclass(frozen=True)
 class RecommendConfig:
-    """Who asks for what, in which shop.
+    """Who asks for what, in which shop."""
 
-    events: who took what, a CSV or any published layout (file or folder). items: titles (categories, brands) by item.
-    user: names of people as the events have them, one after the other. users: a file with one name a line.
-    query: what they ask for, in words. k: how many items. why: with reasons. again: also what they have taken already.
-    liked: ids of items that somebody who is not known likes. keep: the folder of the fitted shop. refit: fit anew.
-    encoder: of titles and queries: a folder or hub id of a BERT or MPNet; "none": by words alone. json: an object a
-    line. user_column and the others: names of the events' columns, where their headers don't tell.
-    """
-
-    events: str = ""
-    items: str = ""
-    user: tuple[str, ...] = ()
-    users: str = ""
-    query: str = ""
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    why: bool = False
-    again: bool = False
-    liked: tuple[str, ...] = ()
-    keep: str = ""
-    refit: bool = False
-    encoder: str = ""
-    json: bool = False
-    user_column: str = ""
-    item_column: str = ""
-    rating_column: str = ""
+    events: str = (
+        ""  # who took what: a CSV, JSON lines, Parquet or any published layout; a file or a folder
+    )
+    items: str = (
+        ""  # titles (categories, brands) by item id; without: what the events tell of their items
+    )
+    user: tuple[str, ...] = ()  # one name or several, as the events have them
+    users: str = ""  # a file with one name a line
+    query: str = ""  # what they ask for, in words
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10  # how many items
+    why: bool = False  # with reasons
+    again: bool = False  # also what they have taken already
+    liked: tuple[str, ...] = ()  # ids of items that somebody who is not known likes
+    keep: str = ""  # the folder of the fitted shop; without: one in ~/.cache/jaxrec/shops
+    refit: bool = False  # fit anew, whatever is kept
+    encoder: str = (
+        ""  # of titles and queries: a folder or hub id of a BERT or MPNet; "none": words alone
+    )
+    json: bool = False  # a JSON object a line, with reasons
+    user_column: str = ""  # the events' columns by name (or by position from 0, without a header),
+    item_column: str = ""  # where looking does not tell
+    rating_column: str = ""  # "none": there is one, and it is not read
     time_column: str = ""
+    items_id: str = ""  # the titles' columns by name
+    items_title: str = ""
+    encoding: str = ""  # of files that are not UTF-8, where looking does not tell: cp1251, latin-1
 
 
 def main(cfg: RecommendConfig) -> list[Recommendations]:
@@ -66,20 +69,18 @@ def main(cfg: RecommendConfig) -> list[Recommendations]:
     if not cfg.events:
         raise ConfigError("which events? --events FILE: a CSV of who took what")
     people = asking(cfg)
-    flow = open_shop(
-        cfg.events,
-        cfg.items or None,
-        keep=cfg.keep or None,
-        refit=cfg.refit,
-        config=FlowConfig(encoder=cfg.encoder),
-        columns={
-            "user": cfg.user_column,
-            "item": cfg.item_column,
-            "rating": cfg.rating_column,
-            "time": cfg.time_column,
-        },
-        say=say_on_stderr,
-    )
+    try:
+        flow = open_shop(
+            cfg.events,
+            cfg.items or None,
+            keep=cfg.keep or None,
+            refit=cfg.refit,
+            config=FlowConfig(encoder=cfg.encoder),
+            columns=columns_of(cfg),
+            say=lambda line: say_on_stderr(own_flags(line)),
+        )
+    except DataError as error:
+        raise DataError(own_flags(str(error))) from None
     lists = []
     for user in people:
         found = flow.recommend(
@@ -88,6 +89,20 @@ def main(cfg: RecommendConfig) -> list[Recommendations]:
         print(json.dumps(record(found), ensure_ascii=False) if cfg.json else block(found, flow))
         lists.append(found)
     return lists
+
+
+def columns_of(cfg: RecommendConfig) -> dict[str, str]:
+    """The columns that flags name, as the reader of data sets calls them."""
+    named = {what: getattr(cfg, f"{what}_column") for what in ("user", "item", "rating", "time")}
+    return named | {what: getattr(cfg, what) for what in ("items_id", "items_title", "encoding")}
+
+
+def own_flags(line: str) -> str:
+    """What the reader of data sets says, with this command's flags in place of a configuration's fields."""
+    line = re.sub(r"(--)?data\.(user|item|rating|time)\b", r"--\2-column", line)
+    return re.sub(r"(--)?data\.(items[-_](id|title)|encoding)\b", r"--\2", line).replace(
+        "name one as data.file", "name one of them as --events"
+    )
 
 
 def asking(cfg: RecommendConfig) -> list[str]:

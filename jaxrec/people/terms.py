@@ -20,8 +20,8 @@ MEASURES = frozenset(
 def taken_terms(rows: Histories, items: Items) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(row's person, terms of an item that they took) for every event, as `fit_personas` reads it.
 
-    Terms are the closest category and the brand where the shop has at least `KINDS` different ones; else the words of
-    the title without measures, numbers and words that many titles have. Nothing where there are no titles either.
+    Terms are the categories and the brand where the shop has at least `KINDS` different ones; else the words of the
+    title without measures, numbers and words that many titles have. Nothing where there are no titles either.
     """
     terms_I = item_terms(items)
     people = rows.user_B[rows.row_T].tolist()
@@ -32,13 +32,14 @@ def taken_terms(rows: Histories, items: Items) -> Iterator[tuple[int, tuple[str,
 
 def item_terms(items: Items) -> list[tuple[str, ...]]:
     """The terms of every item; empty where the shop tells nothing of its items."""
-    columns: list[list[str]] = []
-    if items.category and len({kinds[-1] for kinds in items.category if kinds}) >= KINDS:
-        columns.append([kinds[-1] if kinds else "" for kinds in items.category])
+    columns: list[list[tuple[str, ...]]] = []
+    if items.category and len({kind for kinds in items.category for kind in kinds}) >= KINDS:
+        columns.append(list(items.category))
     if items.brand and len(set(items.brand) - {""}) >= KINDS:
-        columns.append(list(items.brand))
+        columns.append([(brand,) for brand in items.brand])
     if columns:
-        return [tuple(term for term in own if term) for own in zip(*columns, strict=True)]
+        rows = zip(*columns, strict=True)
+        return [tuple(term for own in row for term in own if term) for row in rows]
     if not items.title:
         return []
     words_I = [set(words(title)) - MEASURES for title in items.title]

@@ -28,7 +28,7 @@ class FlowConfig:
     neighbours: ItemKNNConfig = ItemKNNConfig()
     personas: PersonasConfig = PersonasConfig(restarts=3)
     persona_people: int = 20
-    settings: FlowSettings = dataclasses.field(default_factory=lambda: FlowSettings(near=0.6))
+    settings: FlowSettings = dataclasses.field(default_factory=lambda: FlowSettings(near=0.75))
     tuned_people: int = 50
     tuned_rows: int = 400
     seed: int = 0

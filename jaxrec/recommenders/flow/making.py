@@ -81,7 +81,7 @@ def make(data: InteractionSet, config: FlowConfig, work: str | Path | None, prog
         person_vectors=taste if personas else None,
         match=text.match.search if text.match else None,
     )
-    sequence = _sequence(split, config, work / "sequence", progress, notes)
+    sequence = _sequence(split, config, work / "sequence", progress, bool(knn), notes)
     learned: dict[str, Ranker] = {}
     if knn:
         learned["neighbours"] = ItemKNN(config.neighbours).fit(split.train)
@@ -176,16 +176,19 @@ def _neighbours(whole: Histories, config: FlowConfig, notes: list[str]) -> ItemK
     return ItemKNN(config.neighbours).fit(whole)
 
 
-def _sequence(split: Split, config: FlowConfig, out: Path, progress: bool, notes: list[str]) -> Any:
-    """The fitted sequence model, or None and a note."""
+def _sequence(
+    split: Split, config: FlowConfig, out: Path, progress: bool, together: bool, notes: list[str]
+) -> Any:
+    """The fitted sequence model, or None and a note. together: there is what is taken together."""
     people = len(split.valid)
     if config.sequence == "never":
         return None
     if people < config.sequence_people:
-        notes.append(
-            f"{people} people have three events or more, a sequence model is fitted from "
-            f"{config.sequence_people} on: recommended by what is taken together and by popularity"
-        )
+        if together:
+            notes.append(
+                f"{people} people have three events or more, a sequence model is fitted from "
+                f"{config.sequence_people} on: recommended by what is taken together and by popularity"
+            )
         return None
     from jaxrec.models.items.sequential import SASRecConfig
     from jaxrec.recommenders.sequential import Sequential, SequentialConfig

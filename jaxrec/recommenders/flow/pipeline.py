@@ -155,7 +155,7 @@ class Pipeline:
             total, parts = weigh(found.scores, weights)
             best = np.argsort(-total, kind="stable")[: self.settings.k]
         if len(best) < self.settings.k:
-            what = "different items are left"
+            what = "different items are left" if len(best) != 1 else "item is left"
             if asked.words:
                 what = (
                     "items have a word of the query"
@@ -244,7 +244,9 @@ class Pipeline:
         if not asked.text:
             return asked
         if parts.match(asked.text, 1).items_BJ[0, 0] < 0:
-            return Query("", (*asked.notes, "no item has a word of the query: it is left aside"))
+            unread = " and the encoder does not read its script" if parts.encode else ""
+            note = f"no item has a word of the query{unread}: it is left aside"
+            return Query("", (*asked.notes, note))
         note = (
             ("sought by its words: the encoder does not read its script",) if parts.encode else ()
         )

@@ -21,8 +21,9 @@ ALIKE = 0.6  # cosine of two texts from which they are called alike,
 NEAR = 0.3  # of a query and a text
 FEW = 2  # people who make a habit
 RECENT = 90 * DAY
+TELLING = 0.5  # of all items; a category or brand of more says nothing
 GOOD = 0.75  # of the scale of ratings: what is worth telling
-TITLE = 60  # characters of a title inside a reason
+TITLE = 45  # characters of a title inside a reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +139,18 @@ class Reasons:
         return Evidence(self.shop.ids[item], self.shop.titles[item], when, rating, together)
 
     def _kinds(self, item: int) -> list[str]:
-        """The category or the brand that the person has taken before, counted."""
+        """The category and the brand that the person has taken more often than the shop has them, counted."""
         items, own = self.shop.items, self.history.item_T[self.places].tolist()
         found = []
-        if items.category and items.category[item]:
-            kind = items.category[item][-1]
-            count = sum(kind in items.category[i] for i in own)
-            if count:
-                found.append(f"{kind}: as {count} of the {self._so_many(len(own))}")
-        if items.brand and items.brand[item]:
-            brand = items.brand[item]
-            count = sum(items.brand[i] == brand for i in own)
-            if count >= FEW:
-                found.append(f"{brand}: as {count} of the {self._so_many(len(own))}")
+        for column in (items.category, [(brand,) for brand in items.brand or ()]):
+            best: tuple[float, int, str] | None = None
+            for kind in column[item] if column else ():
+                share, count = self.shop.share_of[kind], sum(kind in column[i] for i in own)
+                gain = count / max(len(own), 1) / max(share, 1e-9)
+                if kind and count >= FEW and share <= TELLING and gain > 1:
+                    best = max(best or (0.0, 0, ""), (gain, count, kind))
+            if best:
+                found.append(f"{best[2]}: as {best[1]} of the {self._so_many(len(own))}")
         return found
 
     def _so_many(self, count: int) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+from collections import Counter
 from functools import cached_property
 
 import numpy as np
@@ -47,6 +48,14 @@ class Shop:
         return np.bincount(self.histories.item_T, minlength=len(self.ids))
 
     @cached_property
+    def share_of(self) -> dict[str, float]:
+        """Which share of the items each category and each brand has."""
+        count: Counter[str] = Counter(self.items.brand or ())
+        for kinds in self.items.category or ():
+            count.update(set(kinds))
+        return {name: n / len(self.ids) for name, n in count.items()}
+
+    @cached_property
     def rating_I(self) -> Float[np.ndarray, " I"]:
         """The mean rating of each item; NaN where nobody rated it."""
         return mean_ratings(self.histories)
@@ -57,6 +66,8 @@ class Shop:
             return []
         lower = {name.casefold(): name for name in self.users}
         mine = user.casefold()
+        if mine in lower:
+            return [lower[mine]]
         close = difflib.get_close_matches(mine, lower, n=50, cutoff=0.75)
         # among equally close ones those that begin alike: people mistype an end sooner than a beginning
         close.sort(key=lambda name: (-_ratio(mine, name), -_beginning(mine, name), name))
