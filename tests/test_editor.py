@@ -16,6 +16,7 @@ from jaxrec.data.rewrites import rewrites
 from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.surface import NAMES, surface
 from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, chosen, edit
+from jaxrec.models.personal.editor_folder import EditorModel
 from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
 from jaxrec.world.grammar import fact_met
@@ -173,6 +174,24 @@ def test_at_the_reference_the_loss_is_log_two_and_choices_without_drafts_say_not
     total, metrics, grad = value(params, Texts(same), choice(alone))
     assert float(metrics["preference"]) == 0 and np.isfinite(float(total))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
+
+
+def test_a_model_edits_the_drafts_of_a_question(plain):
+    """The best draft by the editor's own scores; below the threshold it is written anew."""
+    params, _, score = plain
+    model = EditorModel(Editor(EditorConfig(d_z=5, width=8, p_enters=())), None, {"editor": params})
+    z = {text: np.random.default_rng(len(text)).normal(size=5) for text in ("?", "one", "three")}
+    read = lambda said: Texts(np.stack([z[text] for text in said]).astype(np.float32))
+    scores, keeps = score(params, read(["?"]).z_cls_ID, read(["one", "three"]).z_cls_ID[None])
+    best = int(np.argmax(scores[0]))
+    ask = lambda threshold: model.edit(
+        "?", ["one", "three"], lambda draft: f"new {draft}", read, threshold=threshold
+    )
+    kept, anew = ask(float(keeps[0, best]) - 1), ask(float(keeps[0, best]) + 1)
+    assert kept == Edited(["one", "three"][best], best, True)
+    assert anew == Edited(f"new {kept.text}", best, False)
+    with pytest.raises(ValueError, match="no draft"):
+        model.edit("?", [], str, read)
 
 
 def test_choosing_keeping_and_rewriting():

@@ -3,7 +3,7 @@
     python -m train.universal --lfe runs/retrofit/lfe --tenants my_shops --held other_shops
     python -m train.universal configs/personal/universal_sample.py
     python -m train.universal configs/personal/universal_sample.py --teacher runs/teacher/model --distil 0.5
-    python -m train.universal configs/personal/universal_sample.py --head.tied-to-backbone true
+    python -m train.universal configs/personal/universal_sample.py --head.tied-to-backbone
     python -m train.universal configs/personal/inside_sample.py    # no head: p changes layers of the backbone itself
 
 A row is a question, the answer that one tenant gave, and a random part of what else is known of that tenant. Backbone

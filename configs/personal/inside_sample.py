@@ -2,7 +2,9 @@
 
     python -m train.universal configs/personal/inside_sample.py
 
-Takes what the retrofit left, as the universal head does: the LFE reads the evidence that p is inferred from.
+Some ten minutes on two cores. Held-out dialogues: 0.55 nats a token; of unseen tenants 0.99, and 1.10
+with everybody's mean p in place of their own, so p is worth 0.11. Of 16 unseen tenants: 0.725, with int8 kernels 0.725,
+with NF4 0.732. Takes what the retrofit left, as the universal head does: p is inferred from Z of a tenant's texts.
 """
 
 from jaxrec.train.universal import UniversalConfig

@@ -6,6 +6,7 @@ FOLDER/facts.json   configs, and how texts are read
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from jaxtyping import Float, PyTree
 
 from jaxrec import checkpoint, config
 from jaxrec.config import RunError
-from jaxrec.models.personal.editor import Editor, EditorBatch, EditorConfig, profile_of, scored
+from jaxrec.models.personal.editor import (
+    Edited,
+    Editor,
+    EditorBatch,
+    EditorConfig,
+    edit,
+    profile_of,
+    scored,
+)
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts
 
@@ -60,6 +69,47 @@ class EditorModel:
             _scores(self.editor), {**self.params, "texts": texts}, batch, given, rows
         )
         return score, keep
+
+    def edit(
+        self,
+        question: str,
+        drafts: Sequence[str],
+        rewrite: Callable[[str], str],
+        read: Callable[[Sequence[str]], Texts],
+        *,
+        p_E: Float[np.ndarray, " E"] | None = None,
+        threshold: float = 0.0,
+    ) -> Edited:
+        """What goes out for a person: the best of some drafts, rewritten where it may not be kept.
+
+        Args:
+          question: what is answered.
+          drafts: answers to it, from any writer.
+          rewrite: a draft -> the same in the person's voice (a rewriter of `train.rewrite`, say).
+          read: texts -> their Z, as the editor was trained on it (`text_vectors.read_texts` with the facts' settings).
+          p_E: the person; None: nobody in particular.
+          threshold: the keep-logit above which a draft stays as it is.
+
+        Raises ValueError without drafts.
+        """
+        count = len(drafts)
+        nothing = np.full((1, 1), -1, np.int32)
+        batch = EditorBatch(
+            np.zeros(1, np.int32),
+            np.arange(1, count + 1, dtype=np.int32)[None],
+            np.full((1, count), -1, np.int32),
+            nothing,
+            nothing,
+        )
+
+        def score(said: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+            p_BE = None if p_E is None else p_E[None]
+            scores, keeps = self.scores(read([question, *said]), batch, p_BE, rows=1)
+            return scores[0], keeps[0]
+
+        if not count:
+            raise ValueError("there is no draft to choose from")
+        return edit(drafts, score, rewrite, threshold)
 
 
 def save_editor(folder: str | Path, model: EditorModel, facts: dict[str, Any]) -> None:
