@@ -14,6 +14,7 @@ scored: `--predictions OUT/rows.jsonl` scores them again.
 """
 
 import dataclasses
+import difflib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -132,8 +133,10 @@ def check(cfg: TextConfig) -> dict[str, Callable[..., Any]]:
         if name in OWN:
             continue
         if ":" not in name:
+            close = difflib.get_close_matches(name, OWN, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(OWN)},"
             raise TextError(
-                f"there is no measure {name!r}; there are {', '.join(OWN)}, and MODULE:CALLABLE"
+                f"there is no measure {name!r}; {hint} MODULE:CALLABLE is one of your own"
             )
         own[name] = config.by_path(name)
     if not cfg.metrics:
@@ -159,8 +162,9 @@ def read_predictions(path: Path, asked: Sequence[Instruction]) -> list[str]:
         field = next((name for name in PREDICTED if isinstance(row, Mapping) and name in row), None)
         said = row if isinstance(row, str) else row[field] if field else None
         if not isinstance(said, str):
+            why = f"{row}; " if isinstance(row, Exception) else ""
             raise TextError(
-                f"{where}: no answer; a text is expected, or an object with one of {', '.join(PREDICTED)}"
+                f"{where}: {why}a text is expected, or an object with one of {', '.join(PREDICTED)}"
             )
         rows.append((row.get("where") if isinstance(row, Mapping) else None, said))
     unique = len({one.where for one in asked}) == len(asked)
