@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 logger = logging.getLogger(__name__)
+DATED = 100_000_000  # times that all lie before this (1973) are numbers of some other clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DataConfig:
     min_user: int = 0  # k-core, after all else: events a person must have
     min_item: int = 0  # and events an item must have
     min_rating: float | None = None  # events rated lower are dropped
+    max_rating: float | None = None  # and those rated higher: 99 is how some sets say "not rated"
     duplicates: Duplicates = "all"  # of one person's events with one item: all, the first, the last
     whole_catalogue: bool = False  # items without events are numbered too, after the others
     strict: bool = False  # stop at the first malformed row
@@ -58,6 +60,7 @@ class DataConfig:
     items: str | Path | None = None  # a table of titles, brands, categories, descriptions, prices
     items_id: str = ""  # its columns by name, where looking does not tell
     items_title: str = ""
+    day_first: bool | None = None  # of 03/04/2009: whether it is in April, where no date tells
     encoding: str = (
         ""  # of text files that are not UTF-8, where looking does not tell: cp1251, latin-1 ...
     )
@@ -153,10 +156,11 @@ def read(config: DataConfig) -> InteractionSet:
     if not config.name and config.path is None:
         raise DataError("a data set is told by data.path, any file or folder, or by data.name")
     path = dataset(config.name) if config.path is None else Path(config.path).expanduser()
-    problems = Problems(config.strict, config.encoding)
+    problems = Problems(config.strict, config.encoding, config.day_first)
     named = {what: getattr(config, what) for what in ("user", "item", "rating", "time")}
     raw = read_layout(path, config.layout, config.file, problems, named)
-    _say_alike(raw, problems)
+    bounded = config.min_rating is not None or config.max_rating is not None
+    _say_odd(raw.events, bounded, problems)
     if config.items is not None:
         there = Path(config.items).expanduser()
         columns = {"item": config.items_id, "title": config.items_title, "same": config.item}
@@ -164,19 +168,38 @@ def read(config: DataConfig) -> InteractionSet:
         raw.items |= joined(facts, raw.events.items, there, problems)
     stays = _stays(raw, config)
     if not len(stays):
-        lost = f"; {problems.summary()}" if problems.count else ""
-        raise DataError(f"{path}: no event is left of {len(raw.events):,}{lost}")
+        lost = f": {problems.reasons_line()}" if problems.count else ""
+        raise DataError(f"{path}: no event is left of {len(raw.events) + problems.count:,}{lost}")
     found = _numbered(path.resolve().name, raw, stays, config.whole_catalogue, problems)
     logger.info(found.summary())
     return found
 
 
-def _say_alike(raw: RawSet, problems: Problems) -> None:
-    for names, what in (raw.events.users, "people"), (raw.events.items, "items"):
+def _say_odd(events: Interactions, bounded: bool, problems: Problems) -> None:
+    """Notes of what is read as it stands though it may mean something else."""
+    if events.time_T is not None and len(events) and events.time_T.max() < DATED:
+        span = f"from {events.time_T.min()} to {events.time_T.max()}"
+        problems.say(f"times {span} are no dates: they give the order of the events alone")
+    if events.rating_T is not None and not bounded:
+        values = np.unique(events.rating_T)
+        for apart, others in (values[:1], values[1:]), (values[-1:], values[:-1]):
+            if len(others) > 1 and _stands_apart(float(apart[0]), others):
+                problems.say(
+                    f"ratings of {apart[0]:g} stand apart from {others[0]:g}..{others[-1]:g}: if they mean that "
+                    "nobody rated, leave them out (data.min_rating, data.max_rating)"
+                )
+    for names, what in (events.users, "people"), (events.items, "items"):
         if count := alike(names):
             problems.say(
                 f"{count:,} {what} differ from another one in Unicode form alone: kept apart"
             )
+
+
+def _stands_apart(value: float, others: np.ndarray) -> bool:
+    """-1 among ratings from 0, or a number farther off than three times the width of all others (Jester's 99)."""
+    low, high = float(others[0]), float(others[-1])
+    gap = max(low - value, value - high)
+    return (value == -1 and low >= 0) or gap > 3 * (high - low)
 
 
 def _day(time: np.int64) -> str:
@@ -186,10 +209,13 @@ def _day(time: np.int64) -> str:
 def _stays(raw: RawSet, config: DataConfig) -> np.ndarray:
     """Which events stand: first by rating, then duplicates, then the k-core."""
     rows = np.arange(len(raw.events))
-    if config.min_rating is not None:
+    low, high = config.min_rating, config.max_rating
+    if low is not None or high is not None:
         if raw.events.rating_T is None:
-            raise DataError(f"data.min_rating: this set has no ratings ({raw.layout})")
-        rows = rows[raw.events.rating_T >= config.min_rating]
+            bound = "min_rating" if low is not None else "max_rating"
+            raise DataError(f"data.{bound}: this set has no ratings ({raw.layout})")
+        within_T = raw.events.rating_T >= (-np.inf if low is None else low)
+        rows = rows[within_T & (raw.events.rating_T <= (np.inf if high is None else high))]
     rows = rows[without_duplicates(raw.events.take(rows), config.duplicates)]
     rows = rows[core(raw.events.take(rows), config.min_user, config.min_item)]
     if len(rows) < len(raw.events) and raw.published is not None:

@@ -59,7 +59,8 @@ LAST = {
 FACTS = {
     "title": "title name {}_title {}_name {} label headline original_title full_name "
     "название наименование заголовок имя название_{} наименование_{} {}",
-    "brand": "brand brand_name store manufacturer author authors maker vendor publisher artist artist_name studio "
+    "brand": "brand brand_name {}_brand store manufacturer author authors {}_author {}_authors maker vendor publisher "
+    "artist artist_name studio "
     "developer director seller бренд автор авторы производитель марка издатель режиссер режиссёр",
     "category": "category categories genre genres class category_name {}_category main_category product_type "
     "department section type tags group категория категории жанр жанры раздел рубрика группа тип",
@@ -209,7 +210,9 @@ def _settle(
             f"{path}: which column is the {what}? There are: {there}; say it by --data.{what} COLUMN"
         )
     names = [header[i] for i in found]
-    if tier == "wide" and len(found) > 1:
+    if what == "item" and tier == "last":  # a bare id beside a name: the item's, or the row's?
+        names += [name for name in header if plain(name) in ("id", "ид", "код")]
+    if (tier == "wide" and len(found) > 1) or len(names) > len(found):
         raise DataError(
             f"{path}: which column is the {what}, {' or '.join(names)}? There are: {there}; say it by "
             f"--data.{what} COLUMN"

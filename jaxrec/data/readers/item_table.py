@@ -6,6 +6,7 @@ for "17"), or by the title where the events name items by it.
 """
 
 import ast
+import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,21 +147,24 @@ def _places(
 
 def _item(row: list[Any], place: Mapping[str, int], header: Sequence[str]) -> Item:
     text = {
-        what: " ".join(prose(_joined_text(row[at])).split())
+        what: " ".join(html.unescape(prose(_joined_text(row[at]))).split())
         for what, at in place.items()
         if what not in ("id", "category")
     }
     names: tuple[str, ...] = ()
     if "category" in place:
         at = place["category"]
-        names = categories(row[at], bool(header) and header[at].lower().endswith("s"))
+        key = plain(header[at]) if header else ""
+        names = categories(
+            row[at], key.endswith("s") or key in ("genre", "жанр", "жанры", "категории")
+        )
     return Item(category=names, **text)
 
 
 def categories(value: Any, several: bool = False) -> tuple[str, ...]:
     """Names out of a list, of one written as text, or of a text with > | ; / between them.
 
-    several: a comma divides as well (the column's name is in the plural).
+    several: a comma divides as well (the column is called genre, or in the plural).
     """
     if isinstance(value, str) and value.strip().startswith("["):
         try:
@@ -171,7 +175,7 @@ def categories(value: Any, several: bool = False) -> tuple[str, ...]:
         flat = [part for inner in value for part in (inner if isinstance(inner, list) else [inner])]
         names = [prose(_joined_text(name)) for name in flat]
     else:
-        text = prose(value)
+        text = html.unescape(prose(value))
         mark = next((mark for mark in ("|", ">", ";") if mark in text), "," if several else None)
         names = text.split(mark) if mark else [text]
     return tuple(dict.fromkeys(name for name in (n.strip() for n in names) if name))

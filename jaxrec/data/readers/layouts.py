@@ -1,5 +1,6 @@
 """Which layout a file or folder has, told by looking at it."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -59,7 +60,15 @@ def main_file(
     """The file of a folder that holds the events. Raises DataError where there is none, or more than one could be."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
     quiet = Problems(encoding=problems.encoding if problems else "")
-    holds = lambda path: _holds_events(path, quiet, named or {})
+    damaged: list[str] = []
+
+    def holds(path: Path) -> bool:
+        try:
+            return _holds_events(path, quiet, named or {})
+        except DataError as error:
+            damaged.append(str(error))
+            return False
+
     for matches in (
         [p for p in files if stem(p).endswith(".inter")],
         [p for name in RATINGS if (p := beside(folder, name))],
@@ -78,7 +87,8 @@ def main_file(
             )
     raise DataError(
         f"{folder}: no file of events among {', '.join(p.name for p in files) or 'nothing'}; looked for *.inter, "
-        f"{', '.join(RATINGS)}, sequences.txt, Amazon JSON lines, a CSV of user and item, plain text"
+        f"{', '.join(RATINGS)}, sequences.txt, JSON lines or a table of user and item, plain text"
+        + "".join(f"; {why}" for why in damaged)
     )
 
 
@@ -127,8 +137,16 @@ def _tells(path: Path, quiet: Problems, named: Mapping[str, str] | None = None) 
         return "table"
     delimiter = delimiter_of(path, quiet)
     cells = next(split_rows(path, delimiter, quiet))[1]
-    divided = delimiter != " " and name.endswith((".csv", ".tsv"))
+    divided = delimiter != " " and (
+        name.endswith((".csv", ".tsv")) or _even(path, delimiter, quiet)
+    )
     return "table" if names_events(cells) or _ends_in_numbers(rows) or divided else None
+
+
+def _even(path: Path, delimiter: str, quiet: Problems) -> bool:
+    """Whether a mark divides the lines into three cells or more, always as many: prose does not."""
+    rows = [row for _, row in itertools.islice(split_rows(path, delimiter, quiet), SAMPLE)]
+    return len(rows) > 1 and len(rows[0]) > 2 and {len(row) for row in rows} == {len(rows[0])}
 
 
 def _ends_in_numbers(rows: list[list[str]]) -> bool:

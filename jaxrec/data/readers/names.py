@@ -29,6 +29,7 @@ MISSING = frozenset(
         "#N/A",
     ]
 )
+BROKEN = "an id with half a character or a byte that is no text"
 _LONE = re.compile("[\ud800-\udfff]")
 
 
@@ -39,8 +40,8 @@ def identity(value: Any) -> str:
     """
     if isinstance(value, str):
         name = value.strip()
-        if _LONE.search(name):
-            raise ValueError("an id with half a character or a byte that is no text")
+        if broken(name):
+            raise ValueError(BROKEN)
         return "" if name in MISSING else name
     if value is None:
         return ""
@@ -53,6 +54,11 @@ def identity(value: Any) -> str:
     if isinstance(value, bytes):
         return identity(value.decode("utf-8", "surrogateescape"))
     return str(value).strip()
+
+
+def broken(text: str) -> bool:
+    """Whether a text holds half a character, or a byte that is no text."""
+    return not text.isascii() and _LONE.search(text) is not None
 
 
 def prose(value: Any) -> str:

@@ -29,12 +29,12 @@ class MalformedRow(DataError):
 class Problems:
     """What a reader has to say: malformed rows by reason and the first of them, guesses, and what it left out.
 
-    strict: raise MalformedRow at the first. encoding: of the text files, "" to tell it by looking.
+    strict: raise MalformedRow at the first. encoding: of the text files, "" to tell it by looking. day_first: how dates
+    between slashes begin, None to tell it by looking.
     """
 
-    def __init__(self, strict: bool = False, encoding: str = ""):
-        self.strict = strict
-        self.encoding = encoding
+    def __init__(self, strict: bool = False, encoding: str = "", day_first: bool | None = None):
+        self.strict, self.encoding, self.day_first = strict, encoding, day_first
         self.notes: dict[str, None] = {}  # guesses and what was left out, each once, in order
         self.reasons: Counter[str] = Counter()
         self.first: list[str] = []
@@ -56,6 +56,11 @@ class Problems:
     def say(self, note: str) -> None:
         """A guess, or something that was left out; said once."""
         self.notes.setdefault(note)
+
+    def reasons_line(self) -> str:
+        """Why rows were skipped and the first of them, in one line; empty where none was."""
+        reasons = [f"{why} ({n:,} rows)" for why, n in self.reasons.most_common()]
+        return "; ".join([*reasons, *self.first[:1]])
 
     def summary(self) -> str:
         """The notes, a line for each reason, then the first rows; empty where there is nothing to say."""

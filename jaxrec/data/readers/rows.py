@@ -41,8 +41,10 @@ class Table:
     def of_width(self, path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
         """The rows of the right width; the others are noted as malformed."""
         for at, row in self.rows():
-            if len(row) == self.width:
+            if len(row) == self.width and row != self.header:
                 yield at, row
+            elif row == self.header:
+                problems.note(path, at, "the header again", self.delimiter.join(row))
             elif row:
                 text = self.delimiter.join(map(str, row))
                 problems.note(path, at, f"not {self.width} columns", text)
@@ -197,26 +199,31 @@ def _whole_json(path: Path, problems: Problems) -> list[tuple[int, dict[str, Any
         value = json.loads(text.lstrip("\ufeff"))
     except (json.JSONDecodeError, RecursionError):
         return None
-    if (
-        isinstance(value, dict) and value and _nested(value)
-    ):  # {"user": {"0": "a", ...}, ...} or {"user": ["a", ...]}
-        columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items()}
-        if len({len(column) for column in columns.values()}) == 1:
-            value = [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
-    if isinstance(value, dict):
-        inner = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        value = inner[0] if len(inner) == 1 else [value]
-    if not isinstance(value, list):
-        return None
     rows = []
-    for at, row in enumerate(value, 1):
+    for at, row in enumerate(_parts(value), 1):
         if isinstance(row, dict):
             rows.append((at, row))
         else:
             problems.note(path, at, "not a JSON object", str(row))
     return rows
+
+
+def _parts(value: Any) -> list[Any]:
+    """The rows of one JSON value: an array, pandas's columns or its "split", one array within an object, an object."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    if {"columns", "data"} <= set(value):
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+    inner = [part for part in value.values() if isinstance(part, list) and part]
+    if len(inner) == 1 and isinstance(inner[0][0], dict):
+        return inner[0]
+    if _nested(value):  # {"user": {"0": "a", ...}, ...} or {"user": ["a", ...], ...}
+        columns = [
+            list(part.values()) if isinstance(part, dict) else part for part in value.values()
+        ]
+        if len(set(map(len, columns))) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [value]
 
 
 class _Short:

@@ -8,6 +8,7 @@ So S3-Rec, P5 and SASRec's successors publish the Amazon sets. Beside the file m
 from pathlib import Path
 
 from jaxrec.data.readers.movielens import films, viewers
+from jaxrec.data.readers.names import BROKEN, broken
 from jaxrec.data.readers.raw import Events, Item, Problems, RawSet
 from jaxrec.data.readers.text_files import beside, lines, read_json, stem
 
@@ -22,7 +23,9 @@ def read_sequences(path: Path, problems: Problems, named: dict[str, str]) -> Raw
         user, *items = line.split() or [""]
         if not user:
             continue
-        if not items:
+        if broken(line):
+            problems.note(path, at, BROKEN, line)
+        elif not items:
             problems.note(path, at, "a person without items", line)
         elif user in met:
             problems.note(path, at, "a second line of the same person", line)
@@ -44,7 +47,9 @@ def read_pairs(path: Path, problems: Problems, named: dict[str, str]) -> RawSet:
     events = Events()
     for at, line in lines(path, problems):
         row = line.split()
-        if len(row) == 2:
+        if broken(line):
+            problems.note(path, at, BROKEN, line)
+        elif len(row) == 2:
             events.add(*row)
         elif row:
             problems.note(path, at, "not 2 columns", line)

@@ -32,7 +32,7 @@ def read_table(
     else:
         columns = guess(table, named, path, Problems() if documented else problems)
     events = Events()
-    day_first = _day_first(table, columns, path, problems)
+    day_first = day_first_of(table, columns, path, problems)
     facts: dict[str, Item] = {}
     places = {
         what: place
@@ -63,10 +63,10 @@ def _facts(
         yield at, row
 
 
-def _day_first(table: Table, columns: Columns, path: Path, problems: Problems) -> bool | None:
+def day_first_of(table: Table, columns: Columns, path: Path, problems: Problems) -> bool | None:
     """Whether dates between slashes begin with the day: as the first rows tell, or else the whole column."""
-    if columns.time is None:
-        return None
+    if columns.time is None or problems.day_first is not None:
+        return problems.day_first
     place = columns.time
     head = [row[place] for row in table.head if len(row) == table.width]
     if not times.slashed(head):
@@ -158,7 +158,7 @@ def add_row(
     except (ValueError, TypeError, OverflowError) as error:
         either = "may begin" in str(error)
         why = (
-            "the date may begin with the day or the month"
+            "the date may begin with the day or the month: data.day_first settles it"
             if either
             else "the time is not in Unix seconds"
         )
@@ -184,12 +184,13 @@ def guess(table: Table, named: Mapping[str, str], path: Path, problems: Problems
     flags = "give their positions, from 0: --data.user, --data.item, --data.rating, --data.time"
     if width not in (2, 3, 4):
         raise DataError(f"{path}: a table of {width} columns without header {shown}; {flags}")
+    dated = [i for i in (0, 1) if _mostly(rows, i, _is_date)]
     asin = [sum(bool(ASIN.fullmatch(row[i])) for row in rows) / len(rows) for i in (0, 1)]
     user, item = (1, 0) if asin[0] > 0.9 > asin[1] else (0, 1)
     rest = range(2, width)
     rated = [i for i in rest if _mostly(rows, i, _is_rating)]
     timed = [i for i in rest if i not in rated and _mostly(rows, i, times.is_time)]
-    if len(rated) > 1 or len(timed) > 1 or len(rated) + len(timed) < len(rest):
+    if dated or len(rated) > 1 or len(timed) > 1 or len(rated) + len(timed) < len(rest):
         raise DataError(
             f"{path}: {width} columns without header that do not look like user, item, rating, time {shown}; {flags}"
         )
@@ -215,6 +216,10 @@ def by_place(named: Mapping[str, str], width: int, path: Path) -> Columns:
             f"--data.user and --data.item (given: {given})"
         )
     return Columns(**found)
+
+
+def _is_date(cell: Any) -> bool:
+    return not cell.isdigit() and times.is_time(cell)
 
 
 def _is_rating(cell: Any) -> bool:

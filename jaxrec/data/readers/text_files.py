@@ -35,7 +35,6 @@ PACKED = {
     b"\xfd7zXZ": "packed by xz: unpack it, or pack it by gzip",
     b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it, or pack it by gzip",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
-    b"\x80\x04": "a pickle, which may run any code: save it as CSV, JSON lines or Parquet",
 }
 
 
@@ -170,6 +169,8 @@ def _look(path: Path, size: int, changed: int) -> tuple[str, str]:
     for start, what in PACKED.items():
         if head.startswith(start):
             raise DataError(f"{path}: {what}")
+    if re.match(rb"\x80[\x02-\x05]", head):
+        raise DataError(f"{path}: a pickle, which may run any code: save it as CSV or Parquet")
     if head.startswith(codecs.BOM_UTF8):
         return "utf-8-sig", ""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -180,6 +181,8 @@ def _look(path: Path, size: int, changed: int) -> tuple[str, str]:
     if zeros > len(head[:4096]) / 4:
         name = "utf-16-be" if head[0:4096:2].count(0) > zeros / 2 else "utf-16-le"
         return name, f"holds zero bytes: read as {name} (data.encoding settles it)"
+    if len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head[:4096])) > len(head[:4096]) / 50:
+        raise DataError(f"{path}: not a text file")
     if head.isascii():
         return "utf-8", ""
     bad, good = _not_utf8(head)
@@ -235,7 +238,7 @@ def _open(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if packed or path.suffix == ".gz" else path.open("rb")
+        return gzip.open(path, "rb") if packed else path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
 

@@ -17,6 +17,7 @@ import numpy as np
 MILLISECONDS = 100_000_000_000  # from here on a time is in milliseconds (in seconds: the year 5138)
 MICROSECONDS = 1000 * MILLISECONDS
 NANOSECONDS = 1000 * MICROSECONDS
+EARLIEST = 600_000_000  # numbers below it, in a table without a header, are no times
 BEYOND = 100 * NANOSECONDS
 DAYS = range(19_000_101, 21_001_232)  # whole numbers that may be a date written together
 _TOGETHER = re.compile(r"((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d{4}|\d{6})?(?:\.0)?")
@@ -106,12 +107,12 @@ def slashed(values: Iterable[Any]) -> bool:
 
 
 def is_time(value: Any) -> bool:
-    """Whether a cell without a header looks like the time of an event: 1973 or later, in any unit, or a date."""
+    """Whether a cell without a header looks like the time of an event: 1989 or later, in any unit, or a date."""
     try:
-        return seconds(value, True) >= 100_000_000
+        return seconds(value, True) > EARLIEST
     except (ValueError, TypeError, OverflowError):
         try:
-            return seconds(value, False) >= 100_000_000
+            return seconds(value, False) > EARLIEST
         except (ValueError, TypeError, OverflowError):
             return False
 
