@@ -125,7 +125,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def _tokens(cfg: QuantConfig) -> tuple[Tokens, Tokens]:
-    tok = text.Tokenizer.load(Path(cfg.model) / "tokenizer.json")
+    tok = text.BytePairTokenizer.load(Path(cfg.model) / "tokenizer.json")
     documents = [d for name in cfg.texts for d in corpus.read(name)][: cfg.documents]
     parts = corpus.hold_out(documents, cfg.hold_out_every)
     packed = [

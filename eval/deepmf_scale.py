@@ -116,7 +116,7 @@ def train(cfg: DeepMFScale) -> dict[str, Any]:
     each = wall / (calls - 1) if lazy else statistics.median(seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     steps = round(cfg.epochs * len(train_part[0]) / cfg.batch)
-    rmse = rmse_of(shape, model.Known(), Ratings(*test)) if lazy else None
+    rmse = rmse_of(shape, model.SideFacts(), Ratings(*test)) if lazy else None
     return {
         "contender": cfg.contender, "users": cfg.users, "items": cfg.items, "train": len(train_part[0]),
         "interactions_per_s": round(rows / each), "ms_per_step": 1e3 * each / updates,

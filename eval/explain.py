@@ -33,7 +33,7 @@ from jaxrec.recommenders.flow import STAGES, Answer, FlowSettings, Pipeline
 from jaxrec.recommenders.flow.explained import ExplainedFlow, reader_of
 from jaxrec.recommenders.flow.shop import mean_ratings
 from jaxrec.rewards import reward as rewards
-from jaxrec.rewards.reward import Sample, Score, scored
+from jaxrec.rewards.reward import Sample, Score, score_samples
 
 SHOWN = ("model", "perplexity", "rouge_l", "similarity", "named", "another", "persona")
 SHOWN += ("true", "false", "reward", "distinct_2", "words")
@@ -87,7 +87,7 @@ class JudgedFlow:
             Sample(reason.prompt, reason.text, subject.rating, reader.persona, subject.title)
             for reason, subject in zip(reasons, subjects, strict=True)
         ]
-        scores = scored(self.reward, samples) if samples else []
+        scores = score_samples(self.reward, samples) if samples else []
         spent["explain"] = 1e3 * (explained - began)
         spent["judge"] = 1e3 * (time.perf_counter() - explained)
         return Told(answer, reasons, scores, spent)

@@ -13,7 +13,7 @@ from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import XREC
 from jaxrec.dialogue.prompts import template_reason
-from jaxrec.rewards.reward import Reward, Sample, Score, scored
+from jaxrec.rewards.reward import Reward, Sample, Score, score_samples
 from jaxrec.text_metrics import Catalogue, EmbedTokens, distinct_n, rouge_l, soft_matches
 
 Row = dict[str, Any]
@@ -154,7 +154,7 @@ def _row(
     references = [reference(row) for row in held.rows]
     rouge = [rouge_l(a, b).f1 for a, b in zip(texts, references, strict=True)]
     near = [match.f1 for match in soft_matches(texts, references, embed_tokens)]
-    scores = scored(reward, [sample(r, t) for r, t in zip(held.rows, texts, strict=True)])
+    scores = score_samples(reward, [sample(r, t) for r, t in zip(held.rows, texts, strict=True)])
     return {
         "model": model,
         "set": name,

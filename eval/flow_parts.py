@@ -15,7 +15,7 @@ from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.people.persona_count import choose_k, plot_count
 from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
 from jaxrec.people.profiles import Profiles
-from jaxrec.people.reviews import Columns
+from jaxrec.people.reviews import ReviewColumns
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.flow import FlowParts
 from jaxrec.recommenders.flow.fitting import fitted, taste_of, text_vectors, trend
@@ -76,7 +76,7 @@ def read_world(cfg: PartsConfig) -> World:
             f"{data.name} has no titles: the flow searches among what items are called"
         )
     split = leave_one_out(histories(data.interactions))
-    profiles = Profiles.build(event_table(data), Columns(text=("summary", "review")))
+    profiles = Profiles.build(event_table(data), ReviewColumns(text=("summary", "review")))
     return World(data, split, tuple(texts), profiles)
 
 

@@ -25,7 +25,7 @@ from jaxrec.data.judgements import Judgements, JudgementsConfig, read
 from jaxrec.files import content_hash, open_atomically
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, view_items
 from jaxrec.models.personal.judgement import PersonConfig
-from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import JudgementFit
 from jaxrec.results import print_table, write_results
@@ -51,7 +51,7 @@ class PersonalizeConfig:
     limit: int = 256  # tokens of a text
     item: ItemConfig = ItemConfig()
     personal: PersonConfig = PersonConfig()
-    fit: FitConfig = FitConfig()
+    fit: ProfileFitConfig = ProfileFitConfig()
     lora: LoraConfig = LoraConfig()
     apart: tuple[str, ...] = ("en",)  # languages that are also reported alone
     draws: int = 2000  # of the bootstrap

@@ -87,7 +87,7 @@ def ask_scores(score: Score, asked: Holdout, protocol: Protocol, mask_seen: bool
     for start in range(0, len(asked), BLOCK):
         part = asked.take(np.arange(start, min(start + BLOCK, len(asked))))
         scores_BI = np.array(score(part.histories))
-        seen_BI = ranking.seen(part.histories)
+        seen_BI = ranking.seen_items(part.histories)
         if protocol == "full":
             ranks.append(ranking.ranks(scores_BI, part.target_B, seen_BI if mask_seen else None))
         else:
@@ -103,7 +103,7 @@ def ask_scores(score: Score, asked: Holdout, protocol: Protocol, mask_seen: bool
 
 def negatives(asked: Holdout, seed: int, count: int = NEGATIVES) -> Int[np.ndarray, "B J"]:
     """`count` different items for each row, uniform over those that are neither in its history nor its target."""
-    own_BI = ranking.seen(asked.histories)
+    own_BI = ranking.seen_items(asked.histories)
     np.put_along_axis(own_BI, asked.target_B[:, None], True, 1)
     if (fewest := int((~own_BI).sum(1).min())) < count:
         raise ProtocolError(

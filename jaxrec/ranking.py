@@ -47,7 +47,7 @@ def measures(rank_B: Int[np.ndarray, " B"], ks: Iterable[int] = (5, 10)) -> dict
     return found
 
 
-def seen(histories: Histories) -> Bool[np.ndarray, "B I"]:
+def seen_items(histories: Histories) -> Bool[np.ndarray, "B I"]:
     """Which items each row holds already."""
     out_BI = np.zeros((len(histories), histories.n_items), bool)
     out_BI[histories.row_T, histories.item_T] = True

@@ -138,7 +138,7 @@ def _unit(x_LD: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class Claims:
     """What a text claims, held against the catalogue.
 
     named: it names its item. others: titles of other items that it names. persona: the words of the reader's persona
@@ -168,7 +168,7 @@ class Catalogue:
         title: str,
         attributes: Iterable[str] = (),
         persona: Iterable[str] = (),
-    ) -> Said:
+    ) -> Claims:
         """What `text`, which should speak of the item called `title` to a person of these words, claims.
 
         An attribute that the item lacks and the persona names is no claim about the item, and not counted as false.
@@ -190,7 +190,7 @@ class Catalogue:
             elif not known.issuperset(phrase) and not any(_inside(phrase, p) for p in mine):
                 false[" ".join(phrase)] = None
         used = dict.fromkeys(word for word in words(" ".join(persona)) if word in set(said))
-        return Said(bool(at), tuple(others), tuple(used), tuple(true), tuple(false))
+        return Claims(bool(at), tuple(others), tuple(used), tuple(true), tuple(false))
 
 
 def main_title(title: str) -> str:

@@ -12,7 +12,7 @@ from jaxrec import checkpoint, mesh, objectives
 from jaxrec.data.histories import Histories, Interactions, histories
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.items import deepmf as model
-from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known, Ratings
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Ratings, SideFacts
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig
@@ -52,11 +52,11 @@ def batch(size: int = 32, shape: DeepMFShape = SMALL) -> Ratings:
     return Ratings(ids(U), ids(ITEMS), rng.uniform(1, 5, size).astype(np.float32), context)
 
 
-def known() -> Known:
+def known() -> SideFacts:
     rng = np.random.default_rng(2)
     taken = (rng.random((U, ITEMS)) < 0.3).astype(np.uint8)
     ids = lambda n: rng.integers(-1, 5, (n, 3)).astype(np.int32)
-    return Known(ids(U), ids(ITEMS), taken, taken.T.copy())
+    return SideFacts(ids(U), ids(ITEMS), taken, taken.T.copy())
 
 
 @partial(jax.jit, static_argnums=0)

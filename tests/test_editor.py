@@ -15,7 +15,7 @@ from jaxrec.data.candidate_sets import OUT, TEST, TRAIN, VALID, CandidateSet, Ca
 from jaxrec.data.rewrites import rewrites
 from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.surface import NAMES, surface
-from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, chosen, edit
+from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, choose, edit
 from jaxrec.models.personal.editor_folder import EditorModel
 from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
@@ -203,9 +203,9 @@ def test_choosing_keeping_and_rewriting():
     )
     assert edit(drafts, score(-1.0), lambda draft: "  ") == Edited("two", 1, True)
     with pytest.raises(ValueError, match="not finite"):
-        chosen(np.array([0.0, np.nan]), np.zeros(2))
+        choose(np.array([0.0, np.nan]), np.zeros(2))
     with pytest.raises(ValueError, match="0 scores"):
-        chosen(np.zeros(0), np.zeros(0))
+        choose(np.zeros(0), np.zeros(0))
 
 
 # --------------------------------------------------------------------------------------- training, asking

@@ -39,8 +39,8 @@ def test_normalising_in_each_microbatch_would_be_wrong():
 
 def test_strided_microbatches_and_back():
     x = jnp.arange(24).reshape(12, 2)
-    np.testing.assert_array_equal(gradients.strided(x, 3)[1], x[1::3])
-    np.testing.assert_array_equal(gradients.unstrided(gradients.strided(x, 3)), x)
+    np.testing.assert_array_equal(gradients.to_microbatches(x, 3)[1], x[1::3])
+    np.testing.assert_array_equal(gradients.from_microbatches(gradients.to_microbatches(x, 3)), x)
 
 
 def test_bfloat16_gradients_are_added_in_float32():

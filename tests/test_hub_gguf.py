@@ -176,7 +176,7 @@ def test_greedy_text_is_ours(own, tmp_path):
 @pytest.mark.skipif(not TRAINED.is_dir(), reason="no trained model in runs/backbone_small")
 def test_trained_weights(tmp_path):
     cfg, params = hub.load(TRAINED)
-    tokenizer = text.Tokenizer.load(TRAINED / "tokenizer.json")
+    tokenizer = text.BytePairTokenizer.load(TRAINED / "tokenizer.json")
     said = "The food was cold and the staff did not care. We will"
     ids = [tokenizer.special["<bos>"], *tokenizer.encode(said)]
     ours = log_probabilities(cfg, params, ids)
@@ -269,7 +269,7 @@ def test_texts_and_chats_become_our_tokens(own, tmp_path, form):
         messages = [{"role": "user", "content": "is it late?"}]
         cases["chat"] = {"messages": messages}
         if form == "own":
-            own_tokenizer = text.Tokenizer.load(folder / "tokenizer.json")
+            own_tokenizer = text.BytePairTokenizer.load(folder / "tokenizer.json")
             ids["chat"] = text.prompt(own_tokenizer, [("user", "is it late?")])
         else:
             ids["chat"] = tokenizer.chat_ids(messages)

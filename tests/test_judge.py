@@ -14,7 +14,7 @@ from jaxrec.data.judgements import JudgementError, JudgementsConfig, read, with_
 from jaxrec.judge import AskConfig
 from jaxrec.models.personal.item_labels import ItemConfig
 from jaxrec.models.personal.judgement import PersonConfig
-from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.recommenders import judge as judges
 from jaxrec.recommenders.judge import Judge, JudgeConfig, JudgeError
 from jaxrec.training.optimizer import OptConfig
@@ -24,7 +24,7 @@ SMALL = JudgeConfig(
     personal=PersonConfig(
         8, 2, 2, width=16, queries=2, most=12, batch=16, steps=80, opt=OptConfig(lr=1e-2)
     ),
-    fit=FitConfig(steps=10),
+    fit=ProfileFitConfig(steps=10),
     examples=12,
     folds=3,
 )

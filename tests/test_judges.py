@@ -17,8 +17,8 @@ from jaxrec.rewards.judges import (
     JudgeConfig,
     JudgeError,
     LanguageJudge,
-    Preference,
     RuleJudge,
+    Verdict,
 )
 
 POLITE = "Thank you for asking, we deliver on every day of the week to your door."
@@ -28,8 +28,8 @@ RUDE = "No."
 def test_criteria():
     band = judges.length_band(4, 8)
     assert [band("", "w " * n) for n in (0, 2, 4, 8, 16)] == [0.0, 0.5, 1.0, 1.0, 0.5]
-    assert judges.required("thank you", "please")("", "Thank you!") == 0.5
-    assert judges.required("thanks")("", "thankso") == 0.0
+    assert judges.phrase_share("thank you", "please")("", "Thank you!") == 0.5
+    assert judges.phrase_share("thanks")("", "thankso") == 0.0
     assert (
         judges.forbidden("no")("", "No way") == 0.0 and judges.forbidden("no")("", "nothing") == 1.0
     )
@@ -41,7 +41,10 @@ def test_criteria():
 
 def test_rule_judge():
     judge = RuleJudge(
-        {"length": (judges.length_band(5, 30), 2.0), "thanks": (judges.required("thank you"), 1.0)}
+        {
+            "length": (judges.length_band(5, 30), 2.0),
+            "thanks": (judges.phrase_share("thank you"), 1.0),
+        }
     )
     ask = "Do you deliver?"
     told = judge([Choice(ask, POLITE, RUDE), Choice(ask, RUDE, POLITE), Choice(ask, RUDE, RUDE)])
@@ -113,9 +116,9 @@ def test_a_real_model_as_judge():
 
 def test_labelled_pairs_are_written_and_read(tmp_path):
     told = {
-        "sure": Preference(1, 0.9, "why"),
-        "unsure": Preference(0, 0.1),
-        "equal": Preference(None, 0.0),
+        "sure": Verdict(1, 0.9, "why"),
+        "unsure": Verdict(0, 0.1),
+        "equal": Verdict(None, 0.0),
     }
     judge = lambda choices: [told[c.prompt] for c in choices]
     choices = [Choice(prompt, "one", "two") for prompt in told] + [Choice("sure", "one", "one ")]
@@ -138,5 +141,5 @@ def test_a_judge_that_answers_wrongly(tmp_path):
     with pytest.raises(JudgeError, match="1 choices"):
         judges.label(asked, lambda choices: [], tmp_path / "x.jsonl")
     with pytest.raises(JudgeError, match="confidence"):
-        judges.label(asked, lambda choices: [Preference(0, 1.5)], tmp_path / "x.jsonl")
+        judges.label(asked, lambda choices: [Verdict(0, 1.5)], tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()

@@ -12,7 +12,7 @@ from pyarrow import feather, parquet
 
 from jaxrec import text_metrics
 from jaxrec.people.profiles import ProfileConfig, Profiles, UnknownPerson, read_profiles
-from jaxrec.people.reviews import Columns, Review, ReviewsError, reviews
+from jaxrec.people.reviews import Review, ReviewColumns, ReviewsError, reviews
 from jaxrec.people.rhythm import rhythm
 from jaxrec.people.words import SENTIMENT_CHARACTERS, sentiment, words
 from jaxrec.retrieval.lexical import LexicalIndex
@@ -166,7 +166,7 @@ def test_timestamps_and_several_text_columns():
     whole = pa.table({"who": ["a", "b"], "what": ["x", "y"], "when": when})
     whole = whole.append_column("head", pa.array(["Nice", None]))
     whole = whole.append_column("body", pa.array(["A good one", "  "]))
-    columns = Columns("who", "what", time="when", text=("head", "body", "not there"))
+    columns = ReviewColumns("who", "what", time="when", text=("head", "body", "not there"))
     found = list(reviews(whole, columns))
     assert found[0] == Review("a", "x", None, 1_000_000_000, (), "Nice. A good one")
     assert found[1] == Review("b", "y")
@@ -174,7 +174,7 @@ def test_timestamps_and_several_text_columns():
 
 def test_bad_sources_are_said_in_a_line(tmp_path):
     with pytest.raises(ReviewsError, match="no column 'reviewer'"):
-        list(reviews(table(REVIEWS), Columns(user="reviewer")))
+        list(reviews(table(REVIEWS), ReviewColumns(user="reviewer")))
     with pytest.raises(ReviewsError, match="no such file"):
         list(reviews(tmp_path / "none.parquet"))
     (tmp_path / "text.parquet").write_text("not parquet at all")
@@ -254,7 +254,7 @@ def test_people_import_is_light():
 def test_real_reviews(data_dir):
     source = data_dir / "amazon18-gift-cards" / "Gift_Cards_5.json.gz"
     whole = pa.Table.from_pandas(__import__("pandas").read_json(source, lines=True))
-    columns = Columns(
+    columns = ReviewColumns(
         "reviewerID", "asin", "overall", "unixReviewTime", text=("summary", "reviewText")
     )
     found = Profiles.build(whole, columns, ProfileConfig(rate_sentiment=False))

@@ -12,7 +12,7 @@ from jaxrec.data.judgement_folds import assign_folds, cards, split
 from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, Projection, base_rates
 from jaxrec.models.personal.judgement import PersonConfig
-from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import episodes
 from jaxrec.training.optimizer import OptConfig
@@ -43,7 +43,7 @@ def small(path, out, **changes):
         personal=PersonConfig(
             8, 2, 2, width=16, queries=2, most=12, batch=16, steps=150, opt=OptConfig(lr=1e-2)
         ),
-        fit=FitConfig(steps=10),
+        fit=ProfileFitConfig(steps=10),
         lora=LoraConfig(steps=10),
         draws=200,
         out=str(out),

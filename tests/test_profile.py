@@ -7,10 +7,10 @@ import pytest
 
 from jaxrec.models.personal.profile import (
     Evidence,
-    FitConfig,
     Gaussian,
     ProfileEncoder,
     ProfileEncoderConfig,
+    ProfileFitConfig,
     fit_profiles,
 )
 
@@ -91,7 +91,7 @@ def test_the_fit_finds_the_most_probable_p():
     mask = jnp.arange(9)[None, :] < jnp.array([0, 1, 4, 9])[:, None]
     prior = Gaussian(jnp.array([[0.5, -1.0, 0.0]]), jnp.array([0.3, 1.0, 2.0]))
     start = jnp.broadcast_to(prior.mean_UE, (4, 3))
-    found = fit_profiles(quadratic, start, (x, mask), prior, FitConfig(steps=400, lr=0.1))
+    found = fit_profiles(quadratic, start, (x, mask), prior, ProfileFitConfig(steps=400, lr=0.1))
     precision = 1 / prior.std_E**2
     total = (x * mask[..., None]).sum(1) + (precision * prior.mean_UE[0])[None]
     np.testing.assert_allclose(found, total / (mask.sum(1)[:, None] + precision[None]), atol=1e-3)
@@ -118,7 +118,7 @@ def test_a_small_spread_holds_p_back():
     start = jnp.zeros((1, 2))
     moved = [
         float(jnp.abs(fit_profiles(quadratic, start, (x, mask), Gaussian(start, jnp.ones(2)),
-                                   FitConfig(200, spread=spread))).max())
+                                   ProfileFitConfig(200, spread=spread))).max())
         for spread in (0.1, 1.0)
     ]  # fmt: skip
     assert moved[0] < 0.3 < 1.5 < moved[1]

@@ -13,7 +13,7 @@ from jaxrec import mesh as meshes
 from jaxrec import quant
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.embed import scores_of, vectors_of
-from jaxrec.quant.files import packed
+from jaxrec.quant.files import pack
 from jaxrec.training import optimizer
 from jaxrec.training.step import init_state
 
@@ -82,7 +82,7 @@ def test_nf4_equals_an_independent_reference_bit_for_bit(shape):
     q, want = quant.quantise_rows(jnp.asarray(w), "nf4"), reference(w)
     np.testing.assert_array_equal(codes_of(q), want["code"])
     np.testing.assert_array_equal(np.ravel(q.scale_NFK), want["scale"])
-    parts = packed(q)["nf4"]
+    parts = pack(q)["nf4"]
     np.testing.assert_array_equal(parts["outer"], want["outer"])
     np.testing.assert_array_equal(parts["mean"], want["mean"])
     np.testing.assert_array_equal(jax.jit(lambda q: q.rows())(q), want["whole"])
@@ -225,7 +225,7 @@ def test_disk_and_back(params, tmp_path):
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
     w = quant.quantise_rows(jnp.asarray(normal(512, 1024)), "nf4")
-    stored = sum(np.asarray(x).nbytes for x in packed(w)["nf4"].values())
+    stored = sum(np.asarray(x).nbytes for x in pack(w)["nf4"].values())
     assert stored / 512 / 1024 == pytest.approx(0.516, abs=1e-3)
 
 

@@ -21,7 +21,7 @@ def test_scores_that_are_not_numbers_earn_nothing():
 
 
 def test_seen_items_do_not_stand_in_the_way_but_the_target_counts_itself():
-    seen = ranking.seen(from_lists([[1], [0, 1, 2]], 4))
+    seen = ranking.seen_items(from_lists([[1], [0, 1, 2]], 4))
     assert ranking.ranks(SCORES, np.array([2, 3]), seen).tolist() == [2, 1]
     assert ranking.ranks(SCORES, np.array([1, 0]), seen).tolist() == [1, 2]
 

@@ -77,7 +77,7 @@ def test_negatives_are_uniform_over_what_a_person_lacks():
 def test_both_protocols_agree_with_ranks_worked_out_plainly(world):
     parts = leave_one_out(histories(world.interactions))
     floor = Popularity().fit(parts.train)
-    scores_BI, seen_BI = floor.score(parts.test.histories), ranking.seen(parts.test.histories)
+    scores_BI, seen_BI = floor.score(parts.test.histories), ranking.seen_items(parts.test.histories)
     full = measures.ask(floor, parts.test, "full", True, 10)
     assert (full.rank_B == ranking.ranks(scores_BI, parts.test.target_B, seen_BI)).all()
     free = measures.ask(floor, parts.test, "full", False, 10)

@@ -12,7 +12,7 @@ from jaxrec.rewards.reward import (
     by_name,
     gaming,
     numbers,
-    scored,
+    score_samples,
 )
 
 NEUTRAL = (
@@ -97,7 +97,7 @@ def test_the_guard_is_beside_the_reward_unless_it_is_asked_in():
 )
 def test_a_wrong_answer_names_its_sample(reward, said):
     with pytest.raises(RewardError, match=said):
-        scored(reward, [Sample("p", "first"), Sample("p", "second")])
+        score_samples(reward, [Sample("p", "first"), Sample("p", "second")])
 
 
 def test_rewards_by_name(monkeypatch):

@@ -11,14 +11,14 @@ from jaxrec import checkpoint
 from jaxrec import mesh as meshes
 from jaxrec.structs import Tokens
 from jaxrec.training.rollout import (
-    Assessed,
+    Assessment,
     KlConfig,
-    Played,
+    Playout,
     Rollout,
     RolloutConfig,
     RolloutError,
     RolloutSource,
-    controlled,
+    adapt_kl,
 )
 
 ROWS, WIDTH = 12, 5
@@ -31,13 +31,13 @@ def paper_source(n_prompts: int = 7, reward=None, drift=None, seen=None, **confi
         ids = np.zeros((ROWS, WIDTH), np.int32)
         ids[:, 0], ids[:, 1], ids[:, 2] = index_R, seed % 1000, np.arange(ROWS)
         own = np.arange(ROWS, dtype=np.float32) if reward is None else reward
-        return Played(Tokens(ids, ids > -1, np.ones((ROWS, WIDTH), np.float32)), own, {"x": own})
+        return Playout(Tokens(ids, ids > -1, np.ones((ROWS, WIDTH), np.float32)), own, {"x": own})
 
     def assess(params, said, reward_R, coef):
         made = [np.full((ROWS, WIDTH), v, np.float32) for v in (1, 2, 3, 4, 5)]
         made[2] *= reward_R[:, None]
         rollout = Rollout(None, *made, np.full(ROWS, coef, np.float32), {})
-        return Assessed(rollout, np.full(ROWS, 12.0, np.float32), {"told": np.float32(1)})
+        return Assessment(rollout, np.full(ROWS, 12.0, np.float32), {"told": np.float32(1)})
 
     like = play(None, np.zeros(ROWS), 0)
     report = None if seen is None else lambda n, numbers: seen.append((n, numbers))
@@ -107,10 +107,10 @@ def test_a_policy_that_went_too_far_leaves_the_rest_of_its_rollout():
 def test_the_price_of_kl_follows_its_target():
     # Ziegler 2019: error clipped to 0.2, times rows / horizon
     config = KlConfig(coef=0.1, target=6.0, horizon=100.0)
-    assert controlled(config, 0.1, 6.6, 10) == pytest.approx(0.1 * (1 + 0.1 * 0.1))
-    assert controlled(config, 0.1, 60.0, 10) == pytest.approx(0.1 * 1.02)
-    assert controlled(config, 0.1, 0.0, 10) == pytest.approx(0.1 * 0.98)
-    assert controlled(dataclasses.replace(config, adaptive=False), 0.1, 60.0, 10) == 0.1
+    assert adapt_kl(config, 0.1, 6.6, 10) == pytest.approx(0.1 * (1 + 0.1 * 0.1))
+    assert adapt_kl(config, 0.1, 60.0, 10) == pytest.approx(0.1 * 1.02)
+    assert adapt_kl(config, 0.1, 0.0, 10) == pytest.approx(0.1 * 0.98)
+    assert adapt_kl(dataclasses.replace(config, adaptive=False), 0.1, 60.0, 10) == 0.1
     seen = []
     source = paper_source(kl=KlConfig(0.1, True, 6.0, 100.0), epochs=1, minibatches=1, seen=seen)
     batches, _ = handed_out(source, source.init(), 3)

@@ -99,7 +99,7 @@ def test_ranks_by_vectors_are_the_ranks_of_scores():
     split = leave_one_out(whole)
     z_BD = rng.integers(-1, 2, (len(split.test), 2)).astype(np.float32)  # ties abound
     v_ID = rng.integers(-1, 2, (ITEMS, 2)).astype(np.float32)
-    held = ranking.seen(split.test.histories)
+    held = ranking.seen_items(split.test.histories)
     for mask, seen in ((True, held), (False, None)):
         wanted = ranking.ranks(z_BD @ v_ID.T, split.test.target_B, seen)
         np.testing.assert_array_equal(vector_ranks.ranks(z_BD, v_ID, split.test, mask), wanted)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from jaxrec.world.grammar import fact_met, spoken, topics, trades
+from jaxrec.world.grammar import fact_met, phrase, topics, trades
 from jaxrec.world.records import TOPICS
 from jaxrec.world.style import VALUES, check
 from jaxrec.world.tenants import generate, is_held_out, paraphrases
@@ -110,8 +110,8 @@ def test_paraphrases_are_two_wordings_on_one_topic(tenants):
 
 
 def test_facts_are_said_by_register_and_found_as_whole_words():
-    assert spoken("12 pm", "technical") == "12:00" and spoken("8 am", "technical") == "08:00"
-    assert spoken("£4.50", "technical") == "GBP 4.50" and spoken("£4", "plain") == "£4"
+    assert phrase("12 pm", "technical") == "12:00" and phrase("8 am", "technical") == "08:00"
+    assert phrase("£4.50", "technical") == "GBP 4.50" and phrase("£4", "plain") == "£4"
     assert fact_met("We close at 17:00.", ("5 pm",))
     assert not fact_met("It is £4.50.", ("£4",)) and not fact_met("At 15 pm", ("5 pm",))
     assert fact_met("It is £4.", ("£4",))

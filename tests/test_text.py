@@ -7,8 +7,8 @@ import pytest
 
 from jaxrec.data.text import (
     SPECIALS,
+    BytePairTokenizer,
     Example,
-    Tokenizer,
     bucket,
     dialogue,
     document,
@@ -49,12 +49,12 @@ def test_training_is_deterministic_and_a_saved_tokenizer_is_the_same(tok, tmp_pa
     tok.save(tmp_path / "deep" / "tokenizer.json")
     for other in (
         train_tokenizer(TEXTS, size=320),
-        Tokenizer.load(tmp_path / "deep" / "tokenizer.json"),
+        BytePairTokenizer.load(tmp_path / "deep" / "tokenizer.json"),
     ):
         assert other.encode_all(TEXTS) == tok.encode_all(TEXTS)
         assert min(other.encode("<bos>")) >= len(SPECIALS)
     with pytest.raises(FileNotFoundError, match="no file"):
-        Tokenizer.load(tmp_path / "none.json")
+        BytePairTokenizer.load(tmp_path / "none.json")
 
 
 def test_a_vocabulary_that_cannot_be_is_refused():

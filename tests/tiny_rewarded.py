@@ -18,7 +18,7 @@ from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, dr
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, loop, optimizer
 from jaxrec.training import step as steps
-from jaxrec.training.rollout import KlConfig, Played, RolloutConfig, RolloutSource
+from jaxrec.training.rollout import KlConfig, Playout, RolloutConfig, RolloutSource
 
 PLANTED, EOS, PROMPT, NEW = 7, 2, 4, 8
 CFG = DecoderConfig(
@@ -63,12 +63,12 @@ def programs(variant: str):
     return jax.jit(assess(lm, LOSSES[variant])), jax.jit(drift(lm, LOSSES[variant]))
 
 
-def play(frozen, params, index_R, seed) -> Played:
+def play(frozen, params, index_R, seed) -> Playout:
     """Texts of at most NEW tokens, worth the part of NEW that is PLANTED."""
     prompts = [PROMPTS[i] for i in index_R]
     said = written_ids(writer()({**frozen, **params}, prompts, seed))
     reward = np.array([row.count(PLANTED) / NEW for row in said], np.float32)
-    return Played(rows_of(prompts, said), reward, {"length": lengths(said)})
+    return Playout(rows_of(prompts, said), reward, {"length": lengths(said)})
 
 
 def lengths(said) -> np.ndarray:
@@ -85,7 +85,7 @@ def source(variant: str, frozen, rows: int = 16, **changes) -> RolloutSource:
     config = RolloutConfig(**{**given, **{k: v for k, v in changes.items() if k != "report"}})
     assess, moved = programs(variant)
     blank = [[0] * NEW] * rows
-    like = Played(rows_of([[1]] * rows, blank), np.zeros(rows), {"length": lengths(blank)})
+    like = Playout(rows_of([[1]] * rows, blank), np.zeros(rows), {"length": lengths(blank)})
     return RolloutSource(
         config,
         len(PROMPTS),
@@ -100,7 +100,7 @@ def source(variant: str, frozen, rows: int = 16, **changes) -> RolloutSource:
 
 def train(
     variant: str, out, *, steps_: int, mesh=None, accum=1, lr=1e-2, rollout=None, **options
-) -> loop.Fitted:
+) -> loop.FitResult:
     """`steps_` updates through `loop.fit`."""
     mesh = mesh or meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     tree = start()

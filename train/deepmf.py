@@ -19,7 +19,7 @@ from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.mesh import HostsConfig
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.side_features import SideFeatures
-from jaxrec.world.rated import rated
+from jaxrec.world.rated import rate_items
 from jaxrec.world.shops import make_shops
 
 
@@ -61,7 +61,7 @@ def ratings(cfg: DeepMFTraining) -> tuple[Interactions, SideFeatures | None]:
         catalog = shops.catalog
         tags = [attributes["tags"].split() for attributes in catalog.attributes]
         words = [[*tag, shop] for tag, shop in zip(tags, catalog.shop, strict=True)]
-        return rated(shops), SideFeatures.of_words([()] * len(shops.people), words)
+        return rate_items(shops), SideFeatures.of_words([()] * len(shops.people), words)
     data = read(cfg.data)
     print(data.summary(), flush=True)
     told = SideFeatures.of_set(data) if cfg.model.shape.features else None

@@ -27,13 +27,13 @@ from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.value import init_value
 from jaxrec.models.language.writing import decoder_writer, prompt_rows, written_ids
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
-from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, scored
+from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, score_samples
 from jaxrec.rewards.rewarded_prompts import Prompt, read_prompts
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.training.rollout import KlConfig, Played, RolloutConfig, RolloutSource
+from jaxrec.training.rollout import KlConfig, Playout, RolloutConfig, RolloutSource
 from jaxrec.training.rollout_record import RolloutRecord, write_samples
 
 
@@ -208,14 +208,14 @@ class Players:
         )  # fmt: skip
         # tried once before anything is trained: its mistakes show, and the names of its parts are known
         tried = prompts[0].sample("")
-        self.names = tuple(numbers(scored(reward, [tried])[0]))
+        self.names = tuple(numbers(score_samples(reward, [tried])[0]))
 
-    def on(self, params: Any, prompts: list[Prompt], seed: int) -> tuple[Played, list[dict]]:
+    def on(self, params: Any, prompts: list[Prompt], seed: int) -> tuple[Playout, list[dict]]:
         """What was played to these prompts, and the texts with their scores."""
         tree = partition.merge(params, self.frozen)
         out = self.writer(tree, [p.ids for p in prompts], seed)
         samples = [p.sample(said) for p, said in zip(prompts, out.texts, strict=True)]
-        told = [numbers(score) for score in scored(self.reward, samples)]
+        told = [numbers(score) for score in score_samples(self.reward, samples)]
         for i, row in enumerate(told):
             if tuple(row) != self.names:
                 raise RewardError(
@@ -238,17 +238,17 @@ class Players:
             {"prompt": s.prompt, "text": s.text, "ended": why, **row}
             for s, why, row in zip(samples, out.reason, told, strict=True)
         ]
-        return Played(rows, told_R["reward"], told_R), lines
+        return Playout(rows, told_R["reward"], told_R), lines
 
     def rows(self, prompts: list[list[int]], said: list[list[int]]) -> Tokens:
         """Prompt and text as token rows of one width; the text is what counts."""
         return prompt_rows(prompts, said, self.longest, self.width, self.pad_id)
 
-    def like(self, count: int) -> Played:
+    def like(self, count: int) -> Playout:
         """A Played of the right shapes."""
         zeros = np.zeros(count, np.float32)
         names = (*self.names, "tokens", "words", "ended", "stopped_short")
-        return Played(self.rows([[0]] * count, [[0]] * count), zeros, dict.fromkeys(names, zeros))
+        return Playout(self.rows([[0]] * count, [[0]] * count), zeros, dict.fromkeys(names, zeros))
 
 
 def source_of(

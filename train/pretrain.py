@@ -63,7 +63,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
         [d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every
     )
     tok = (
-        text.Tokenizer.load(cfg.tokenizer)
+        text.BytePairTokenizer.load(cfg.tokenizer)
         if cfg.tokenizer
         else text.train_tokenizer((corpus.plain(d) for d in train), cfg.model.vocab)
     )
@@ -89,7 +89,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     return {"bits_per_byte": fitted.value, "best_step": float(fitted.best)}
 
 
-def bits_per_byte(model: Decoder, tok: text.Tokenizer, held: list, cfg: PretrainConfig):
+def bits_per_byte(model: Decoder, tok: text.BytePairTokenizer, held: list, cfg: PretrainConfig):
     """evaluate(params, step): information of the held-out texts, in bits, over their length in UTF-8 bytes.
 
     The tokens that mark turns and ends are paid for in bits and not counted in bytes.

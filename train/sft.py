@@ -217,7 +217,7 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
     return told
 
 
-def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.Fitted) -> None:
+def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.FitResult) -> None:
     """OUT/model where the model's own weights were trained; OUT/adapter and OUT/peft where a Delta was."""
     out, spec = Path(cfg.out), tuned.spec
     tree = partition.merge(best, frozen)

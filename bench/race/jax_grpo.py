@@ -22,7 +22,7 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     from jaxrec.objectives.ppo import GrpoLoss, assess_grpo
     from jaxrec.structs import Tokens
     from jaxrec.training import optimizer, partition
-    from jaxrec.training.rollout import KlConfig, Played, RolloutConfig, RolloutSource
+    from jaxrec.training.rollout import KlConfig, Playout, RolloutConfig, RolloutSource
     from jaxrec.training.step import init_state, make_step
 
     cfg, params = hub.load(shape.model_folder(size))
@@ -42,11 +42,11 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
     def rows_of(prompts: Any, said: Any) -> Tokens:
         return prompt_rows(prompts, said, shape.PROMPT, shape.PROMPT + new)
 
-    def play(params: Any, index_R: Any, seed: int) -> Played:
+    def play(params: Any, index_R: Any, seed: int) -> Playout:
         picked = [prompts[rollouts.GROUP * i] for i in index_R]
         out = write(partition.merge(params, frozen), picked, seed)
         reward = np.array(rollouts.reward(out.texts), np.float32)
-        return Played(rows_of(picked, written_ids(out)), reward, {})
+        return Playout(rows_of(picked, written_ids(out)), reward, {})
 
     fixed, earned = rollouts.fixed(size, new)
     config = RolloutConfig(
@@ -57,7 +57,7 @@ def prepare(size: str = "30m", new: int = shape.NEW) -> dict[str, Work]:
         rollouts.PROMPTS,
         play,
         lambda params, said, reward, coef: assess(params, frozen, said, reward, coef),
-        Played(rows_of(prompts, fixed), earned, {}),
+        Playout(rows_of(prompts, fixed), earned, {}),
         shape.PROMPT + new,
         tells_kl=False,
     )

@@ -154,7 +154,7 @@ def _world(cfg: CandidateSetConfig) -> CandidateSet:
         of = TEST if tenant.held_out else VALID if tenant.key in valid else TRAIN
         for topic in rng.sample(sorted(grammar.topics()), cfg.questions):
             question, item, service = talk.question("ask", topic)
-            said = grammar.stated(tenant.facts, topic, item)
+            said = grammar.right_facts(tenant.facts, topic, item)
             speak = lambda style: talk.answer(topic, item, service, style, said)  # noqa: B023
             changes = [
                 tuple(rng.sample(sorted(RIVAL), rng.choice((1, 2, 3)))) for _ in range(cfg.rivals)

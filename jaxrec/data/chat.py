@@ -61,7 +61,7 @@ class OwnChat:
     plain: no marks of who speaks. <bos> prompt completion <eos>, as `PlainChat` writes it.
     """
 
-    tok: text.Tokenizer
+    tok: text.BytePairTokenizer
     plain: bool = False
 
     @property

@@ -75,7 +75,7 @@ def plain(document: Document) -> str:
     return document if isinstance(document, str) else "\n".join(said for _, said in document)
 
 
-def encode(tok: text.Tokenizer, documents: Sequence[Document]) -> list[text.Example]:
+def encode(tok: text.BytePairTokenizer, documents: Sequence[Document]) -> list[text.Example]:
     """Token sequences in which every token but the first is predicted, the customer's too."""
     rows = [
         text.document(tok, d) if isinstance(d, str) else text.dialogue(tok, d) for d in documents

@@ -14,7 +14,7 @@ FEWEST_PEOPLE = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class Fold:
     """Three sets of judgements, as masks over all of them."""
 
     train_N: np.ndarray
@@ -65,7 +65,7 @@ def _even(group: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray
 
 def split(
     data: Judgements, person_fold: np.ndarray, item_fold: np.ndarray, f: int, validation: bool
-) -> Split:
+) -> Fold:
     """The test split of fold f, or the validation split inside its training side.
 
     Validation asks the people of fold f+1 about the items of fold f+2, trained on the three folds that are left of
@@ -75,7 +75,7 @@ def split(
     who, what = ((f + 1) % n, (f + 2) % n) if validation else (f, f)
     person_N, item_N = person_fold[data.person_N], item_fold[data.item_N]
     seen = ~np.isin(item_N, (f, what))
-    return Split(
+    return Fold(
         ~np.isin(person_N, (f, who)) & seen,
         (person_N == who) & seen,
         (person_N == who) & (item_N == what),

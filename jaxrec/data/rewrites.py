@@ -52,7 +52,7 @@ def rewrites(tenants: Sequence[Tenant], each: int, seed: int = 0) -> list[Rewrit
         for _ in range(each):
             topic = rng.choice(sorted(grammar.topics()))
             question, item, service = talk.question("ask", topic)
-            said = grammar.stated(tenant.facts, topic, item)
+            said = grammar.right_facts(tenant.facts, topic, item)
             changed = tuple(rng.sample(sorted(RIVAL), rng.choice((2, 3, 4, 5))))
             foreign = talk.answer(topic, item, service, rival(rng, tenant.style, changed), said)
             own = talk.answer(topic, item, service, tenant.style, said)

@@ -92,7 +92,7 @@ def next_events(whole: Histories, asked: Int[np.ndarray, " B"]) -> Holdout:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shop:
+class ShopEvents:
     """One of several shops over one user base: its events with its own item numbers, and what they are called outside.
 
     `item_I[n]` is the number of the shop's item n in the whole set; people keep theirs.
@@ -105,7 +105,7 @@ class Shop:
 
 def by_shop(
     events: Interactions, shops: Sequence[str], shop_I: Int[np.ndarray, " I"]
-) -> list[Shop]:
+) -> list[ShopEvents]:
     """The events of each shop by themselves. `shop_I[i]` is the shop, an index into `shops`, of item i."""
     found = []
     for number, name in enumerate(shops):
@@ -116,5 +116,5 @@ def by_shop(
         there = dataclasses.replace(
             there, item_T=inside[there.item_T], items=tuple(events.items[i] for i in own)
         )
-        found.append(Shop(name, there, own))
+        found.append(ShopEvents(name, there, own))
     return found

@@ -54,7 +54,7 @@ class Example(NamedTuple):
     loss: list[float]
 
 
-class Tokenizer:
+class BytePairTokenizer:
     """A byte-level BPE with `SPECIALS` at ids 0, 1, ...; what is encoded is always plain text.
 
     `special["<bos>"]` is an id; `size` counts the whole vocabulary.
@@ -72,7 +72,7 @@ class Tokenizer:
             )
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
+    def load(cls, path: str | Path) -> "BytePairTokenizer":
         """From a `tokenizer.json`."""
         from tokenizers import Tokenizer as Core
 
@@ -98,7 +98,7 @@ class Tokenizer:
         return self._core.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
 
 
-def train_tokenizer(texts: Iterable[str], size: int = 2048) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], size: int = 2048) -> BytePairTokenizer:
     """Byte-level BPE of exactly `size` tokens, specials and the 256 bytes included; the same texts give the same.
 
     Raises TextError where `size` has no room for a merge, or the texts have too few words to fill it.
@@ -124,25 +124,31 @@ def train_tokenizer(texts: Iterable[str], size: int = 2048) -> Tokenizer:
         raise TextError(
             f"tokenizer: the texts give only {core.get_vocab_size()} tokens of the {size} asked for"
         )
-    return Tokenizer(core)
+    return BytePairTokenizer(core)
 
 
 # ------------------------------------------------------------------------------------------ one sequence
 
 
-def document(tok: Tokenizer, text: str) -> Example:
+def document(tok: BytePairTokenizer, text: str) -> Example:
     """<bos> text <eos>, every token but the first predicted."""
     ids = [tok.special["<bos>"], *tok.encode(text), tok.special["<eos>"]]
     return Example(ids, [0.0] + [1.0] * (len(ids) - 1))
 
 
-def prompt(tok: Tokenizer, turns: Turns, guide: str = "", pages: Iterable[str] = ()) -> list[int]:
+def prompt(
+    tok: BytePairTokenizer, turns: Turns, guide: str = "", pages: Iterable[str] = ()
+) -> list[int]:
     """Ids up to the point where the assistant speaks: the turns so far, then <assistant>."""
     return [*dialogue(tok, turns, guide, pages).ids, tok.special["<assistant>"]]
 
 
 def dialogue(
-    tok: Tokenizer, turns: Turns, guide: str = "", pages: Iterable[str] = (), learn: str = "all"
+    tok: BytePairTokenizer,
+    turns: Turns,
+    guide: str = "",
+    pages: Iterable[str] = (),
+    learn: str = "all",
 ) -> Example:
     """(role, text) turns in the chat format; what the assistant says, and its <eos>, is predicted.
 

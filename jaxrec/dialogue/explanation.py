@@ -19,7 +19,7 @@ from jaxrec.dialogue.prompts import (
     rating_prompt,
     template_reason,
 )
-from jaxrec.text_metrics import Catalogue, Said
+from jaxrec.text_metrics import Catalogue, Claims
 from jaxrec.words import words
 
 Complete = Callable[[Sequence[str]], Sequence[str]]
@@ -56,7 +56,7 @@ class Reason:
     by: Literal["model", "template"]
     why: str
     written: str
-    said: Said
+    said: Claims
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Explainer:
         text = template_reason(subject.title, interests, subject.category, subject.features)
         return Reason(text, prompt, "template", why, written, self.check(text, subject, reader))
 
-    def check(self, text: str, subject: Subject, reader: Reader) -> Said:
+    def check(self, text: str, subject: Subject, reader: Reader) -> Claims:
         """What a text claims of its subject."""
         attributes = [part for part in (subject.category, *subject.features) if part]
         # what the reader asked for is no claim about the item either

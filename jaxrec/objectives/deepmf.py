@@ -22,7 +22,7 @@ class RatingDecay:
 
 
 def deepmf(shape: DeepMFShape, decay: RatingDecay = RatingDecay()) -> Objective:
-    """Mean squared error over real rows (item >= 0), plus `decay`. frozen: a `Known`, or None. Metrics: `mse`."""
+    """Mean squared error over real rows (item >= 0), plus `decay`. frozen: a `SideFacts`, or None. Metrics: `mse`."""
     head = model.RatingHead(shape)
     decayed = any(dataclasses.astuple(decay))
 

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from jaxrec.losses.multi_label import binary_cross_entropy
 from jaxrec.losses.preference import sigmoid
-from jaxrec.models.personal.editor import Editor, EditorBatch, profile_of, scored
+from jaxrec.models.personal.editor import Editor, EditorBatch, profile_of, score_drafts
 from jaxrec.models.personal.profile import ProfileEncoder
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
@@ -38,7 +38,7 @@ def editor(
     def loss(params, frozen, extra, batch: EditorBatch, totals, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        score_BJ, keep_BJ = scored(head, tree, batch, profile_of(head, encoder, tree, batch))
+        score_BJ, keep_BJ = score_drafts(head, tree, batch, profile_of(head, encoder, tree, batch))
         there_BJ = _pairs(batch)
         margin_BJ = score_BJ[:, :1] - score_BJ[:, 1:]
         if batch.reference_BJ is not None:

@@ -27,10 +27,10 @@ def generative_rec(model: Any, smoothing: float = 0.0) -> Objective:
             {"params": params}, codes(batch.items_BL), next_BLQ, batch.segments_BL,
             batch.positions_BL, key_B,
         )  # fmt: skip
-        sums = next_codes(logits, next_BLQ, asked(batch.targets_BL), sizes, smoothing)
+        sums = next_codes(logits, next_BLQ, target_mask(batch.targets_BL), sizes, smoothing)
         return _mean(sums, totals["items"], sizes)
 
-    return Objective(loss, lambda batch: {"items": _count(asked(batch.targets_BL))})
+    return Objective(loss, lambda batch: {"items": _count(target_mask(batch.targets_BL))})
 
 
 def tiger(model: Any, smoothing: float = 0.0) -> Objective:
@@ -45,14 +45,14 @@ def tiger(model: Any, smoothing: float = 0.0) -> Objective:
             {"params": params}, codes(batch["items"]), batch["items"] >= 0, batch["user"],
             next_BQ, key_B,
         )  # fmt: skip
-        weight_B1 = asked(batch["target"])[:, None]
+        weight_B1 = target_mask(batch["target"])[:, None]
         sums = next_codes(logits[:, None], next_BQ[:, None], weight_B1, sizes, smoothing)
         return _mean(sums, totals["items"], sizes)
 
-    return Objective(loss, lambda batch: {"items": _count(asked(batch["target"]))})
+    return Objective(loss, lambda batch: {"items": _count(target_mask(batch["target"]))})
 
 
-def asked(targets: Array) -> Float[Array, "..."]:
+def target_mask(targets: Array) -> Float[Array, "..."]:
     """1 where there is a target, 0 at padding."""
     return (targets >= 0).astype(jnp.float32)
 

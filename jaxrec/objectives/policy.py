@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrec.losses.multi_label import binary_cross_entropy
-from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, judged, profile_of
+from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, label_logits, profile_of
 from jaxrec.models.personal.profile import ProfileEncoder
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
@@ -36,7 +36,7 @@ def policy(
         tree = merge(params, frozen)
         p_BE = profile_of(head, encoder, tree, batch)
         sums = binary_cross_entropy(
-            judged(head, tree, batch, p_BE),
+            label_logits(head, tree, batch, p_BE),
             batch.target_BW,
             jnp.asarray(positive_W),
             jnp.ones(batch.target_BW.shape[0]),

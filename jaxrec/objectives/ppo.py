@@ -24,10 +24,10 @@ from jaxrec.models.language.value import values_before
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux, PyTree
 from jaxrec.training.partition import merge
-from jaxrec.training.rollout import Assessed, Rollout
+from jaxrec.training.rollout import Assessment, Rollout
 
 # (params, frozen, said, reward_B, coef) -> Assessed
-Assess = Callable[[PyTree, PyTree, PyTree, Array, Array], Assessed]
+Assess = Callable[[PyTree, PyTree, PyTree, Array, Array], Assessment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Objective:
 
     def loss(params, frozen, extra, batch: Rollout, totals, key_B):
         del extra, key_B
-        tree, mask_BL = merge(params, frozen), written(lm, batch.said)
+        tree, mask_BL = merge(params, frozen), choice_mask(lm, batch.said)
         out = lm.outputs(tree, batch.said, hidden=(-1,), since=cfg.since)
         log_p_BL = _log_probs(lm, batch.said, out.logits, cfg)
         value_BL = values_before(tree["value"], out.hidden[-1])
@@ -110,8 +110,8 @@ def ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Objective:
 def assess_ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Assess:
     """What a rollout is worth to PPO. The reward comes with a text's last token, the price of KL (k1) with each."""
 
-    def assess(params, frozen, said, reward_B, coef) -> Assessed:
-        tree, mask_BL = merge(params, frozen), written(lm, said)
+    def assess(params, frozen, said, reward_B, coef) -> Assessment:
+        tree, mask_BL = merge(params, frozen), choice_mask(lm, said)
         out = lm.outputs(tree, said, hidden=(-1,), since=cfg.since)
         old_BL = _log_probs(lm, said, out.logits, cfg)
         value_BL = jnp.where(mask_BL, values_before(tree["value"], out.hidden[-1]), 0.0)
@@ -127,7 +127,7 @@ def assess_ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Assess:
             advantage_BL = pg.whiten(advantage_BL, mask_BL)
         coef_B = jnp.full_like(reward_B, coef)
         rollout = Rollout(None, old_BL, ref_BL, advantage_BL, return_BL, value_BL, coef_B, {})
-        return Assessed(rollout, kl_BL.sum(1), told)
+        return Assessment(rollout, kl_BL.sum(1), told)
 
     return assess
 
@@ -143,7 +143,7 @@ def grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Objective:
 
     def loss(params, frozen, extra, batch: Rollout, totals, key_B):
         del extra, key_B
-        tree, mask_BL = merge(params, frozen), written(lm, batch.said)
+        tree, mask_BL = merge(params, frozen), choice_mask(lm, batch.said)
         logits = lm.outputs(tree, batch.said, since=cfg.since).logits
         log_p_BL = _log_probs(lm, batch.said, logits, cfg)
         old_BL = jax.lax.stop_gradient(log_p_BL) if cfg.on_policy else batch.old_BL
@@ -178,8 +178,8 @@ def grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Objective:
 def assess_grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Assess:
     """What a rollout is worth to GRPO: every token of a text has the text's advantage in its group."""
 
-    def assess(params, frozen, said, reward_B, coef) -> Assessed:
-        tree, mask_BL = merge(params, frozen), written(lm, said)
+    def assess(params, frozen, said, reward_B, coef) -> Assessment:
+        tree, mask_BL = merge(params, frozen), choice_mask(lm, said)
         zeros_BL = jnp.zeros(mask_BL.shape, jnp.float32)
         old_BL = ref_BL = zeros_BL
         kl_B = None
@@ -195,7 +195,7 @@ def assess_grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Assess:
         told = {"groups_agreed": (same_BG.max(1) == same_BG.min(1)).mean()}
         coef_B = jnp.full_like(reward_B, coef)
         rollout = Rollout(None, old_BL, ref_BL, advantage_BL, zeros_BL, zeros_BL, coef_B, {})
-        return Assessed(rollout, kl_B, told)
+        return Assessment(rollout, kl_B, told)
 
     return assess
 
@@ -211,12 +211,12 @@ def drift(lm: LM, cfg: PpoLoss | GrpoLoss) -> Callable[[PyTree, PyTree, Rollout]
         log_p_BL = _log_probs(
             lm, batch.said, lm.outputs(tree, batch.said, since=cfg.since).logits, cfg
         )
-        return pg.masked_mean(pg.kl(batch.old_BL, log_p_BL, "k3"), written(lm, batch.said))
+        return pg.masked_mean(pg.kl(batch.old_BL, log_p_BL, "k3"), choice_mask(lm, batch.said))
 
     return moved
 
 
-def written(lm: LM, said: PyTree) -> Any:
+def choice_mask(lm: LM, said: PyTree) -> Any:
     """[B, L]: the tokens that the policy chose. A row's first token never is: nothing comes before it."""
     return (jnp.asarray(lm.tokens(said).loss_BL) > 0).at[:, 0].set(False)
 
@@ -249,7 +249,7 @@ def _told(batch: Rollout, totals: Any) -> dict[str, Array]:
 
 def _weigh(lm: LM) -> Callable[[Rollout], dict[str, Float[Array, ""]]]:
     def weigh(batch: Rollout):
-        mask_BL = written(lm, batch.said)
+        mask_BL = choice_mask(lm, batch.said)
         tokens = jnp.maximum(mask_BL.sum(), 1).astype(jnp.float32)
         return {"tokens": tokens, "rows": jnp.float32(mask_BL.shape[0])}
 

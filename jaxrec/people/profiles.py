@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxrec.config import RunError
 from jaxrec.people.event_columns import NO_TIME, EventColumns, Names
-from jaxrec.people.reviews import Columns, Review, reviews
+from jaxrec.people.reviews import Review, ReviewColumns, reviews
 from jaxrec.people.words import sentiment, words
 from jaxrec.words import without_halves
 
@@ -75,13 +75,13 @@ class Profiles:
     def build(
         cls,
         source: Any,
-        columns: Columns | None = None,
+        columns: ReviewColumns | None = None,
         config: ProfileConfig = ProfileConfig(),
         rate: Callable[[str], float] = sentiment,
     ) -> "Profiles":
         """One pass over `source` (see `reviews.reviews`), a batch at a time."""
         made = cls(config, rate)
-        for review in reviews(source, columns or Columns()):
+        for review in reviews(source, columns or ReviewColumns()):
             made.update(review)
         return made
 

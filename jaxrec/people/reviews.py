@@ -24,7 +24,7 @@ class ReviewsError(RunError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
+class ReviewColumns:
     """Names of columns. `user` and `item` must be there; the others are used where they are.
 
     time: Unix seconds (milli-, micro- and nanoseconds are told by their size), an Arrow timestamp or date, or a date as
@@ -50,7 +50,9 @@ class Review(NamedTuple):
     text: str | None = None
 
 
-def reviews(source: Any, columns: Columns = Columns(), batch: int = BATCH) -> Iterator[Review]:
+def reviews(
+    source: Any, columns: ReviewColumns = ReviewColumns(), batch: int = BATCH
+) -> Iterator[Review]:
     """Every review of `source`, in its order; no more than `batch` rows of it are held at once.
 
     source: a pyarrow Table, RecordBatchReader or iterable of batches, a `datasets` Dataset or IterableDataset, or the
@@ -98,7 +100,7 @@ def _file_parts(path: Path, batch: int) -> Iterator[Any]:
         raise ReviewsError(f"{path} is neither Parquet nor an Arrow file: {error}") from None
 
 
-def _rows(part: Any, columns: Columns, problems: Counter[str]) -> Iterator[Review]:
+def _rows(part: Any, columns: ReviewColumns, problems: Counter[str]) -> Iterator[Review]:
     import pyarrow as pa
 
     there = part.schema.names

@@ -19,7 +19,7 @@ from jaxrec.quant.trees import is_quantised, place
 
 def save(folder: str | Path, params: PyTree, facts: Mapping[str, Any] | None = None) -> None:
     """`checkpoint.save_params` of a tree with quantised weights; NF4 takes 0.516 bytes a parameter there."""
-    checkpoint.save_params(folder, _map_quantised(packed, params), facts)
+    checkpoint.save_params(folder, _map_quantised(pack, params), facts)
 
 
 def load(
@@ -43,7 +43,7 @@ def load(
     return params if mesh is None else place(mesh, params, rules)
 
 
-def packed(w: Nf4 | Int8) -> dict[str, dict[str, Any]]:
+def pack(w: Nf4 | Int8) -> dict[str, dict[str, Any]]:
     """A quantised weight as arrays by name, with nothing in it twice: what `save` writes."""
     if isinstance(w, Int8):
         return {"int8": {"code": w.code_NFD, "scale": w.scale_NF1}}

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from jaxrec import checkpoint, config
 from jaxrec.data.histories import Histories, Holdout
 from jaxrec.models.items import deepmf as model
-from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, SideFacts
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf_fit import Fit, FitConfig, Rated, context_of, known_of
 from jaxrec.recommenders.rating_context import RatingContext
@@ -59,7 +59,7 @@ class DeepMF(Recommender):
             )
         self.config, self.features = config, features
         self.params: Any = None
-        self.known: Known = Known()
+        self.known: SideFacts = SideFacts()
         self.context: RatingContext | None = None
         self.train: Rated | None = None  # what the context was made of
         self.facts: dict[str, Any] = {}
@@ -200,7 +200,9 @@ class DeepMF(Recommender):
 
     def save(self, folder: str | Path) -> None:
         """Parameters and what is known of people and items, with the config in facts.json."""
-        known = {name: x for name in _fields(Known) if (x := getattr(self.known, name)) is not None}
+        known = {
+            name: x for name in _fields(SideFacts) if (x := getattr(self.known, name)) is not None
+        }
         facts = {"kind": self.kind, "config": config.to_dict(self.config), **self.facts}
         tree = {"params": self._fitted(), "known": known}
         if self.train is not None:
@@ -218,7 +220,7 @@ class DeepMF(Recommender):
             )
         cfg = config.from_dict(DeepMFConfig, facts.pop("config"))
         tree = checkpoint.load_params(folder)
-        known = Known(**tree.get("known", {}))
+        known = SideFacts(**tree.get("known", {}))
         told = (
             SideFeatures.of_ids(known.user_features_UF, known.item_features_IF)
             if cfg.shape.features
@@ -253,12 +255,12 @@ class DeepMF(Recommender):
 
 
 @jax.jit
-def _items(params: Any, known: Known) -> Float[jax.Array, "I W"]:
+def _items(params: Any, known: SideFacts) -> Float[jax.Array, "I W"]:
     return model.all_items(params, known)
 
 
 @jax.jit
-def _people(params: Any, known: Known, user_B: Int[jax.Array, " B"]) -> Float[jax.Array, "B W"]:
+def _people(params: Any, known: SideFacts, user_B: Int[jax.Array, " B"]) -> Float[jax.Array, "B W"]:
     take = lambda rows: None if rows is None else rows[user_B]
     return model.person(
         params, params["users"]["table"][user_B], take(known.user_features_UF), take(known.taken_UI)
@@ -274,7 +276,7 @@ _grid = jax.jit(_clipped_grid, static_argnums=0)
 
 
 def _predict_pairs(
-    shape: DeepMFShape, params: Any, known: Known, user_B: Any, item_B: Any, context_BK: Any
+    shape: DeepMFShape, params: Any, known: SideFacts, user_B: Any, item_B: Any, context_BK: Any
 ) -> Any:
     user, item, *_ = model.sides(shape, params, known, user_B, item_B)
     rating_B = model.RatingHead(shape).apply({"params": params["head"]}, user, item, context_BK)

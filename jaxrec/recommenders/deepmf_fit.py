@@ -17,7 +17,7 @@ from jaxrec.data.histories import Histories
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.items import deepmf as model
-from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Known, Ratings
+from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, Ratings, SideFacts
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.rating_context import RatingContext
 from jaxrec.recommenders.side_features import SideFeatures
@@ -188,9 +188,9 @@ def context_of(shape: DeepMFShape, train: Rated) -> RatingContext | None:
     )  # fmt: skip
 
 
-def known_of(shape: DeepMFShape, train: Rated, features: SideFeatures | None) -> Known:
+def known_of(shape: DeepMFShape, train: Rated, features: SideFeatures | None) -> SideFacts:
     """What the shape's options read of people and items, from the training ratings' places alone."""
-    known = Known()
+    known = SideFacts()
     if shape.features and features is not None:
         if (len(features.user_UF), len(features.item_IF)) != (train.n_users, train.n_items):
             raise DeepMFError(
@@ -212,7 +212,7 @@ def known_of(shape: DeepMFShape, train: Rated, features: SideFeatures | None) ->
     return known
 
 
-def rmse_of(shape: DeepMFShape, known: Known, ratings: Ratings) -> Any:
+def rmse_of(shape: DeepMFShape, known: SideFacts, ratings: Ratings) -> Any:
     """evaluate(params, step) -> {"rmse"}: predictions clipped to the range."""
     head = model.RatingHead(shape)
     size = min(EVALUATED, len(ratings.rating_B))
@@ -222,7 +222,7 @@ def rmse_of(shape: DeepMFShape, known: Known, ratings: Ratings) -> Any:
     ]
 
     @jax.jit
-    def squares(params: Any, known: Known, part: Ratings) -> Any:
+    def squares(params: Any, known: SideFacts, part: Ratings) -> Any:
         user, item, *_ = model.sides(shape, params, known, part.user_B, jnp.maximum(part.item_B, 0))
         rating_B = jnp.clip(
             head.apply({"params": params["head"]}, user, item, part.context_BK),

@@ -22,11 +22,11 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxrec import checkpoint, config, hub
 from jaxrec.config import RunError
-from jaxrec.data.judgement_folds import FEWEST_PEOPLE, Cards, Split, assign_folds, cards, split
+from jaxrec.data.judgement_folds import FEWEST_PEOPLE, Cards, Fold, assign_folds, cards, split
 from jaxrec.data.judgements import Judgements
 from jaxrec.models.personal.item_labels import ItemConfig, Projection, pooled_log_p, view_items
 from jaxrec.models.personal.judgement import PersonConfig, Reading
-from jaxrec.models.personal.profile import FitConfig, Gaussian
+from jaxrec.models.personal.profile import Gaussian, ProfileFitConfig
 from jaxrec.models.text.item_vectors import TopLayers, item_vectors, side_by_side
 from jaxrec.recommenders.judgement_fit import JudgementFit
 
@@ -52,7 +52,7 @@ class JudgeConfig:
     limit: int = 256
     item: ItemConfig = ItemConfig()
     personal: PersonConfig = PersonConfig()
-    fit: FitConfig = FitConfig()
+    fit: ProfileFitConfig = ProfileFitConfig()
     examples: int = 30
     folds: int = 5
     seed: int = 0
@@ -253,7 +253,7 @@ class Judge:
             start = self._fit.fit(self.tree["personal"], frozen, start, prior, given)
         return np.asarray(start)
 
-    def _asked(self, data: Judgements, part: Split, z_ID: np.ndarray) -> Validation:
+    def _asked(self, data: Judgements, part: Fold, z_ID: np.ndarray) -> Validation:
         """How well the unseen people's judgements are foreseen."""
         tested = np.unique(data.person_N[part.test_N])
         frozen = self._read(z_ID)

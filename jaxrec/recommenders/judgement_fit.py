@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from jaxrec import mesh as meshes
 from jaxrec.data.judgement_folds import Cards
 from jaxrec.models.personal.judgement import Models, PersonConfig
-from jaxrec.models.personal.profile import FitConfig
+from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.objectives.judgements import judgements
 from jaxrec.training import loop
 from jaxrec.training import step as steps
@@ -27,7 +27,7 @@ class JudgementFit:
     labels: how many there are. fit: how p is fitted to a person's examples by gradient.
     """
 
-    def __init__(self, cfg: PersonConfig, labels: int, fit: FitConfig):
+    def __init__(self, cfg: PersonConfig, labels: int, fit: ProfileFitConfig):
         self.cfg, self.fit_cfg = cfg, fit
         self.models = Models(cfg, labels, labels + cfg.content)
         # so small a model runs fastest on one device, whatever the machine has

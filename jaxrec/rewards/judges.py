@@ -33,7 +33,7 @@ class Choice(NamedTuple):
     turns: tuple[tuple[str, str], ...] = ()
 
 
-class Preference(NamedTuple):
+class Verdict(NamedTuple):
     """`preferred`: 0 the first, 1 the second, None no difference. `confidence`: how sure, 0 to 1. `why`: in words."""
 
     preferred: int | None
@@ -41,7 +41,7 @@ class Preference(NamedTuple):
     why: str = ""
 
 
-Judge = Callable[[Sequence[Choice]], Sequence[Preference]]
+Judge = Callable[[Sequence[Choice]], Sequence[Verdict]]
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 Criterion = Callable[[str, str], float]  # (prompt, answer) -> how well it does, 0 to 1
 
@@ -61,7 +61,7 @@ def length_band(low: int, high: int) -> Criterion:
     return score
 
 
-def required(*phrases: str) -> Criterion:
+def phrase_share(*phrases: str) -> Criterion:
     """The part of these phrases that an answer has (whole words, case aside)."""
     return lambda prompt, answer: sum(_has(answer, p) for p in phrases) / len(phrases)
 
@@ -115,10 +115,10 @@ class RuleJudge:
         if self.scale <= 0:
             raise JudgeError(f"scale {self.scale} must be above 0")
 
-    def __call__(self, choices: Sequence[Choice]) -> list[Preference]:
+    def __call__(self, choices: Sequence[Choice]) -> list[Verdict]:
         return [self._judge(choice) for choice in choices]
 
-    def _judge(self, choice: Choice) -> Preference:
+    def _judge(self, choice: Choice) -> Verdict:
         total = sum(weight for _, weight in self.criteria.values())
         gaps = {
             name: weight
@@ -139,7 +139,7 @@ def reward_judge(
     Confidence is 0.46 where the rewards differ by `scale`. Raises JudgeError on NaN.
     """
 
-    def judge(choices: Sequence[Choice]) -> list[Preference]:
+    def judge(choices: Sequence[Choice]) -> list[Verdict]:
         asked = [(c.prompt, said) for c in choices for said in (c.first, c.second)]
         told = list(reward(asked))
         if len(told) != len(asked):
@@ -189,7 +189,7 @@ class LanguageJudge:
             if place not in self.template:
                 raise JudgeError(f"the judge's template lacks {place}")
 
-    def __call__(self, choices: Sequence[Choice]) -> list[Preference]:
+    def __call__(self, choices: Sequence[Choice]) -> list[Verdict]:
         asked = []
         for choice in choices:
             for first, second in ((choice.first, choice.second), (choice.second, choice.first)):
@@ -203,7 +203,7 @@ class LanguageJudge:
         parts = {"{prompt}": prompt, "{first}": first, "{second}": second}
         return re.sub(r"\{(?:prompt|first|second)\}", lambda m: parts[m[0]], self.template)
 
-    def _preference(self, a_1: float, b_1: float, a_2: float, b_2: float) -> Preference:
+    def _preference(self, a_1: float, b_1: float, a_2: float, b_2: float) -> Verdict:
         """a, b: log-probabilities of the two places; in the second order the answers have changed places."""
         orders = (b_1 - a_1, a_2 - b_2)  # log-odds for the second answer
         mean = sum(orders) / 2
@@ -233,7 +233,7 @@ class JudgeConfig:
     def rule(self) -> RuleJudge:
         """The rule judge of these settings: every criterion weighs the same."""
         criteria = {"length": length_band(*self.words)}
-        criteria |= {"required": required(*self.required)} if self.required else {}
+        criteria |= {"required": phrase_share(*self.required)} if self.required else {}
         criteria |= {"forbidden": forbidden(*self.forbidden)} if self.forbidden else {}
         criteria |= (
             {"own words": own_words(), "repetition": no_repetition()} if self.copying else {}
@@ -275,7 +275,7 @@ def label(
     }
 
 
-def _row(choice: Choice, said: Preference, threshold: float, counts: Counter) -> dict | None:
+def _row(choice: Choice, said: Verdict, threshold: float, counts: Counter) -> dict | None:
     if not 0 <= said.confidence <= 1:
         raise JudgeError(f"a confidence is from 0 to 1, not {said.confidence}")
     if said.preferred is None:
@@ -297,15 +297,15 @@ def _row(choice: Choice, said: Preference, threshold: float, counts: Counter) ->
     }
 
 
-def _by_gap(gap: float, scale: float, why: str) -> Preference:
+def _by_gap(gap: float, scale: float, why: str) -> Verdict:
     """A preference by how much better the second is."""
     if math.isnan(gap):
         raise JudgeError(
             "a criterion or reward is not a number (NaN): nothing can be said of that pair"
         )
     if gap == 0:
-        return Preference(None, 0.0, "no difference")
-    return Preference(int(gap > 0), math.tanh(abs(gap) / scale / 2), why)
+        return Verdict(None, 0.0, "no difference")
+    return Verdict(int(gap > 0), math.tanh(abs(gap) / scale / 2), why)
 
 
 def _parts(items: Iterable[Choice], size: int) -> Iterable[list[Choice]]:

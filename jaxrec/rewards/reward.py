@@ -3,7 +3,7 @@
     Reward = Callable[[Sequence[Sample]], Sequence[Score]]
 
 A score names its parts, so that a curve shows what was learned: a text that is merely longer or one that greets the
-reader. `scored` is how a reward is called: whatever is wrong with its answer is said with the sample's place.
+reader. `score_samples` is how a reward is called: whatever is wrong with its answer is said with the sample's place.
 """
 
 import dataclasses
@@ -132,7 +132,7 @@ def _runs(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
 # ------------------------------------------------------------------------------------------ any reward
 
 
-def scored(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
+def score_samples(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     """The reward's scores of the samples.
 
     Raises RewardError, naming the sample, where there are not as many scores as samples, one is no `Score`, or one

@@ -77,7 +77,7 @@ def example_keys(key: Array, rows: int) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
 
 
-def strided(tree: Tree, accum: int) -> Tree:
+def to_microbatches(tree: Tree, accum: int) -> Tree:
     """[B, ...] -> [accum, B/accum, ...]; microbatch i holds the rows i, i + accum, i + 2 accum, ...
 
     Contiguous microbatches would each lie on a part of the devices and put an all-gather into the program.
@@ -85,8 +85,8 @@ def strided(tree: Tree, accum: int) -> Tree:
     return jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
-def unstrided(tree: Tree) -> Tree:
-    """The inverse of `strided`."""
+def from_microbatches(tree: Tree) -> Tree:
+    """The inverse of `to_microbatches`."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
@@ -105,7 +105,9 @@ def summed(accum: int = 1) -> Gradients:
             (total, aux), grads = value(params, frozen, extra, part, totals, part_keys)
             return grads, total, aux
 
-        return _add_up(one, strided((batch, keys), accum)) if accum > 1 else one(batch, keys)
+        return (
+            _add_up(one, to_microbatches((batch, keys), accum)) if accum > 1 else one(batch, keys)
+        )
 
     return Gradients(take, accum)
 
@@ -121,9 +123,9 @@ def cached(accum: int) -> Gradients:
         if not isinstance(loss, Spanning):
             raise TypeError("gradients.cached needs a Spanning loss (its encode and score)")
         totals, keys = weigh(batch), example_keys(key, rows_of(batch))
-        micro = strided((batch, keys), accum)
+        micro = to_microbatches((batch, keys), accum)
         embed = lambda p, part, part_keys: loss.encode(p, frozen, extra, part, part_keys)
-        embeddings = unstrided(jax.lax.map(lambda part: embed(params, *part), micro))
+        embeddings = from_microbatches(jax.lax.map(lambda part: embed(params, *part), micro))
 
         score = lambda p, e: loss.score(p, frozen, extra, e, batch, totals, keys)
         value = jax.value_and_grad(score, argnums=(0, 1), has_aux=True)
@@ -133,7 +135,7 @@ def cached(accum: int) -> Gradients:
             _, back = jax.vjp(lambda p: embed(p, part, part_keys), params)
             return back(part_pulled)[0]
 
-        through = _add_up(one, (*micro, strided(pulled, accum)))
+        through = _add_up(one, (*micro, to_microbatches(pulled, accum)))
         return jax.tree.map(jnp.add, direct, through), total, aux
 
     return Gradients(take, accum)
@@ -176,7 +178,7 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
         def one(part, part_keys):
             return jax.tree.map(lambda x: x.sum(0), jax.vmap(row)(part, part_keys))
 
-        micro = strided((batch, example_keys(key, rows)), rows // chunk)
+        micro = to_microbatches((batch, example_keys(key, rows)), rows // chunk)
         grads, total, aux = _add_up(one, micro)
         grads = _with_noise(
             grads, noise * clip, jax.random.fold_in(key, rows)

@@ -59,7 +59,7 @@ class LoopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What `fit` returns. `best` and `value` are None when nothing was monitored."""
 
     state: TrainState
@@ -95,7 +95,7 @@ def fit(
     facts: Mapping[str, Any] | None = None,
     title: str = "",
     programs: int = 1,
-) -> Fitted:
+) -> FitResult:
     """Trains from `state` (or from the newest good checkpoint in OUT) to the end.
 
     Args:
@@ -155,7 +155,7 @@ def fit(
                 programs,
             )  # fmt: skip
             state = run.to_the_end(state, terminated)
-    return Fitted(state, watch.stopped, watch.best, watch.value)
+    return FitResult(state, watch.stopped, watch.best, watch.value)
 
 
 @dataclasses.dataclass

@@ -104,7 +104,7 @@ class Rollout:
     told: Mapping[str, Any]
 
 
-class Played(NamedTuple):
+class Playout(NamedTuple):
     """What was written: the LM's batch, a reward for each row, and numbers for the log, one a row."""
 
     said: Tree
@@ -112,7 +112,7 @@ class Played(NamedTuple):
     told: Mapping[str, Float[np.ndarray, " R"]]
 
 
-class Assessed(NamedTuple):
+class Assessment(NamedTuple):
     """A Rollout but for `said` and `told`, each row's KL to the reference (summed over its tokens), and numbers for
     the log."""
 
@@ -121,8 +121,8 @@ class Assessed(NamedTuple):
     told: Mapping[str, Any]
 
 
-Play = Callable[[Tree, Int[np.ndarray, " R"], int], Played]
-Assess = Callable[[Tree, Tree, Float[np.ndarray, " R"], float], Assessed]
+Play = Callable[[Tree, Int[np.ndarray, " R"], int], Playout]
+Assess = Callable[[Tree, Tree, Float[np.ndarray, " R"], float], Assessment]
 Drift = Callable[[Tree, Rollout], Float[Array, ""]]
 Report = Callable[[int, Mapping[str, float]], None]  # (number of the rollout, its numbers)
 
@@ -150,7 +150,7 @@ class RolloutSource:
         n_prompts: int,
         play: Play,
         assess: Assess,
-        like: Played,
+        like: Playout,
         width: int,
         *,
         drift: Drift | None = None,
@@ -258,7 +258,7 @@ class RolloutSource:
         return {
             **state,
             "rollouts": np.asarray(made + 1),
-            "coef": np.asarray(controlled(c.kl, coef, numbers.get("kl", 0.0), c.rows)),
+            "coef": np.asarray(adapt_kl(c.kl, coef, numbers.get("kl", 0.0), c.rows)),
             "rewards": rewards,
             "buffer": buffer,
         }
@@ -275,7 +275,7 @@ class RolloutSource:
         return np.repeat(np.asarray(picked), self.config.group)
 
 
-def controlled(config: KlConfig, coef: float, kl: float, rows: int) -> float:
+def adapt_kl(config: KlConfig, coef: float, kl: float, rows: int) -> float:
     """The coefficient of KL after one more rollout: proportional control towards a target (Ziegler 2019).
 
     Args:

@@ -25,9 +25,9 @@ from jaxrec.training.gradients import (
     Weigh,
     norm_of,
     rows_of,
-    strided,
     summed,
     through,
+    to_microbatches,
 )
 from jaxrec.training.optimizer import Optimizer
 from jaxrec.training.partition import merge, paths, unflatten
@@ -179,7 +179,7 @@ def make_step(
         calls = state.step
         one = lambda state, part: step(state, frozen, part, key)
         state, metrics = jax.lax.scan(
-            one, state.replace(step=calls * updates), strided(batch, updates)
+            one, state.replace(step=calls * updates), to_microbatches(batch, updates)
         )
         return state.replace(step=calls + 1), metrics.replace(values=metrics.values.mean(0))
 

@@ -18,7 +18,7 @@ from jaxrec import checkpoint
 from jaxrec import mesh as meshes
 from jaxrec.training import loop, optimizer, partition, step
 from jaxrec.training.gradients import Gradients, LossFn, Weigh
-from jaxrec.training.loop import Fitted, LoopConfig
+from jaxrec.training.loop import FitResult, LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
 Tree = Any
@@ -26,7 +26,7 @@ Row = TypeVar("Row")
 
 
 @runtime_checkable
-class Skipped(Protocol):
+class Omissions(Protocol):
     """What a reader left out."""
 
     def lines(self) -> Iterable[str]:
@@ -60,7 +60,7 @@ def tune(
     tables: step.Tables | None = None,
     updates: int = 1,
     **fit: Any,
-) -> Fitted:
+) -> FitResult:
     """Makes the optimiser, the state and the step, and trains to the end of `config`, or goes on where OUT stopped.
 
     Args:
@@ -101,7 +101,7 @@ def best_of(out: str | Path, last: Tree) -> Tree:
 
 
 def read_all(
-    sources: Iterable[str], read: Callable[[str], tuple[Sequence[Row], Skipped]]
+    sources: Iterable[str], read: Callable[[str], tuple[Sequence[Row], Omissions]]
 ) -> list[Row]:
     """The rows of all sources one after the other; what a reader left out is printed."""
     rows: list[Row] = []
@@ -112,7 +112,7 @@ def read_all(
     return rows
 
 
-def say(what: str, skipped: Skipped) -> None:
+def say(what: str, skipped: Omissions) -> None:
     """Prints what was left out, a line for each reason."""
     for line in skipped.lines():
         print(f"{what}: {line}", flush=True)

@@ -82,7 +82,7 @@ class Talk:
         said: Mapping[str, str] = {}
         for each in topics:
             question, item, service = self.question(wordings, each)
-            said = grammar.stated(self.tenant.facts, each, item)
+            said = grammar.right_facts(self.tenant.facts, each, item)
             text = self.answer(each, item, service, self.tenant.style, said)
             turns += [Turn("customer", question), Turn("assistant", text)]
         key, facts = f"{self.tenant.key}-{suffix}", tuple(said.values())
@@ -91,7 +91,7 @@ class Talk:
     def preference(self, suffix: str, topic: str) -> Preference:
         """The tenant's own answer against one in a rival style (two times in three) or with a wrong fact."""
         question, item, service = self.question("ask", topic)
-        style, said = self.tenant.style, grammar.stated(self.tenant.facts, topic, item)
+        style, said = self.tenant.style, grammar.right_facts(self.tenant.facts, topic, item)
         chosen = self.answer(topic, item, service, style, said)
         if self.rng.random() < 1 / 3:
             said, why = (
@@ -112,7 +112,7 @@ class Talk:
             item = rng.choice(self.items.get(topic, table["goods"]))
             service = rng.choice(table["services"])
             words = grammar.slots(tenant.name, tenant.trade, None, item, service)
-            words |= grammar.stated(tenant.facts, topic, item)
+            words |= grammar.right_facts(tenant.facts, topic, item)
             text = rng.choice(grammar.topics()[topic][wordings]).format_map(words)
             if rng.random() < 0.25 or text in self.seen:
                 prefix = rng.choice(PREFIXES)

@@ -131,7 +131,7 @@ def redraw(
     rng: Random, facts: Mapping[str, Mapping[str, str]], topic: str, item: str
 ) -> dict[str, str]:
     """A wrong version of the facts that an answer on this topic states: one of them has another value."""
-    right = stated(facts, topic, item)
+    right = right_facts(facts, topic, item)
     slot = rng.choice(sorted(right))
     goods = tuple(facts["price"])
     pools = {"tip": tuple(facts["care"].values()), "top": goods, "second": goods}
@@ -140,7 +140,7 @@ def redraw(
     return {**right, slot: rng.choice([v for v in pool if v not in right.values()])}
 
 
-def stated(facts: Mapping[str, Mapping[str, str]], topic: str, item: str) -> dict[str, str]:
+def right_facts(facts: Mapping[str, Mapping[str, str]], topic: str, item: str) -> dict[str, str]:
     """Slot -> value of what a right answer on this topic (and about this item) contains."""
     if topic in ("price", "care"):
         return {topics()[topic]["facts"][0]: facts[topic][item]}
@@ -163,7 +163,7 @@ def slots(name: str, trade: str, style: Style | None, item: str, service: str) -
     return words | caps
 
 
-def spoken(value: str, register: str) -> str:
+def phrase(value: str, register: str) -> str:
     """A fact as a register says it: "9 am" and "£4.50" are "09:00" and "GBP 4.50" in the technical one."""
     if register != "technical":
         return value
@@ -176,7 +176,7 @@ def spoken(value: str, register: str) -> str:
 def fact_met(answer: str, facts: Sequence[str]) -> bool:
     """Whether an answer states every fact, in either register's form; true for no facts."""
     text = answer.lower()
-    return all(any(_stands(form, text) for form in {f, spoken(f, "technical")}) for f in facts)
+    return all(any(_stands(form, text) for form in {f, phrase(f, "technical")}) for f in facts)
 
 
 def _stands(fact: str, text: str) -> bool:
@@ -189,7 +189,7 @@ def sentences(
 ) -> list[str]:
     """The body of an answer: the sentence that states the facts, and what its length asks for beyond."""
     table, filled = topics()[topic], dict(words)
-    filled |= {slot: spoken(value, style.register) for slot, value in said.items()}
+    filled |= {slot: phrase(value, style.register) for slot, value in said.items()}
     more = {"short": 0, "medium": 1, "long": rng.choice((2, 3))}[style.length]
     extra = rng.sample(table[f"more_{style.formality}"], more)
     lines = [

@@ -33,7 +33,7 @@ class JudgedAnswer:
 
 
 @dataclass(frozen=True)
-class Known:
+class TenantFacts:
     """What is known of a tenant: (kind, text) pieces of its guide and onboarding; whether it is held out."""
 
     pieces: tuple[tuple[int, str], ...]
@@ -42,7 +42,7 @@ class Known:
 
 def judged_answers(
     seed: int = 0, tenants: int = 150, questions: int = 6, examples: int = 12
-) -> tuple[list[JudgedAnswer], dict[str, Known]]:
+) -> tuple[list[JudgedAnswer], dict[str, TenantFacts]]:
     """`questions` new questions of each tenant, each answered in four or five ways; what is known of each tenant."""
     made, known = [], {}
     for i, tenant in enumerate(generate(seed, tenants)):
@@ -53,7 +53,7 @@ def judged_answers(
             made += _answers(rng, talk, tenant, topic)
         guide = tuple((GUIDE, said) for said in sentences(tenant.guide))
         own = tuple((ANSWER, d.answer) for d in tenant.onboarding[:examples])
-        known[tenant.key] = Known(guide + own, tenant.held_out)
+        known[tenant.key] = TenantFacts(guide + own, tenant.held_out)
     return made, known
 
 
@@ -66,13 +66,13 @@ def rival(rng: Random, style: Style, changed: tuple[str, ...]) -> Style:
 def passage(tenant: WorldTenant, topic: str, item: str, service: str) -> str:
     """The lines of the tenant's page that speak of this topic and item: what a retriever should bring."""
     words = grammar.slots(tenant.name, tenant.trade, None, item, service)
-    filled = words | grammar.stated(tenant.facts, topic, item)
+    filled = words | grammar.right_facts(tenant.facts, topic, item)
     return " ".join(line.format_map(filled) for line in grammar.topics()[topic]["page"])
 
 
 def _answers(rng: Random, talk: Talk, tenant: WorldTenant, topic: str) -> list[JudgedAnswer]:
     question, item, service = talk.question("ask", topic)
-    style, right = tenant.style, grammar.stated(tenant.facts, topic, item)
+    style, right = tenant.style, grammar.right_facts(tenant.facts, topic, item)
     ruled = bool(style.disclaimer)
     tone = [name for name in sorted(RIVAL) if name != "disclaimer"]
     foreign = rival(rng, style, tuple(rng.sample(tone, rng.choice((1, 2, 3)))))

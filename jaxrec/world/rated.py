@@ -10,7 +10,7 @@ from jaxrec.data.histories import Interactions
 from jaxrec.world.shops import Shops
 
 
-def rated(shops: Shops, each: int = 40, noise: float = 0.4, seed: int = 0) -> Interactions:
+def rate_items(shops: Shops, each: int = 40, noise: float = 0.4, seed: int = 0) -> Interactions:
     """`each` ratings a person, of different items, a second apart. Raises ValueError if there are not so many."""
     people, items = shops.oracle_UI.shape
     if not 0 < each <= items:

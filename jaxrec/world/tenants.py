@@ -65,7 +65,7 @@ def paraphrases(tenants: Sequence[WorldTenant], seed: int = 0) -> list[tuple[str
             table = grammar.trades()[tenant.trade]
             item, service = rng.choice(table["goods"]), rng.choice(table["services"])
             words = grammar.slots(tenant.name, tenant.trade, None, item, service)
-            words |= grammar.stated(tenant.facts, topic, item)
+            words |= grammar.right_facts(tenant.facts, topic, item)
             rows.append((topic, one.format_map(words), other.format_map(words)))
     return rows
 
@@ -135,7 +135,7 @@ def _pages(name: str, trade: str, facts: Mapping) -> tuple[Page, ...]:
         lines = []
         for item in table["goods"] if topic in ("price", "care") else table["goods"][:1]:
             words = grammar.slots(name, trade, None, item, table["services"][0])
-            filled = words | grammar.stated(facts, topic, item)
+            filled = words | grammar.right_facts(facts, topic, item)
             lines += [line.format_map(filled) for line in row["page"]]
         pages.append(Page(topic, f"{name}: {row['title']}", " ".join(dict.fromkeys(lines))))
     return tuple(pages)

@@ -88,7 +88,7 @@ class Ratings:
 
 
 @struct.dataclass
-class Known:
+class SideFacts:
     """What is known of people and items besides their ratings' values; absent where an option does not ask for it.
 
     features: numbers of feature values, -1 where there are fewer. taken: 1 where a person rated an item (in training).
@@ -252,7 +252,7 @@ def _sum_of(
 def sides(
     shape: DeepMFShape,
     params: Tree,
-    known: Known | None,
+    known: SideFacts | None,
     user_B: Int[Array, " B"],
     item_B: Int[Array, " B"],
 ) -> tuple[Array, Array, Array, Array]:
@@ -267,7 +267,7 @@ def sides(
     own_BW = tables.lookup(params["users"]["table"], user_B)
     its_BW = tables.lookup(params["items"]["table"], item_B)
     take = lambda rows, ids: None if rows is None else rows[jnp.maximum(ids, 0)]
-    known = known or Known()
+    known = known or SideFacts()
     user_BW = person(
         params, own_BW, take(known.user_features_UF, user_B), take(known.taken_UI, user_B), item_B
     )
@@ -277,9 +277,9 @@ def sides(
     return user_BW, item_BW, own_BW, its_BW
 
 
-def all_items(params: Tree, known: Known | None) -> Float[Array, "I W"]:
+def all_items(params: Tree, known: SideFacts | None) -> Float[Array, "I W"]:
     """Every item's side, as predictions for new pairs read it."""
-    known = known or Known()
+    known = known or SideFacts()
     return item(params, params["items"]["table"], known.item_features_IF, known.takers_IU)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrec.data.history_rows import Count, HistoryRows
-from jaxrec.models.items.sequential import dropped, scored, unit, unseen
+from jaxrec.models.items.sequential import drop_rows, scale_to_cosine, unit, unseen
 from jaxrec.nn.embed import Embed
 from jaxrec.nn.layers import Dense, Norm, weight
 
@@ -84,7 +84,7 @@ class HSTUBlock(nn.Module):
         out = jnp.einsum("bhlm,bhmk->bhlk", weights, heads(v))
         out = out.transpose(0, 2, 1, 3).reshape(b * length, width)
         out = Norm("layer", c.norm_eps, name="out_norm")(out) * u
-        out = dropped(out, c.dropout, key_B, site)
+        out = drop_rows(out, c.dropout, key_B, site)
         return x_TD + Dense(d, True, math.sqrt(2 / (d + width)), name="o")(out)
 
 
@@ -108,13 +108,13 @@ class HSTU(nn.Module):
         hidden_BLM = unseen(rows.segments_BL)
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1)) * math.sqrt(c.d_model)
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
-        x_TD = dropped(x_TD, c.dropout, key_B, 0)
+        x_TD = drop_rows(x_TD, c.dropout, key_B, 0)
         bucket = None
         if c.times and rows.times_BL is not None:
             bucket = jnp.where(hidden_BLM, 0, time_bucket(rows.times_BL))
         for n, block in enumerate(self.blocks):
             x_TD = block(x_TD, hidden_BLM, bucket, key_B, 1 + n)
-        return scored(x_TD, c.temperature).reshape(*rows.items_BL.shape, -1)
+        return scale_to_cosine(x_TD, c.temperature).reshape(*rows.items_BL.shape, -1)
 
     def item_vectors(self) -> Float[Array, "I D"]:
         """v, the vectors that z is multiplied with."""

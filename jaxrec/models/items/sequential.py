@@ -106,7 +106,7 @@ class SASRecBlock(nn.Module):
         c = self.cfg
         norm = lambda name: Norm("layer", c.norm_eps, name=name)
         attention = CausalAttention(c, name="attn")
-        drop = lambda y, at: dropped(y, c.dropout, key_B, site + at)
+        drop = lambda y, at: drop_rows(y, c.dropout, key_B, site + at)
         post = c.form == "post"
         activation = "gelu" if post else "relu"
         mlp = Mlp(c.d_ff, False, activation, True, c.init_std, c.init_std, name="mlp")
@@ -147,10 +147,10 @@ class SASRec(nn.Module):
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
         if c.form == "post":
             x_TD = self.norm(x_TD)
-        x_TD = dropped(x_TD, c.dropout, key_B, 0)
+        x_TD = drop_rows(x_TD, c.dropout, key_B, 0)
         for n, block in enumerate(self.blocks):
             x_TD = block(x_TD, hidden_BLM, key_B, 1 + n * _SITES)
-        z_TD = scored(self.norm(x_TD) if c.form == "pre" else x_TD, c.temperature)
+        z_TD = scale_to_cosine(self.norm(x_TD) if c.form == "pre" else x_TD, c.temperature)
         return z_TD.reshape(*rows.items_BL.shape, -1)
 
     def item_vectors(self) -> Float[Array, "I D"]:
@@ -158,7 +158,7 @@ class SASRec(nn.Module):
         return unit(self.items.table) if self.cfg.temperature else jnp.asarray(self.items.table)
 
 
-def dropped(
+def drop_rows(
     x_TD: Float[Array, "T D"], rate: float, key_B: Key[Array, " B"] | None, site: int
 ) -> Float[Array, "T D"]:
     """Dropout of positions that lie row after row, each by its row's key.
@@ -174,7 +174,7 @@ def dropped(
     return dropout(x_TD.reshape(len(key_B), -1), rate, key_B, site).reshape(x_TD.shape)
 
 
-def scored(z_TD: Float[Array, "T D"], temperature: float) -> Float[Array, "T D"]:
+def scale_to_cosine(z_TD: Float[Array, "T D"], temperature: float) -> Float[Array, "T D"]:
     """z so that its product with unit item vectors is cosine / temperature; as it is for temperature 0."""
     return unit(z_TD) / temperature if temperature else z_TD
 

@@ -104,7 +104,7 @@ def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
     if tok.has_template and not plain:
         return TemplateChat(tok)
     try:
-        return OwnChat(text.Tokenizer.load(Path(folder) / "tokenizer.json"), plain)
+        return OwnChat(text.BytePairTokenizer.load(Path(folder) / "tokenizer.json"), plain)
     except text.TextError:
         return PlainChat(tok)
 

@@ -73,7 +73,7 @@ class Editor(nn.Module):
         return out[..., 0], out[..., 1]
 
 
-def chosen(
+def choose(
     score_J: Float[np.ndarray, " J"], keep_J: Float[np.ndarray, " J"], threshold: float = 0.0
 ) -> tuple[int, bool]:
     """(the best draft, whether it is kept): kept where its keep-logit exceeds `threshold`.
@@ -111,9 +111,9 @@ def edit(
       rewrite: a draft -> the same in the person's voice. An empty rewrite is no answer: the draft then stays.
       threshold: the keep-logit above which the best draft goes out as it is.
 
-    Raises ValueError as `chosen` does.
+    Raises ValueError as `choose` does.
     """
-    best, kept = chosen(*score(drafts), threshold)
+    best, kept = choose(*score(drafts), threshold)
     again = "" if kept else rewrite(drafts[best]).strip()
     return Edited(again or drafts[best], best, kept or not again)
 
@@ -143,7 +143,7 @@ def profile_of(
     return encoder.apply({"params": tree["encoder"]}, evidence)
 
 
-def scored(
+def score_drafts(
     editor: Editor, tree: Any, batch: EditorBatch, p_BE: Float[Array, "B E"] | None
 ) -> tuple[Float[Array, "B J"], Float[Array, "B J"]]:
     """(scores, keep-logits) of a batch; `NEVER` where there is no draft.

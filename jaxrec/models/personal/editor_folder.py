@@ -23,7 +23,7 @@ from jaxrec.models.personal.editor import (
     EditorConfig,
     edit,
     profile_of,
-    scored,
+    score_drafts,
 )
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts
@@ -148,7 +148,7 @@ def _in_parts(
 
 @functools.cache
 def _scores(editor: Editor) -> Any:
-    return jax.jit(lambda tree, batch, p=None: scored(editor, tree, batch, p))
+    return jax.jit(lambda tree, batch, p=None: score_drafts(editor, tree, batch, p))
 
 
 @functools.cache

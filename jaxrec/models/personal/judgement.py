@@ -14,10 +14,10 @@ from jaxtyping import Array, PyTree
 from jaxrec.models.personal.item_labels import ItemView
 from jaxrec.models.personal.profile import (
     Evidence,
-    FitConfig,
     Gaussian,
     ProfileEncoder,
     ProfileEncoderConfig,
+    ProfileFitConfig,
     fit_profiles,
 )
 from jaxrec.models.personal.selector import Selector, SelectorConfig
@@ -123,7 +123,7 @@ class Models:
         start_UE: Array,
         prior: Gaussian,
         cards: tuple,
-        cfg: FitConfig,
+        cfg: ProfileFitConfig,
     ) -> Array:
         """p [U, E] by gradient, everybody at once, each by their own judgements (`profile.fit_profiles`).
 

@@ -57,7 +57,7 @@ class PersonalConfig:
 
 
 @struct.dataclass
-class Turn:
+class TurnState:
     """What decoding one turn needs beside the weights: made once, read at every token. `recall`: a head's memory."""
 
     recall: Recall | None
@@ -233,7 +233,7 @@ class PersonalLM:
         context: Context,
         p_BE: Float[Array, "B E"] | Delta | None,
         retrieved: LFEOutput | None = None,
-    ) -> Turn:
+    ) -> TurnState:
         """What decoding a turn needs: the memory's keys and values at every layer, and each row's Delta, made once.
 
         Args:
@@ -250,10 +250,10 @@ class PersonalLM:
             delta = materialise(self.personal(params, p_BE))
         if self.inside:
             self._refuse(retrieved)
-            return Turn(None, delta)
+            return TurnState(None, delta)
         variables = {"params": params["head"]}
         memory = memory_of(context, retrieved)
-        return Turn(self.head.apply(variables, memory, delta, method="remember"), delta)
+        return TurnState(self.head.apply(variables, memory, delta, method="remember"), delta)
 
     def opening(self, question: Sequence[int], marks: Sequence[int]) -> list[int]:
         """The ids that an answer's decoding begins with.
@@ -262,7 +262,7 @@ class PersonalLM:
         """
         return [*question, *marks] if self.inside else [*marks]
 
-    def step(self, params: PyTree, turn: Turn, reading: bool = True) -> Callable:
+    def step(self, params: PyTree, turn: TurnState, reading: bool = True) -> Callable:
         """The StepFn of a turn: (ids_BL, mask_BL, cache) -> (logits_BV, cache).
 
         A head's needs of the backbone nothing, or its tables where it is tied to them. reading: an opening may be among

@@ -166,7 +166,7 @@ def profile_of(
     return encoder.apply({"params": tree["encoder"]}, evidence)
 
 
-def judged(
+def label_logits(
     head: PolicyHead, tree: Any, batch: PolicyBatch, p_BE: Float[Array, "B E"] | None
 ) -> Float[Array, "B W"]:
     """The head's logits of a batch.

@@ -20,7 +20,7 @@ from jaxrec.models.personal.policy import (
     PolicyBatch,
     PolicyHead,
     PolicyHeadConfig,
-    judged,
+    label_logits,
     profile_of,
 )
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
@@ -117,7 +117,7 @@ def _in_parts(apply: Any, tree: PyTree, batch: PolicyBatch, given: tuple, rows: 
 
 @functools.cache
 def _logits(head: PolicyHead) -> Any:
-    return jax.jit(lambda tree, batch, p=None: judged(head, tree, batch, p))
+    return jax.jit(lambda tree, batch, p=None: label_logits(head, tree, batch, p))
 
 
 @functools.cache

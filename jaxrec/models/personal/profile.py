@@ -91,7 +91,7 @@ class Gaussian:
 
 
 @dataclasses.dataclass(frozen=True)
-class FitConfig:
+class ProfileFitConfig:
     """Gradient fitting of p: Adam steps on -log p(examples | p) - log prior(p).
 
     `spread` times the prior's standard deviation is what a p may reasonably move: small keeps it near its start.
@@ -107,7 +107,7 @@ def fit_profiles(
     start_UE: Float[Array, "U E"],
     examples: PyTree,
     prior: Gaussian,
-    cfg: FitConfig = FitConfig(),
+    cfg: ProfileFitConfig = ProfileFitConfig(),
 ) -> Float[Array, "U E"]:
     """The most probable p (MAP) of U people at once; nobody's examples touch another's p.
 
