@@ -1,17 +1,32 @@
 """A stranger's model and a stranger's tenant: any tokenizer's questions and answers join to what its format writes."""
 
+import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 import tiny_models as tiny
+from jaxrec.train import personalize, retrofit, universal
+from jaxrec.train.personalize import PersonalizeConfig
+from jaxrec.train.retrofit import RetrofitConfig
+from jaxrec.train.universal import UniversalConfig
 
-from jaxrec import mesh
+from jaxrec import checkpoint, mesh
+from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatError, PlainChat, TemplateChat
+from jaxrec.data.text import pad
+from jaxrec.delta import DeltaConfig
 from jaxrec.hub.config import ModelError, ModelMissing
 from jaxrec.models.language.model_folder import chat_of, load_model
-from jaxrec.models.personal.personal_folder import load_backbone
+from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.heads import HeadConfig
+from jaxrec.models.personal.lfe import LFEConfig, check_depth
+from jaxrec.models.personal.personal_folder import load_backbone, load_personal
+from jaxrec.models.personal.profile import ProfileEncoderConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
 
 TALK = [("user", "When?"), ("assistant", "Hello! At 5."), ("user", "Größe 😀?")]
 SAID = "Hello, at 5 😀.\n\nThe mill."
@@ -84,6 +99,23 @@ def test_a_folder_is_opened_one_way(tmp_path):
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+)
+@pytest.mark.parametrize("told", ["", "{", "[1]"])
+def test_a_damaged_tokenizer_is_refused_in_a_line(tmp_path, name, told):
+    tiny.tokenizer("qwen2", tmp_path)
+    (tmp_path / name).write_text(told)
+    with pytest.raises(ModelError, match=f"{name} is damaged: "):
+        chat_of(tmp_path)
+
+
+def test_more_hidden_states_than_there_are_is_refused():
+    check_depth(LFEConfig(top_k=3), 2)
+    with pytest.raises(RunError, match=r"lfe\.top_k=4: a backbone of 2 layers has 3 hidden states"):
+        check_depth(LFEConfig(top_k=4), 2)
+
+
 def test_a_tokenizer_larger_than_the_table_is_refused(tmp_path):
     folder = tiny.model("qwen2", tmp_path / "base")
     told = json.loads((folder / "tokenizer.json").read_text())
@@ -113,3 +145,69 @@ def test_what_a_customer_writes_is_letters(folders, kind):
         if kind != "phi2":  # a base model's data are as they are
             learned = chat.example([("user", said), ("assistant", "No.")])
             assert learned.ids[: len(hostile)] == hostile and sum(learned.loss) < 8
+
+
+# ------------------------------------------------------------------------- from a folder to a tenant's answer
+
+LFE = LFEConfig(d_z=16, top_k=2)
+HEAD = HeadConfig(d_model=16, layers=1, heads=2, d_ff=24, tied_to_backbone=True)
+STEPS = LoopConfig(steps=2, eval_every=2, progress=False)
+SIZES = {"rows": 4, "opt": OptConfig(lr=1e-3), "loop": STEPS}
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """One device, and programs that are compiled fast rather than well."""
+    make = mesh.make
+    monkeypatch.setattr(mesh, "make", lambda config=None: make(devices=jax.devices()[:1]))
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize(
+    "kind, by",
+    [
+        ("qwen2", "gradient"),
+        pytest.param("llama3", "encoder", marks=pytest.mark.slow),
+        pytest.param("phi2", "encoder", marks=pytest.mark.slow),
+    ],
+)
+def test_a_strangers_model_answers_for_a_users_tenant(kind, by, tmp_path, quickly):
+    base = tiny.model(kind, tmp_path / "base", spare=5, layers=1)
+    shops = tmp_path / "shops"
+    tenants = tuple(str(tiny.tenant(shops / name)) for name in ("mill", "bakery"))
+    retrofit.main(
+        RetrofitConfig(
+            str(base), tenants, lfe=LFE, context=24, length=24, out=str(tmp_path / "r"), **SIZES
+        )
+    )
+    facts = checkpoint.load_facts(tmp_path / "r" / "lfe")
+    assert facts["sentinels"] == list(chat_of(base).marks().sentinels)
+    universal.main(
+        UniversalConfig(
+            str(tmp_path / "r" / "lfe"), tenants, head=HEAD, p_enters=DeltaConfig(embed=True, norm=True),
+            d_p=8, hyper_width=8, encoder=ProfileEncoderConfig(width=16, queries=2, heads=2),
+            question=24, answer=24, piece=24, pieces=2, out=str(tmp_path / "u"),
+            **SIZES | {"loop": dataclasses.replace(STEPS, monitor="held_nll")},
+        )
+    )  # fmt: skip
+    personalize.main(
+        PersonalizeConfig(
+            by=by, model=str(tmp_path / "u" / "model"), tenants=tenants[:1], question=24, answer=24, piece=24,
+            out=str(tmp_path / "p"), **SIZES,
+        )
+    )  # fmt: skip
+    model = load_personal(tmp_path / "u" / "model", mesh.make())
+    assert model.lm.cfg.head.vocab == model.chat.size + 5
+    assert "embed" not in model.params["head"]  # no new words
+    p_NE = np.asarray(checkpoint.load_params(tmp_path / "p" / "profile")["p"])
+    answering = Answering(model.lm, model.chat, rows=1, limit=8)
+    question = turns.question_of(model.chat, [("customer", "When do you open?")], 24)
+    (said,) = answering.write(model.params, p_NE, [question], 24)
+    streamed = answering.stream(model.params, p_NE, [question], 24)
+    assert "".join(piece for (piece,) in streamed) == said
+    row = lambda example: pad([example], 24, model.chat.pad_id)
+    right = row(turns.answer_of(model.chat, "Hello! We open at 3.", 24))
+    assert np.isfinite(answering.logprob(model.params, p_NE, row(question), right)).all()

@@ -6,13 +6,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tiny_models
 import tiny_personal as tiny
 
 from jaxrec import checkpoint, config, hub, mesh, quant
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.text import train_tokenizer
-from jaxrec.models.language.model_folder import BackboneMismatch, base_hash
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, chat_of
 from jaxrec.models.language.tuned_folder import save_tuned
 from jaxrec.models.personal.personal_folder import (
     cut_for_person,
@@ -100,12 +101,20 @@ def test_another_backbone_is_refused(saved, devices, tmp_path):
         load_personal(tmp_path / "own", devices)
 
 
-def test_a_teacher_shares_the_vocabulary(saved, devices):
+def test_a_teacher_shares_the_tokenizer_and_may_have_more_rows(saved, devices, tmp_path):
     folder, _, _ = saved
-    module, params = load_teacher(str(folder / "backbone"), Decoder(CFG), devices)
+    chat = chat_of(folder / "backbone")
+    module, params = load_teacher(str(folder / "backbone"), Decoder(CFG), devices, chat)
     assert module.cfg.vocab == len(params["embed"]["table"]) == 290
-    with pytest.raises(RunError, match="290 tokens, the backbone 40"):
-        load_teacher(str(folder / "backbone"), Decoder(tiny.DECODER), devices)
+    fewer = Decoder(dataclasses.replace(CFG, vocab=285))
+    module, cut = load_teacher(str(folder / "backbone"), fewer, devices, chat)
+    assert module.cfg.vocab == len(cut["embed"]["table"]) == 285
+    more = Decoder(dataclasses.replace(CFG, vocab=300))
+    with pytest.raises(RunError, match=r"\(290 tokens\) splits texts in another way .* \(300\)"):
+        load_teacher(str(folder / "backbone"), more, devices, chat)
+    tiny_models.tokenizer("phi2", tmp_path)
+    with pytest.raises(RunError, match="a teacher must share the backbone's tokenizer"):
+        load_teacher(str(folder / "backbone"), Decoder(CFG), devices, chat_of(tmp_path))
 
 
 def test_a_folder_finds_its_backbone_wherever_both_were_moved(

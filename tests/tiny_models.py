@@ -70,7 +70,7 @@ _LIKE = {
     "llama2": {},
     "phi2": dict.fromkeys(
         ("qkv_bias", "o_bias", "mlp_bias", "head_bias", "parallel"), True
-    ) | {"norm": "layer", "gated": False, "activation": "gelu_new", "rope_fraction": 0.5, "groups": 4},
+    ) | {"norm": "layer", "gated": False, "activation": "gelu_tanh", "rope_fraction": 0.5, "groups": 4},
 }  # fmt: skip
 
 

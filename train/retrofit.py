@@ -29,7 +29,7 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.model_folder import place_facts
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
-from jaxrec.models.personal.lfe import LFE, LFEConfig
+from jaxrec.models.personal.lfe import LFE, LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.structs import Retrofit, Tokens
@@ -69,9 +69,10 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     devices = mesh.make(cfg.mesh)
     base = load_backbone(cfg.backbone, devices, cfg.cuts)
     backbone, weights, chat = base.model, base.params, base.chat
+    check_depth(cfg.lfe, backbone.cfg.layers)
     teacher, told = (backbone, weights)
     if cfg.teacher:
-        teacher, told = load_teacher(cfg.teacher, backbone, devices)
+        teacher, told = load_teacher(cfg.teacher, backbone, devices, chat)
     batch = batch_of(chat, cfg, texts, alike, topics)
     source = Prefetch(ArraySource(batch, cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
 

@@ -92,7 +92,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         backbone, frozen, facts = cut_for_person(backbone, frozen, facts, cfg.depths)
     told, teacher = {}, None
     if cfg.teacher:
-        teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices)
+        teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices, chat)
     vocab, tied = backbone.cfg.vocab, cfg.head.tied_to_backbone
     head = dataclasses.replace(
         cfg.head,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, reads_parts, render
-from jaxrec.hub.config import ModelMissing
+from jaxrec.hub.config import ModelError, ModelMissing
 from jaxrec.words import without_halves
 
 _BROKEN = "\ufdd0"  # where a text is cut before it is encoded: Unicode says that no text has this character
@@ -24,7 +24,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path):
-        """Reads a model folder. Raises ModelMissing when it has no tokenizer.json."""
+        """Reads a model folder. Raises ModelMissing without a tokenizer.json, ModelError when a file is damaged."""
         from tokenizers import Tokenizer as Rust
 
         self.folder = Path(folder)
@@ -33,7 +33,10 @@ class Tokenizer:
             raise ModelMissing(
                 f"{path} is missing; a slow tokenizer must first be saved by transformers as a fast one"
             )
-        self.rust = Rust.from_file(str(path))
+        try:
+            self.rust = Rust.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelError(f"{path} is damaged: {error}") from error
         # files may carry the truncation of some training run: lengths are the caller's affair
         self.rust.no_truncation()
         self.rust.no_padding()
@@ -203,7 +206,13 @@ class Tokenizer:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        try:
+            told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise ModelError(f"{path} is damaged: {error}") from error
+        if not isinstance(told, dict):
+            raise ModelError(f"{path} is damaged: it holds no object")
+        return told
 
 
 def pad(

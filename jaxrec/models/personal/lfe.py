@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxrec.config import RunError
 from jaxrec.structs import Delta, LFEOutput, Tokens
 
 
@@ -28,6 +29,15 @@ class LFEConfig:
     def __post_init__(self):
         if self.top_k < 1 or self.d_z < 1:
             raise ValueError(f"top_k and d_z must be positive: {self}")
+
+
+def check_depth(cfg: LFEConfig, layers: int) -> None:
+    """Raises RunError where the LFE joins more hidden states than a backbone of so many layers has."""
+    if cfg.top_k > layers + 1:
+        raise RunError(
+            f"lfe.top_k={cfg.top_k}: a backbone of {layers} layers has {layers + 1} hidden states, its embedding among"
+            " them"
+        )
 
 
 class LFE(nn.Module):

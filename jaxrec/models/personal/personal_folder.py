@@ -16,7 +16,6 @@ from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig, shapes
-from jaxrec.hub.weights import load, model_of
 from jaxrec.models.language.model_folder import (
     BackboneMismatch,
     ModelFolder,
@@ -32,6 +31,12 @@ from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.nn.decoder import Decoder
 from jaxrec.nn.stack import recut, stack_sizes
 from jaxrec.training.partition import paths
+
+# Tokenizers that split these alike are taken for the same one.
+_ANY_TEXT = (
+    "Hello, world! We open at 9:30, for 12.50 a piece.",
+    "Größe 5 €; naïve 日本語 😀\n\n  x = [1, 2]",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +76,31 @@ def load_backbone(
     return ModelFolder(tuned.cfg, params, tuned.chat, hashed)
 
 
-def load_teacher(source: str, backbone: Any, devices: jax.sharding.Mesh) -> tuple[Any, PyTree]:
+def load_teacher(
+    source: str, backbone: Any, devices: jax.sharding.Mesh, chat: ChatFormat
+) -> tuple[Any, PyTree]:
     """(module, params placed on the mesh) of a decoder to distil from.
 
-    Raises RunError when its vocabulary is not that of `backbone`, a module.
+    Args:
+      source: a Hugging Face folder or hub id.
+      backbone: the module that learns.
+      devices: the mesh that the weights are placed on.
+      chat: of the backbone. A larger model of a family has its tokenizer, and at most more unused rows, which go.
+
+    Raises RunError for another tokenizer, and for fewer rows than the backbone's vocabulary has.
     """
-    cfg, params = load(source, shardings=lambda tree: mesh.shardings(devices, tree))
-    if cfg.vocab != backbone.cfg.vocab:
+    told = load_model(source, devices=devices)
+    vocab = backbone.cfg.vocab
+    if told.cfg.vocab < vocab or any(chat.encode(x) != told.chat.encode(x) for x in _ANY_TEXT):
         raise RunError(
-            f"teacher {source} has {cfg.vocab} tokens, the backbone {backbone.cfg.vocab}: "
-            "a teacher must share the backbone's tokenizer"
+            f"teacher {source} ({told.cfg.vocab} tokens) splits texts in another way than the backbone ({vocab}): a"
+            " teacher must share the backbone's tokenizer"
         )
-    return model_of(cfg), params
+    cfg, params = dataclasses.replace(told.cfg, vocab=vocab), dict(told.params)
+    params["embed"] = {"table": params["embed"]["table"][:vocab]}
+    if "head" in params:
+        params["head"] = {name: x[..., :vocab] for name, x in params["head"].items()}
+    return Decoder(cfg), params
 
 
 def load_lfe(
