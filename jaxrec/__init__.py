@@ -28,6 +28,7 @@ if getattr(_sys, "argv", [])[:1] == ["-m"]:
 
 # Name -> where it lies, and what it is called there. __init__.pyi says the same to editors and type checkers.
 _NAMES = {
+    "Assistant": ("jaxrec.assistant", "Assistant"),
     "Tenant": ("jaxrec.data.tenant", "Tenant"),
     "evaluate": ("jaxrec.verbs", "evaluate"),
     "read_tenants": ("jaxrec.data.tenants", "read_tenants"),

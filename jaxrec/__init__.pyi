@@ -1,3 +1,4 @@
+from jaxrec.assistant import Assistant as Assistant
 from jaxrec.data.tenant import Tenant as Tenant
 from jaxrec.data.tenants import read_tenants as read_tenants
 from jaxrec.recommenders.flow import open_shop as recommender  # noqa: F401 (a name of the surface)

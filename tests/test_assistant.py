@@ -1,27 +1,22 @@
 """The assistant on a model of toy size: tenants onboarded in every way, asked, saved and found; and its command."""
 
-import dataclasses
 import io
 import json
 
 import jax
 import numpy as np
 import pytest
-import tiny_personal as tiny
+import tiny_assistant
+from tiny_assistant import TALKS
 
 import jaxrec.answer as command
-from jaxrec import checkpoint, config, hub, mesh
+from jaxrec import config, mesh
 from jaxrec.assistant import Assistant
 from jaxrec.assistant import assistant as library
 from jaxrec.config import RunError
 from jaxrec.data.tenant import Turn
-from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.personal.personal_folder import save_personal
 
-TALKS = [
-    {"question": f"is it {word}?", "answer": f"aye, {word}."} for word in ("red", "blue", "old")
-]
 SHOP = {"key": "shop", "guide": "Say aye. Be short.", "dialogues": TALKS}
 JUDGED = {
     "key": "judged",
@@ -42,25 +37,7 @@ def one_device():
 def folder(tmp_path_factory):
     """A personal model of random weights, as a universal stage's OUT."""
     at = tmp_path_factory.mktemp("universal")
-    tok = train_tokenizer([f"{t['question']} {t['answer']}" for t in TALKS], 288)
-    cfg = dataclasses.replace(tiny.DECODER, vocab=tok.size, cuts=())
-    backbone = hub.model_of(cfg)
-    weights = tiny.random_like(backbone.init, jax.random.key(0), np.zeros((1, 2), np.int32))
-    hub.save(at / "backbone", cfg, weights["params"])
-    tok.save(at / "backbone" / "tokenizer.json")
-    _, loaded = hub.load(at / "backbone")
-    head = dataclasses.replace(tiny.PERSONAL.head, vocab=tok.size)
-    lm = dataclasses.replace(
-        tiny.LM, backbone=backbone, cfg=dataclasses.replace(tiny.PERSONAL, head=head)
-    )
-    own = {**tiny.random_like(lm.init, jax.random.key(0)), "encoder": tiny.params()["encoder"]}
-    own["profile"] = {"p": np.ones((1, tiny.D_P), np.float32)}
-    facts = {
-        "backbone": str(at / "backbone"),
-        "backbone_hash": checkpoint.fingerprint(loaded),
-        "lfe": config.to_dict(tiny.PERSONAL.lfe),
-    }
-    save_personal(at / "model", lm, tiny.ENCODER, own, ["trained"], facts)
+    tiny_assistant.make(at)
     return at
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,14 @@ def test_alone_it_teaches(capsys):
 def test_a_group_lists_its_scripts(capsys, group: str, name: str):
     text = said(capsys, group)
     assert f"\n    {name} " in text and f"jaxrec {group} NAME" in text
+
+
+def test_every_program_is_a_verb():
+    here = Path(command.__file__).parent
+    runs = {p.stem for p in here.glob("[!_]*.py") if '__name__ == "__main__"' in p.read_text()}
+    assert runs - {"command"} == {
+        name for name, path in command.programs().items() if path.stem == name
+    }
 
 
 def test_every_script_says_what_it_does():

@@ -75,7 +75,7 @@ def test_the_command_works_anywhere(bin_folder: Path, tmp_path: Path):
     assert "did you mean 'sft_sample'?" in done.stderr
 
 
-@pytest.mark.parametrize("name", [name for name, code in tiny_readme.snippets().items() if code])
+@pytest.mark.parametrize("name", tiny_readme.snippets())
 def test_the_readme_holds_without_a_checkout(bin_folder: Path, tmp_path: Path, name: str):
     tiny_readme.make_world(name, tmp_path)
     run(bin_folder / "python", "-c", tiny_readme.snippets()[name], cwd=tmp_path)

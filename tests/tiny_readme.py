@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import tiny_assistant
 import tiny_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ def snippets() -> dict[str, str]:
 
 def make_world(name: str, folder: Path) -> None:
     """What the snippet of this name reads, in a folder that it is run in."""
-    {"tune": _chats, "shop": _shop}[name](folder)
+    {"tune": _chats, "tenants": _tenants, "shop": _shop}[name](folder)
 
 
 def _chats(folder: Path) -> None:
@@ -35,6 +36,11 @@ def _chats(folder: Path) -> None:
     }
     for file, days in (("chats.jsonl", range(12)), ("held_out.jsonl", range(12, 14))):
         (folder / file).write_text("".join(json.dumps(row(day)) + "\n" for day in days))
+
+
+def _tenants(folder: Path) -> None:
+    tiny_assistant.make(folder / "runs" / "demo" / "universal")
+    tiny_models.tenant(folder / "shops" / "corner_bakery")
 
 
 def _shop(folder: Path) -> None:
