@@ -70,6 +70,7 @@ def calibrate(
     target_BW: below 0 unknown. shift_W: what class weights have added to the logits (log of the weight). wanted: the
     highest false-positive rate. A label without both kinds of rows keeps temperature 1 and acts on nothing (threshold
     1). Raises ValueError for shapes that do not agree or logits that are not finite.
+    logit_BW: scores of the labels. tenant_B: whose row each is. labels: their names.
     """
     logit, target = np.asarray(logit_BW, np.float64), np.asarray(target_BW, np.float64)
     if logit.shape != target.shape or logit.shape != (len(tenant_B), len(labels)):

@@ -46,6 +46,7 @@ class Checkpoints:
     frozen: `fingerprint` of the frozen weights; a resume onto others is refused. config: written beside them.
     record: the run's settings and data; a resume that changes one that matters is refused, unless `allow_changes`.
     Errors of an asynchronous save are raised by the next `save`, by `wait` or by leaving the context.
+    folder: where they lie.
     """
 
     def __init__(

@@ -53,6 +53,9 @@ def run(
 
     So is what the operating system refuses (no permission, no room, no such folder): it comes with an errno; and
     Ctrl-C, with exit status 130 as shells have it.
+
+    main: takes the config. config_class: a frozen dataclass, whose fields are the flags. description: of `--help`.
+    argv: instead of the command line's.
     """
     cfg = None
     try:

@@ -75,7 +75,10 @@ def recall(said_B: np.ndarray, yes_B: np.ndarray, weight_SB: Weights) -> Float[n
 def calibration_error(
     score_B: Float[np.ndarray, " B"], yes_B: np.ndarray, weight_SB: Weights, bins: int = BINS
 ) -> Float[np.ndarray, " S"]:
-    """|mean probability - share of "yes"| over equal bins of the probability, weighted by rows (Guo 2017)."""
+    """|mean probability - share of "yes"| over equal bins of the probability, weighted by rows (Guo 2017).
+
+    score_B: probabilities of "yes". yes_B: the truth. weight_SB: of the rows in each of S draws.
+    """
     at_B = np.minimum((score_B * bins).astype(int), bins - 1)
     gap_BX = np.eye(bins)[at_B] * (score_B - yes_B)[:, None]
     return _ratio(np.abs(weight_SB @ gap_BX).sum(1), weight_SB.sum(1))
@@ -109,7 +112,10 @@ def intervals(found: Detections, draws: int = 1000, seed: int = 0) -> dict[str, 
 def paired_difference(
     a: Detections, b: Detections, draws: int = 1000, seed: int = 0
 ) -> Mapping[str, Interval]:
-    """a minus b on the same rows and the same draws of groups. Raises ValueError where the rows differ."""
+    """a minus b on the same rows and the same draws of groups. Raises ValueError where the rows differ.
+
+    seed: of the draws.
+    """
     if not (np.array_equal(a.group_B, b.group_B) and np.array_equal(a.yes_B, b.yes_B)):
         raise ValueError("paired scores must be of the same rows")
     ones, drawn = group_weights(a.group_B, draws, seed)

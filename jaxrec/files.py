@@ -58,7 +58,10 @@ def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Non
 def continue_json_lines(
     path: str | Path, rows: Iterable[Mapping[str, Any]], key: str, start: int
 ) -> None:
-    """Adds rows to a .jsonl file in place of those whose `key` is `start` or more: what a killed run wrote already."""
+    """Adds rows to a .jsonl file in place of those whose `key` is `start` or more: what a killed run wrote already.
+
+    path: the file; made where it is missing.
+    """
     kept = [row for row in read_json_lines(path) if row[key] < start]
     write_json_lines(path, [*kept, *rows])
 

@@ -47,6 +47,8 @@ class RunLog:
 
     Lines of metrics.jsonl after `start` are dropped: they come from steps that a killed run made and that are about
     to be made again. Use it as a context, so that the bar and the files are closed.
+
+    out: the run's folder. tensorboard: event files too. progress: a bar on stderr. title: of the bar.
     """
 
     def __init__(

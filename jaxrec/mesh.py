@@ -190,7 +190,11 @@ def path_of(keys: Sequence[Any]) -> str:
 
 
 def spec_for(mesh: Mesh, path: str, shape: Sequence[int], rules: Rules = RULES) -> P:
-    """The split of one leaf. A dimension that its axis does not divide stays whole (said in the log if it is large)."""
+    """The split of one leaf. A dimension that its axis does not divide stays whole (said in the log if it is large).
+
+    mesh: the devices. path: of the leaf. shape: its sizes. rules: patterns of paths with their splits, the first that
+    fits.
+    """
     spec = next((spec for pattern, spec in rules if re.search(pattern, path)), P())
     if len(shape) < len(spec):
         return P()

@@ -63,7 +63,11 @@ def by_person(
     person_B: Int[np.ndarray, " B"],
     bins: int = BINS,
 ) -> Scores:
-    """Scores of the people who occur, in the order of their numbers. Raises ValueError without any row."""
+    """Scores of the people who occur, in the order of their numbers. Raises ValueError without any row.
+
+    p_BW: probabilities of the labels. label_B: the true one. person_B: whose row each is. bins: of the calibration
+    error.
+    """
     if not len(label_B):
         raise ValueError("no rows to score")
     people, at = np.unique(person_B, return_inverse=True)
@@ -98,6 +102,7 @@ def ratio(
     """sum(top) / sum(bottom) with a 95% percentile interval over U units: a mean where `bottom_U` is 1.
 
     draws: resamples of the units, one after another, so that many units take no more memory than few.
+    top_U, bottom_U: a number for each unit. seed: of the resamples.
     """
     rng, n = np.random.default_rng(seed), len(top_U)
     picks = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws))

@@ -52,6 +52,7 @@ def write_results(
       name: the benchmark's name. Rows of the known ones (`ROW_KEYS`) are checked.
       rows, paired: flat dicts. A number that is not finite becomes null, since JSON has no NaN.
       config: the resolved configuration, a dataclass or anything made of plain values.
+      seed: of the run. wall_s: seconds it took.
       headline: the row that was named, before the run, as the one that counts.
       peers: versions of packages beyond our own, of a race's peers say.
       more: further top-level fields.

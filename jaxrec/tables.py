@@ -102,7 +102,11 @@ def update(
     grad_IE: Float[Array, "I E"],
     rate: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "U E"], RowState]:
-    """One step of Adam (Kingma & Ba 2015) on the rows `ids`; every other row keeps its value and its moments."""
+    """One step of Adam (Kingma & Ba 2015) on the rows `ids`; every other row keeps its value and its moments.
+
+    how: Adam's settings. table: U rows. state: their moments. ids: the rows, sorted, each once. grad_IE: their
+    gradients. rate: the learning rate of this step.
+    """
     rate = rate if how.rate is None else how.rate
     grad_IE = grad_IE.astype(jnp.float32)
     mu = how.b1 * gather(state.mu, ids) + (1 - how.b1) * grad_IE

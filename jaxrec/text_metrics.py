@@ -41,6 +41,7 @@ def rouge(
     kinds: "rouge1", "rouge2", ..., "rougeL". stem: English words of more than three letters are compared by their
     Porter stem, as the published figures of summarisation are. The package's own words are runs of a-z and 0-9, so of
     Russian or Chinese nothing is left; ours (`rouge_words`) are the same for plain English, and words of any script.
+    candidate: the text to judge. reference: the right one.
     """
     scores = _scorer(tuple(kinds), stem).score(reference, candidate)
     return {
@@ -171,6 +172,7 @@ class Catalogue:
     ) -> Claims:
         """What `text`, which should speak of the item called `title` to a person of these words, claims.
 
+        attributes: every attribute that the catalogue knows of the item. persona: words of the person's.
         An attribute that the item lacks and the persona names is no claim about the item, and not counted as false.
         """
         said, own = words(text), words(main_title(title))

@@ -46,6 +46,8 @@ class FetchError(RunError):
 def fetch(name: str, to: Path, sets: Mapping[str, PublicSet] = SETS, pause_s: float = 2.0) -> Path:
     """Fetches one set into `to/name`, and says where that is. A set that is there is checked and left as it is.
 
+    sets: what there is, by name. pause_s: seconds before a broken download goes on, doubled each time.
+
     Raises FetchError: an unknown name, no connection, a checksum that is wrong, a download that stays cut short, an
     archive that would write outside its folder, and a folder of that name which did not come from here.
     """

@@ -49,6 +49,7 @@ def pack(
 
     A history gives its newest `max_length` pairs, or all of them in windows of `max_length`. Positions run to
     `max_length` - 1 at the newest item (count "end") or from 0 at the oldest one kept ("start").
+    histories: of all people. width: positions a row holds. seed: of the order in which people are packed.
     Raises ValueError where nobody has two events, and where the width is less than `max_length`.
     """
     pairs_B = np.maximum(histories.length_B - 1, 0)
@@ -80,6 +81,8 @@ def pack_whole(
     """Rows to ask: the newest `max_length` items of each history, and where the newest one lies.
 
     That place is row x width + slot; -1 for an empty history.
+
+    histories: of all people. width: positions a row holds. count: as of `pack`.
     """
     row_W = np.flatnonzero(histories.length_B)
     length_W = np.minimum(histories.length_B[row_W], max_length)
@@ -124,6 +127,8 @@ class Negatives:
     Uniform over those items, exactly: the r-th item that a history lacks is found by a search, nothing is drawn twice.
     What is drawn is a function of the source's state, so a resumed run draws the same. A history of all items
     gets any item.
+
+    source: gives rows of packed histories. histories: of all people. share: the rows of this process.
     """
 
     def __init__(
@@ -160,6 +165,8 @@ class DrawnItems:
 
     An item is drawn with probability exp(log_q), where q goes like its number of events (one at least) to the power
     `popularity`. With replacement, and whoever has it: the loss corrects for both.
+
+    source: gives rows of packed histories. histories: whose items are counted. share: the rows of this process.
     """
 
     def __init__(

@@ -56,6 +56,8 @@ def batches(
 
     length: of a row, in tokens. rows: of a batch. buckets: lengths for "bucketed"; by default the lengths below which
     a quarter, half, three quarters and all of the examples lie, in multiples of 8. share: this process's rows.
+    how: "packed" (several examples a row), "bucketed" (one a row, of like lengths) or "padded" (one a row). seed: of
+    the order. pad_id: of the token that fills rows up.
     Raises BatchError for an example longer than `length`, or buckets beyond it.
     """
     longest = max(len(e.ids) for e in examples)
@@ -101,6 +103,8 @@ class BucketSource:
 
     Every example comes once in an epoch. A bucket's last batch is filled up with empty rows, which weigh nothing.
     state = {"seed", "epoch", "position"}, position: batches of this epoch already handed out.
+
+    sizes: lengths, ascending. share: the rows of this process. pad_id: of the token that fills up.
     """
 
     def __init__(

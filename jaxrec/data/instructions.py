@@ -216,6 +216,8 @@ def encode_instructions(
     too_long: an example that does not fit loses its prompt's oldest tokens (`shorten`; "left"), or simply its end
     ("right"), or is left out ("drop"), as is one that gives tools or documents, whatever is asked for. A row that has
     nothing left to learn is counted, named and skipped.
+    chat: how the model writes conversations. instructions: what is encoded. length: tokens. learn: "last", or "all"
+    answers of a conversation.
     Raises InstructionError when no row is left.
     """
     examples, skipped = [], Skipped()

@@ -70,6 +70,8 @@ def split(
 
     Validation asks the people of fold f+1 about the items of fold f+2, trained on the three folds that are left of
     each. Such a judgement is in no fold's test, so choices made there have seen none of the judgements that count.
+
+    data: all judgements. person_fold, item_fold: the fold, 0 to 4, of each person and of each item.
     """
     n = int(person_fold.max()) + 1
     who, what = ((f + 1) % n, (f + 2) % n) if validation else (f, f)
@@ -85,7 +87,10 @@ def split(
 def cards(
     data: Judgements, chosen_N: np.ndarray, people: np.ndarray, rows: int, width: int, seed: int
 ) -> Cards:
-    """The chosen judgements of `people`, up to `width` each, padded to `rows` rows: one program serves all folds."""
+    """The chosen judgements of `people`, up to `width` each, padded to `rows` rows: one program serves all folds.
+
+    data: all judgements. chosen_N: which of them may be taken. people: their numbers. seed: of the order in a row.
+    """
     rng = np.random.default_rng(seed)
     person_U = np.full(rows, -1)
     person_U[: len(people)] = people

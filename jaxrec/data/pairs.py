@@ -246,6 +246,8 @@ def pair_rows(
 
     A conversation that is too long loses its oldest tokens, the same ones for both answers: counted as cut. Left out:
     an answer that does not fit by itself, answers of the same tokens, an answer of which nothing is learned.
+
+    chat: how the model writes conversations. length: tokens of a row. strict: the first row that has to go stops.
     """
     kept, chosen, rejected, skipped = [], [], [], Skipped()
     for pair in pairs:
@@ -270,6 +272,8 @@ def thumb_rows(
     """(token rows of `structs.Thumbs`, the thumbs they are, what was left out), as `pair_rows`.
 
     The mismatched answer is that of another row, dealt at random within a group (over all where a group is alone).
+
+    chat, length, strict: as of `pair_rows`. seed: of the deal.
     """
     kept, skipped = [], Skipped()
     for thumb in thumbs:

@@ -68,7 +68,11 @@ def rewrite_request(question: str, draft: str) -> list[tuple[str, str]]:
 def rewrite_rows(
     chat: ChatFormat, made: Sequence[Rewrite], question_length: int, answer_length: int
 ) -> TurnRows:
-    """Rewrites as rows of turns: no answer of the onboarding is among them, so all of it may be evidence."""
+    """Rewrites as rows of turns: no answer of the onboarding is among them, so all of it may be evidence.
+
+    chat: how the model writes. made: the rewrites. question_length, answer_length: tokens at most; a longer question
+    loses its beginning, a longer answer its end.
+    """
     read = [question_of(chat, rewrite_request(r.question, r.draft), question_length) for r in made]
     said = [answer_of(chat, r.own, answer_length) for r in made]
     nobody = np.full(len(made), -1, np.int32)

@@ -57,6 +57,8 @@ class BucketedRows:
 
     Every row comes once an epoch. A bucket's last batch is filled up with rows of zeros, of which nothing is learned.
     state = {"seed", "epoch", "position"}, position: batches of this epoch already handed out.
+
+    buckets: trees of rows, one for each length. share: the rows of this process.
     """
 
     def __init__(

@@ -15,6 +15,8 @@ def draw_pieces(
     """(contexts, texts) of 0 to `size` random pieces of each row's person; -1 where there is none.
 
     The number is log-uniform: an encoder must make do with few pieces and with none.
+
+    data: the set. rows: whose pieces. rng: of the draw.
     """
     person, own = data.person_N[rows], data.piece_N[rows]
     there = _others(data, person, own)
@@ -26,7 +28,10 @@ def draw_pieces(
 def first_shown(
     data: CandidateSet, rows: Int[np.ndarray, " B"], k: int, size: int
 ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"]]:
-    """(contexts, texts) [B, size] of the first k pieces of each row's person that the row is not about."""
+    """(contexts, texts) [B, size] of the first k pieces of each row's person that the row is not about.
+
+    data: the set. rows: whose pieces.
+    """
     person, own = data.person_N[rows], data.piece_N[rows]
     there = _others(data, person, own)
     order = np.argsort(~there, 1, kind="stable")[:, :size]

@@ -72,6 +72,7 @@ class ArraySource:
     share: the rows of each batch that this process makes (`mesh.process_rows(mesh, rows)`); all of them by default.
     make: turns the picked rows into a batch, where that is not the tree itself (padding, tokenising).
     A batch may begin in one epoch and end in the next, so no example is ever left out.
+    seed: of the order. shuffle: anew in each epoch; else in the order given.
     """
 
     def __init__(

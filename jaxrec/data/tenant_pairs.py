@@ -65,6 +65,9 @@ def tenant_pair_rows(
     """(`Pairs` of `Turns`, the pairs they are, what was left out). A pair's group is its place among `tenants`.
 
     Answers longer than `answer` tokens are cut, counted; pairs that are then the same are left out.
+
+    chat: how the model writes. pairs: prompts with two answers. question: tokens of a question at most; a longer one
+    loses its beginning.
     """
     kept, sides, skipped = [], ([], []), Skipped()
     for pair in pairs:
@@ -89,7 +92,10 @@ def tenant_thumb_rows(
     answer: int,
     seed: int = 0,
 ) -> tuple[Thumbs, list[Thumb], Skipped]:
-    """(`Thumbs` of `Turns`, the thumbs, what was cut). The mismatched answer is another one of the same tenant."""
+    """(`Thumbs` of `Turns`, the thumbs, what was cut). The mismatched answer is another one of the same tenant.
+
+    chat, tenants, question, answer: as of `tenant_pair_rows`. seed: of the mismatched answers.
+    """
     if not thumbs:
         raise PairError("no thumb is left")
     skipped = Skipped()

@@ -139,7 +139,11 @@ def document(tok: BytePairTokenizer, text: str) -> Example:
 def prompt(
     tok: BytePairTokenizer, turns: Turns, guide: str = "", pages: Iterable[str] = ()
 ) -> list[int]:
-    """Ids up to the point where the assistant speaks: the turns so far, then <assistant>."""
+    """Ids up to the point where the assistant speaks: the turns so far, then <assistant>.
+
+    tok: the tokenizer. turns: (role, text). guide: what the assistant should know of itself, said first. pages: texts
+    to answer from, after it.
+    """
     return [*dialogue(tok, turns, guide, pages).ids, tok.special["<assistant>"]]
 
 
@@ -153,6 +157,7 @@ def dialogue(
     """(role, text) turns in the chat format; what the assistant says, and its <eos>, is predicted.
 
     `learn`: "all" of the assistant's turns, or only its "last". Raises TextError for a role not in `ROLES`.
+    tok, turns, guide, pages: as of `prompt`.
     """
     if learn not in ("all", "last"):
         raise TextError(f"dialogue: learn={learn!r} is neither 'all' nor 'last'")
@@ -186,7 +191,10 @@ def _append(ids: list[int], loss: list[float], new: list[int], weight: float) ->
 def pad(
     examples: Sequence[Example], length: int | None = None, pad_id: int = 0, left: bool = False
 ) -> Rows:
-    """One example a row, padded to `length` (by default the longest). Raises TextError for a longer example."""
+    """One example a row, padded to `length` (by default the longest). Raises TextError for a longer example.
+
+    examples: token sequences. pad_id: of the token that fills up. left: the padding comes first.
+    """
     length = length or max(len(e.ids) for e in examples)
     _fits(examples, length)
     rows = _empty(len(examples), length, pad_id)
@@ -200,6 +208,8 @@ def pack(examples: Sequence[Example], length: int, pad_id: int = 0, split: bool 
     """Several examples a row, best fit in the given order, each a segment of its own whose positions start at 0.
 
     A longer example is an error, or is `split` into pieces (documents): the first token of a piece is not predicted.
+
+    examples: token sequences. length: of a row. pad_id: of the token that fills up.
     """
     if split:
         examples = [piece for e in examples for piece in _pieces(e, length)]

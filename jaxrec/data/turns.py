@@ -69,7 +69,11 @@ def turn_rows(
     question_length: int,
     answer_length: int,
 ) -> TurnRows:
-    """Dialogues by tenant (the outer index is the tenant's row in the profile table) as one set of rows."""
+    """Dialogues by tenant (the outer index is the tenant's row in the profile table) as one set of rows.
+
+    chat: how the model writes. dialogues: of each tenant. question_length, answer_length: tokens at most; a longer
+    question loses its beginning, a longer answer its end.
+    """
     flat = [(u, i, d) for u, own in enumerate(dialogues) for i, d in enumerate(own)]
     before = lambda d: [(t.role, t.text) for t in d.turns[:-1]]
     fill = lambda examples, length: pad(examples, length, chat.pad_id)
@@ -97,7 +101,10 @@ def evidence_pieces(
     guide: int = 8,
     judged: int = 8,
 ) -> Pieces:
-    """What is known of tenants at onboarding: `guide` sentences, `examples` answers, `judged` (dis)liked ones."""
+    """What is known of tenants at onboarding: `guide` sentences, `examples` answers, `judged` (dis)liked ones.
+
+    chat: how the model writes. tenants: whose. length: tokens of a piece.
+    """
     places = guide + examples + judged
     rows, kind = [], np.zeros((len(tenants), places), np.int32)
     label, count = np.zeros((len(tenants), places), np.float32), np.zeros(len(tenants), np.int32)
@@ -127,6 +134,8 @@ def corrupt(
     """T5's span corruption (Raffel 2020): (the text with each span replaced by a sentinel, the spans it hides).
 
     About `share` of the tokens go, in spans of about `span`, at most as many as there are sentinels.
+
+    chat: whose sentinels. ids: the text. rng: of the spans.
     """
     first, start, end, sentinels = chat.marks()
     n_spans = int(np.clip(round(len(ids) * share / span), 1, len(sentinels)))
@@ -224,6 +233,8 @@ def choose_evidence(
     `dialogue_N` is the row's place in its tenant's onboarding. Gives (indices [N, size], which of them count
     [N, size]). How many count is itself random, from 2 up, so that an encoder learns to make do with little; they are
     dealt to the two halves of `size` in turn, so neither half is empty.
+
+    pieces: of all tenants. tenant_N: whose row each is. size: pieces a row. seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     n = len(tenant_N)

@@ -113,6 +113,8 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
     values normal 0.02, gate zero, so that it starts as the identity and its gate learns first. Soft prompt, and a
     prefix without a gate, normal 0.02: they are no identity. `scale_NB` is a constant of the layout: where a LoRA is
     applied no gradient flows into it.
+    key: of the random numbers. sites: where the model can be changed (`Decoder.sites(cfg)`). cfg: which changes, and
+    how large. batch: how many Deltas side by side, one a tenant (B of every leaf).
     """
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes(sites, cfg, batch))
     keys = jax.random.split(key, len(paths))

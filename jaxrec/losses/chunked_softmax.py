@@ -45,6 +45,9 @@ def log_probs(
 
     Scores and sums are in f32, whatever z's type. Where the classes learn too, the backward pass makes their scores
     once more. Differentiable once, in reverse.
+
+    z_BLD: hidden states. classes_VD: a vector for each class, the output head. bias_V: added to its scores. target_BL:
+    the class at each position. counts_BL: which positions count. chunk: positions scored at a time.
     """
     order_BL = jnp.argsort(~counts_BL, axis=1, stable=True)
     first = lambda x_BL: jnp.take_along_axis(x_BL, order_BL, axis=1)
@@ -107,7 +110,11 @@ def through(
     towards_z: bool = False,
     towards_classes: bool = False,
 ) -> Pass:
-    """One pass over the scores, up to the last position of any row that weighs something."""
+    """One pass over the scores, up to the last position of any row that weighs something.
+
+    chunk: positions at a time. z_BLD, classes_VD, bias_V, target_BL: as of `log_probs`. weight_BL: of each position.
+    towards_z, towards_classes: whether the gradients towards the hidden states and the classes are made along the way.
+    """
     (rows, length, width), classes = z_BLD.shape, classes_VD.shape[0]
     piece = min(max(chunk // rows, 1), length)
     spare = -length % piece

@@ -14,6 +14,9 @@ def next_codes(
 ) -> dict[str, Float[Array, "..."]]:
     """`nll` (nats, of the true codes), `loss` (with label smoothing, over a level's own codes), weighted sums over
     places and levels; and `correct_Q`, greedy hits by level.
+
+    logits_BLQC: scores of the C codes at each place and level. codes_BLQ: the true ones. weight_BL: of each place.
+    sizes: how many codes each level has; the columns beyond are no code's.
     """
     log_p = jax.nn.log_softmax(logits_BLQC.astype(jnp.float32), axis=-1)
     picked_BLQ = jnp.take_along_axis(log_p, codes_BLQ[..., None], axis=-1)[..., 0]

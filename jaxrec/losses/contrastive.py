@@ -15,6 +15,8 @@ def info_nce(
 
     `same_BB` marks further pairs of like meaning: they are taken out of the negatives. On identical rows the sum
     is B log B. Returns `nce` and `hits` (rows whose partner is the nearest), both sums over rows.
+
+    a_BD, b_BD: vectors of any length. temperature: what the cosines are divided by.
     """
     a = a_BD / (jnp.linalg.norm(a_BD, axis=-1, keepdims=True) + 1e-6)
     b = b_BD / (jnp.linalg.norm(b_BD, axis=-1, keepdims=True) + 1e-6)

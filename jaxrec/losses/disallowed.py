@@ -18,6 +18,9 @@ def disallowed_tokens(
     That is unlikelihood training (Welleck 2020) with the set's mass in place of one token's. Where the example itself
     says a disallowed token the example wins: such a place has no penalty and is counted in `excepted`. At least one
     token must be allowed. Returns `penalty` (nats), `mass` and `excepted`, weighted sums by row.
+
+    logits_BLV: scores of the next token. ids_BL: the tokens. loss_BL: weight of predicting each from those before it.
+    disallowed_BV: the tokens that each row must not say.
     """
     log_p = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))
     barred = disallowed_BV[:, None, :]

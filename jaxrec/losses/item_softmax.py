@@ -26,6 +26,9 @@ def full(
 
     Positions of weight 0 are moved to the end and chunks of nothing else are skipped: padding costs no scores.
     The gradient is made in the forward pass (it is linear in the one number that comes back).
+
+    z_TD: hidden states of packed positions. items_ID: a vector for each item. target_T: the item that comes next.
+    weight_T: of each position, 0 for padding. chunk: positions scored at a time.
     """
     order = jnp.argsort(weight_T == 0, stable=True)
     target_T = jnp.maximum(target_T, 0)[order]
@@ -79,6 +82,8 @@ def sampled_softmax(
     `log_q_I`: log of the probability of each item in one draw. With log(J q) taken from its score a drawn item stands
     for all those like it, so the sampled sum is an unbiased estimate of the full one (Bengio & Senecal 2008), and every
     item once is the full loss. Draws of the target are left out: it counts once by itself. Returns `nll`, `tokens`.
+    z_TD: hidden states. items_ID: a vector for each item. target_T: the item that comes next. weight_T: of each
+    position. negatives_J: numbers of the drawn items.
     """
     target_T = jnp.maximum(target_T, 0)
     own_T = jnp.sum(z_TD * items_ID[target_T], axis=1)

@@ -16,6 +16,7 @@ def binary_cross_entropy(
 
     target_BW: 0 to 1; below 0 the label is unknown there and counts nowhere. positive_W: how much a "yes" counts beside
     a "no" (class weight): -(w t log s(x) + (1 - t) log s(-x)), whose optimum lies log w above the true log-odds.
+    logits_BW: a score for each of W labels. weight_B: of each row.
     """
     x, known = logits_BW.astype(jnp.float32), (target_BW >= 0) * weight_B[:, None]
     target = jnp.clip(target_BW, 0.0, 1.0)

@@ -52,6 +52,8 @@ def gae(
 
     value_BL: the value of the state in which token t was chosen. The state behind a row's last token is worth 0
     (the text has ended); tokens outside the mask are stepped over as if they were not there.
+    reward_BL: what each token earned. mask_BL: the tokens that the policy chose. gamma: discount of later rewards. lam:
+    0 trusts the next value, 1 the whole return.
     """
 
     def back(carry, now):
@@ -76,6 +78,7 @@ def group_advantages(
 
     scale: divided by the group's deviation (unbiased) + eps. Without it, as in "Dr. GRPO" (Liu 2025), a group that
     nearly agrees is not blown up. Raises ValueError where the group does not divide the rows, or has one row only.
+    reward_B: one for each text.
     """
     rows = reward_B.shape[0]
     if group < 2 or rows % group:
@@ -95,7 +98,10 @@ def masked_mean(x_BL: PerToken, mask_BL: Mask) -> Float[Array, ""]:
 def whiten(
     x_BL: PerToken, mask_BL: Mask, shift: bool = True, eps: float = 1e-8
 ) -> Float[Array, "B L"]:
-    """x over its deviation (unbiased) within the mask, about 0 or, without `shift`, about its own mean; 0 elsewhere."""
+    """x over its deviation (unbiased) within the mask, about 0 or, without `shift`, about its own mean; 0 elsewhere.
+
+    x_BL: a number for each token. mask_BL: which count. eps: added to the variance.
+    """
     mean = masked_mean(x_BL, mask_BL)
     square = jnp.where(mask_BL, jnp.square(x_BL - mean), 0.0).sum()
     scale = jax.lax.rsqrt(square / jnp.maximum(mask_BL.sum() - 1, 1) + eps)
@@ -116,6 +122,8 @@ def clipped_policy(
     """(-min(r A, clip(r, 1 - low, 1 + high) A), whether the clip holds the token back: 1 or 0); r = p / p_old.
 
     A clip above that is wider than below keeps rare tokens alive ("clip higher", Yu 2025).
+
+    log_p_BL: of the tokens now. old_BL: when they were chosen. advantage_BL: how much better than expected each was.
     """
     ratio = jnp.exp(log_p_BL - old_BL)
     free = ratio * advantage_BL
@@ -126,7 +134,10 @@ def clipped_policy(
 def clipped_value(
     value_BL: PerToken, old_BL: PerToken, return_BL: PerToken, clip: float = 0.2
 ) -> PerToken:
-    """max((v - R)^2, (v_clipped - R)^2) / 2, v_clipped within `clip` of the value at the rollout; 0: no clipping."""
+    """max((v - R)^2, (v_clipped - R)^2) / 2, v_clipped within `clip` of the value at the rollout; 0: no clipping.
+
+    value_BL: of the states now. old_BL: at the rollout. return_BL: what they are to predict (R).
+    """
     free = jnp.square(value_BL - return_BL)
     if not clip:
         return free / 2

@@ -80,7 +80,11 @@ def simpo(
     gamma: float = 1.0,
     smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
-    """SimPO (Meng 2024): DPO on log-probabilities per token, without reference, with a target margin `gamma`."""
+    """SimPO (Meng 2024): DPO on log-probabilities per token, without reference, with a target margin `gamma`.
+
+    chosen_B, rejected_B: mean log-probability of a token of each answer, nats. beta: how steep. smoothing: the share of
+    labels that are taken to be wrong.
+    """
     return sigmoid(chosen_B - rejected_B - gamma / beta, beta, smoothing)
 
 
@@ -106,6 +110,9 @@ def kto(
     """KTO (Ethayarajh 2024) of single answers: w (1 - s(beta (ratio - baseline))) where one was liked, else mirrored.
 
     `up` and `down` weigh the two kinds; the paper asks for up x ups to be 1 to 4/3 of down x downs.
+
+    ratio_B: log p / p_reference of each answer, nats. liked_B: whether it was. baseline: the batch's mean drift from
+    the reference, nats. beta: how steep.
     """
     liked_B = liked_B.astype(bool)
     away_B = beta * (ratio_B - baseline)
@@ -201,6 +208,10 @@ def pair_losses(
 
     A reward is beta times the log-ratio (per token where the loss is), or beta times the log-probability per token
     where there is no reference. Raises PreferenceError for "kto", and where a reference is needed and there is none.
+
+    how: the loss and its settings. chosen_B, rejected_B: log-probabilities, nats, summed over the answers' tokens.
+    chosen_tokens_B, rejected_tokens_B: how many those are. chosen_reference_B, rejected_reference_B: the reference's
+    sums.
     """
     beta = how.rate
     per_token = lambda total_B, tokens_B: total_B / jnp.maximum(tokens_B, 1)

@@ -61,7 +61,10 @@ def distil(
     loss_BL: Float[Array, "B L"],
     temperature: float = 1.0,
 ) -> Float[Array, ""]:
-    """KL(teacher || student) over the next token, summed with `loss_BL` shifted (Hinton 2015; scaled by T^2)."""
+    """KL(teacher || student) over the next token, summed with `loss_BL` shifted (Hinton 2015; scaled by T^2).
+
+    student_BLV, teacher_BLV: logits. temperature: T, which both are divided by.
+    """
     student = jax.nn.log_softmax(student_BLV.astype(jnp.float32) / temperature)
     teacher = jax.nn.log_softmax(teacher_BLV.astype(jnp.float32) / temperature)
     kl_BL = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)

@@ -68,6 +68,9 @@ def embed_catalog(
     embed gets the texts of a block and may order them by length as it likes. Further texts at the end of a finished
     catalogue are added. A block counts as done when its vectors are on the disk.
 
+    encoder: its name, kept beside the vectors. dim: D. dtype: of the stored numbers. block: texts at a time. progress:
+    a bar on stderr.
+
     Raises SearchError for a folder of another encoder, width, type or block, for texts that differ from those embedded
     before, fewer of them, and for an encoder that gives another shape or numbers that are not finite.
     """

@@ -138,6 +138,8 @@ def _step(mesh: "Mesh | None", k: int, padded: bool) -> Any:
 def top_k_by_runs(scores: Any, k: int, *, run: int = _RUN, axis: int = 1) -> tuple[Any, Any]:
     """`jax.lax.top_k` along an axis of [B, I] (axis 1) or [I, B] (axis 0), by way of the maxima of runs.
 
+    run: neighbouring scores of which the maximum is looked at first.
+
     Returns scores and indices (int32), both [B, k], best first.
     """
     import jax

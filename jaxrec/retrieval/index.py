@@ -66,6 +66,8 @@ class Index:
         folder from the start, and the finished index is saved there. ids: 0, 1, ... without; labels: a whole number
         for each item, by name ("tenant", "category"), in the order of the vectors.
 
+        config: the structure and its sizes. progress: a bar on stderr.
+
         Raises SearchError for vectors that are not finite or differ in width, ids that repeat, and a config
         that does not fit.
         """

@@ -25,6 +25,7 @@ def rerank(
 
     scores: for each ranker, higher is better; NaN where it has no opinion of a candidate. The shortlist's own scores
     take part under the name "search", if weights name it. weights: of each ranker that counts.
+    method: "z" adds standardised scores, "rrf" reciprocal ranks (Cormack 2009).
 
     Raises SearchError for a weight without scores, no positive weight, or scores of another shape.
     """

@@ -25,6 +25,7 @@ def search_shards(
 
     threads: how many shards are searched at a time (each search uses FAISS's own threads besides). An item that lies
     in two shards is returned once, with its better score. Raises SearchError for shards of different widths.
+    shards: indexes of parts of the items. q_BD: the queries. where: which labels an item must have.
     """
     if not shards:
         raise SearchError("there are no shards to search")

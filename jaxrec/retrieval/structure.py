@@ -98,6 +98,7 @@ class Structure:
 
         config: says nprobe and ef of this search. bits: only these slots (little-endian). A structure without
         selectors answers without regard to them, so the caller checks every slot.
+        q_BD: the queries.
         """
         _threads(config)
         count = min(count, len(self))
@@ -158,7 +159,10 @@ class Structure:
 def brute_force(
     piece_ID: Float[np.ndarray, "I D"], q_BD: Float[np.ndarray, "B D"], k: int, config: IndexConfig
 ) -> tuple[Int[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
-    """FAISS Flat (inner product) over float32 rows that stay where they are: (rows, scores), k or all of them."""
+    """FAISS Flat (inner product) over float32 rows that stay where they are: (rows, scores), k or all of them.
+
+    piece_ID: the rows. q_BD: the queries. config: says with how many threads.
+    """
     import faiss
 
     _threads(config)
@@ -185,7 +189,10 @@ def gpus() -> int:
 def sample_of(
     blocks: Iterable[tuple[int, Float[np.ndarray, "I D"]]], n: int, rows: int, dim: int, seed: int
 ) -> Float[np.ndarray, "J D"]:
-    """`rows` of n vectors, drawn without replacement, read in one pass over the blocks."""
+    """`rows` of n vectors, drawn without replacement, read in one pass over the blocks.
+
+    blocks: (number of the first row, rows). n: how many vectors there are. dim: D. seed: of the draw.
+    """
     if rows >= n:
         chosen = np.arange(n)
     else:

@@ -22,6 +22,9 @@ def checked(
 ) -> Float[np.ndarray, "I D"]:
     """float32 vectors ready for an index: of unit length for cosine (zeros stay zeros).
 
+    block_ID: the vectors as they came. dim: the D that they must have. metric: "cosine" or "inner_product". what: how
+    messages call a vector.
+
     Raises SearchError for another width or a number that is not finite; `first` is the number of the first row.
     """
     block_ID = np.asarray(block_ID)

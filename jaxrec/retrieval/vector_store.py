@@ -21,6 +21,7 @@ class VectorStore:
 
     rows: how many are expected, so that one piece takes them all. path: write them to this file instead of memory;
     then `finish` maps it.
+    dtype: "float32" or "float16".
     """
 
     def __init__(self, dim: int, dtype: str, *, rows: int = 0, path: str | Path | None = None):
@@ -36,7 +37,10 @@ class VectorStore:
     def mapped(
         cls, path: str | Path, dim: int, dtype: str, rows: int, mmap: bool = True
     ) -> "VectorStore":
-        """The store that lies in a file of `rows` rows, mapped, or read into memory."""
+        """The store that lies in a file of `rows` rows, mapped, or read into memory.
+
+        path: the file. dim: D. dtype: "float32" or "float16". mmap: rows are read from the disk where they are needed.
+        """
         store = cls(dim, dtype)
         shape = (rows, dim)
         if rows and mmap:

@@ -125,7 +125,10 @@ class Talk:
     def answer(
         self, topic: str, item: str, service: str, style: Style, said: Mapping[str, str]
     ) -> str:
-        """An answer that states these facts in this style: the tenant's own, or a rival's."""
+        """An answer that states these facts in this style: the tenant's own, or a rival's.
+
+        topic: what was asked about. item, service: the tenant's, where the topic has one. said: slot -> value to state.
+        """
         words = grammar.slots(self.tenant.name, self.tenant.trade, style, item, service)
         lines = grammar.sentences(self.rng, topic, words, said, style)
         group = OPENER.get((style.register, style.formality))

@@ -164,7 +164,10 @@ def recall(
     masked_X: Int[np.ndarray, "X"],
     k: int = 10,
 ) -> float:
-    """Share of the wanted items among the k best that are not masked."""
+    """Share of the wanted items among the k best that are not masked.
+
+    score_I: of all items. wanted_T: numbers of the wanted ones. masked_X: of those that may not be listed.
+    """
     score_I = np.array(score_I, float)
     score_I[masked_X] = -np.inf
     return float(np.isin(wanted_T, np.argsort(-score_I, kind="stable")[:k]).mean())

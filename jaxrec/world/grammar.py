@@ -130,7 +130,10 @@ def draw_facts(rng: Random, trade: str) -> dict[str, dict[str, str]]:
 def redraw(
     rng: Random, facts: Mapping[str, Mapping[str, str]], topic: str, item: str
 ) -> dict[str, str]:
-    """A wrong version of the facts that an answer on this topic states: one of them has another value."""
+    """A wrong version of the facts that an answer on this topic states: one of them has another value.
+
+    rng: of the draw. facts: of the tenant, by group and slot. item: what the question is about, if anything.
+    """
     right = right_facts(facts, topic, item)
     slot = rng.choice(sorted(right))
     goods = tuple(facts["price"])
@@ -148,7 +151,10 @@ def right_facts(facts: Mapping[str, Mapping[str, str]], topic: str, item: str) -
 
 
 def slots(name: str, trade: str, style: Style | None, item: str, service: str) -> dict[str, str]:
-    """Every slot that is no fact: the place, the item and the service in their articles, the tenant's own terms."""
+    """Every slot that is no fact: the place, the item and the service in their articles, the tenant's own terms.
+
+    name: of the place. trade: its kind. style: None leaves the own terms out.
+    """
     customer, order = (style.customer, style.order) if style else ("customer", "order")
     words = {
         "name": name,
@@ -187,7 +193,11 @@ def _stands(fact: str, text: str) -> bool:
 def sentences(
     rng: Random, topic: str, words: Mapping[str, str], said: Mapping[str, str], style: Style
 ) -> list[str]:
-    """The body of an answer: the sentence that states the facts, and what its length asks for beyond."""
+    """The body of an answer: the sentence that states the facts, and what its length asks for beyond.
+
+    rng: of the choice. topic: what was asked. words: slots that are no facts. said: slot -> value to state. style: of
+    the tenant.
+    """
     table, filled = topics()[topic], dict(words)
     filled |= {slot: phrase(value, style.register) for slot, value in said.items()}
     more = {"short": 0, "medium": 1, "long": rng.choice((2, 3))}[style.length]

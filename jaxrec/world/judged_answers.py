@@ -43,7 +43,10 @@ class TenantFacts:
 def judged_answers(
     seed: int = 0, tenants: int = 150, questions: int = 6, examples: int = 12
 ) -> tuple[list[JudgedAnswer], dict[str, TenantFacts]]:
-    """`questions` new questions of each tenant, each answered in four or five ways; what is known of each tenant."""
+    """`questions` new questions of each tenant, each answered in four or five ways; what is known of each tenant.
+
+    seed: of the world. tenants: how many. examples: onboarding answers of each.
+    """
     made, known = [], {}
     for i, tenant in enumerate(generate(seed, tenants)):
         rng = Random(f"{seed}/judged/{i}")
@@ -64,7 +67,10 @@ def rival(rng: Random, style: Style, changed: tuple[str, ...]) -> Style:
 
 
 def passage(tenant: WorldTenant, topic: str, item: str, service: str) -> str:
-    """The lines of the tenant's page that speak of this topic and item: what a retriever should bring."""
+    """The lines of the tenant's page that speak of this topic and item: what a retriever should bring.
+
+    service: what the tenant offers, where the topic has one.
+    """
     words = grammar.slots(tenant.name, tenant.trade, None, item, service)
     filled = words | grammar.right_facts(tenant.facts, topic, item)
     return " ".join(line.format_map(filled) for line in grammar.topics()[topic]["page"])

@@ -11,7 +11,10 @@ from jaxrec.world.shops import Shops
 
 
 def rate_items(shops: Shops, each: int = 40, noise: float = 0.4, seed: int = 0) -> Interactions:
-    """`each` ratings a person, of different items, a second apart. Raises ValueError if there are not so many."""
+    """`each` ratings a person, of different items, a second apart. Raises ValueError if there are not so many.
+
+    shops: of the sample world. noise: deviation of a rating from the taste. seed: of the draw.
+    """
     people, items = shops.oracle_UI.shape
     if not 0 < each <= items:
         raise ValueError(f"{each} different items of {items}")

@@ -69,7 +69,10 @@ class Shops:
 def make_shops(
     seed: int = 0, people: int = 480, cold_share: float = 0.2, noise: float = 0.5
 ) -> Shops:
-    """The world of this seed. `noise` is the temperature of choice: at 0 everybody buys by their score alone."""
+    """The world of this seed. `noise` is the temperature of choice: at 0 everybody buys by their score alone.
+
+    people: how many. cold_share: of them, how many have no event in one of the shops.
+    """
     catalog = read_catalog()
     rng = np.random.RandomState(seed)  # the one stream that numpy promises never to change
     tags_IW = _tags(catalog)

@@ -1,0 +1,88 @@
+"""A public function with four parameters or more names each of them in its docstring."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST = 3  # parameters that a signature explains by itself
+# Modules that do not keep it yet. None may be added; one that keeps it has to go from here.
+EXEMPT = """
+jaxrec/assistant/assistant.py
+jaxrec/assistant/fitting.py
+jaxrec/data/message.py
+jaxrec/data/readers/item_table.py
+jaxrec/data/readers/layouts.py
+jaxrec/data/readers/raw.py
+jaxrec/data/readers/rows.py
+jaxrec/data/readers/table.py
+jaxrec/dialogue/prompts.py
+jaxrec/hub/chat_template.py
+jaxrec/hub/gguf.py
+jaxrec/hub/peft.py
+jaxrec/hub/peft_lora.py
+jaxrec/hub/peft_modules.py
+jaxrec/hub/weights.py
+jaxrec/models/language/model_folder.py
+jaxrec/models/language/sampled.py
+jaxrec/models/language/tuned_folder.py
+jaxrec/models/language/writing.py
+jaxrec/models/personal/answering.py
+jaxrec/models/personal/onboarding.py
+jaxrec/models/personal/personal_folder.py
+jaxrec/people/event_columns.py
+jaxrec/people/profiles.py
+jaxrec/people/unified.py
+jaxrec/recommenders/deepmf_fit.py
+jaxrec/recommenders/flow/explained.py
+jaxrec/recommenders/flow/fitting.py
+jaxrec/recommenders/flow/flow.py
+jaxrec/recommenders/flow/folder.py
+jaxrec/recommenders/flow/making.py
+jaxrec/recommenders/flow/pipeline.py
+jaxrec/recommenders/flow/reasons.py
+jaxrec/recommenders/flow/recommendation.py
+jaxrec/recommenders/item_codes.py
+jaxrec/recommenders/judge.py
+jaxrec/recommenders/judgement_fit.py
+jaxrec/recommenders/rating_context.py
+jaxrec/recommenders/vector_ranks.py
+jaxrec/rewards/judges.py
+""".split()
+
+
+def doors(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef, str]]:
+    """(name, function, what its docstrings say) of each public function, method and constructor of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node, ast.get_docstring(node) or ""
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            about = ast.get_docstring(node) or ""
+            for own in node.body:
+                if isinstance(own, ast.FunctionDef) and not own.name.startswith("_"):
+                    yield f"{node.name}.{own.name}", own, ast.get_docstring(own) or ""
+                elif isinstance(own, ast.FunctionDef) and own.name in ("__init__", "__call__"):
+                    yield f"{node.name}.{own.name}", own, f"{ast.get_docstring(own) or ''} {about}"
+
+
+def silent(path: Path) -> list[str]:
+    """The functions of a module whose docstrings leave parameters out, with those."""
+    found = []
+    for name, function, said in doors(ast.parse(path.read_text())):
+        a = function.args
+        names = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+        names = [x for x in names if x not in ("self", "cls")]
+        missing = [x for x in names if not re.search(rf"\b{x}\b", said)]
+        if len(names) > MOST and missing:
+            found.append(f"{path.relative_to(ROOT)}: {name} says nothing of {', '.join(missing)}")
+    return found
+
+
+def test_every_parameter_is_explained():
+    by_path = {path: silent(path) for path in sorted((ROOT / "jaxrec").rglob("*.py"))}
+    exempt = {ROOT / name for name in EXEMPT}
+    missing = [line for path, lines in by_path.items() if path not in exempt for line in lines]
+    assert not missing, "\n".join(missing)
+    kept = [str(path.relative_to(ROOT)) for path in sorted(exempt) if not by_path.get(path)]
+    assert not kept, f"these keep it now, or are gone; take them out of EXEMPT: {kept}"
