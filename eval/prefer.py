@@ -165,7 +165,7 @@ def tenants_case(cfg: PreferEvalConfig, devices: jax.sharding.Mesh) -> Case:
     """A personal model; of each tenant the last pairs are tested."""
     model = load_personal(cfg.personal, devices)
     tenants, skipped = read_tenants(cfg.tenants)
-    tuning.say("tenants", skipped)
+    tuning.say("tenants, left out", skipped)
     judged = [tenant for tenant in tenants if tenant.preferences]
     pairs, names = pairs_of(judged), tuple(tenant.key for tenant in judged)
     train, test = hold_out_last(pairs, cfg.held_last)

@@ -7,6 +7,8 @@ import pytest
 
 from jaxrec.data.tenant import Tenant
 from jaxrec.data.tenants import TenantError, choose_tenants, read_tenants
+from jaxrec.world import tenants as world_tenants
+from jaxrec.world.businesses import read_businesses
 
 TALK = {"question": "Do you open on Sunday?", "answer": "Aye, from nine!"}
 
@@ -112,10 +114,9 @@ def test_thumbs_up_in_many_words(label):
     [
         b"\xef\xbb\xbf" + talks(2).encode(),
         talks(2).replace("\n", "\r\n\r\n").encode(),
-        talks(2).encode("utf-16"),
         talks(2).rstrip("\n").encode(),
     ],
-    ids=["bom", "crlf and blank lines", "utf-16", "no last line end"],
+    ids=["bom", "crlf and blank lines", "no last line end"],
 )
 def test_how_an_editor_saves_it_does_no_harm(tmp_path, raw):
     write(tmp_path / "a" / "dialogues.jsonl", raw)
@@ -139,9 +140,9 @@ BAD = {
     "no JSON": b"{oh",
     "no JSON object": b"[1, 2]",
     "no UTF-8": "café".encode("latin-1"),
-    "no JSON (": b"[" * 100_000,
-    "half a surrogate pair": b'{"question": "\\ud83d", "answer": "A"}',
-    "lacks prompt": b'{"text": "?"}',
+    "nested too deeply": b"[" * 100_000,
+    "half of a character": b'{"question": "\\ud83d", "answer": "A"}',
+    "lacks a conversation": b'{"text": "?"}',
     "the completion is empty": b'{"question": "Q", "answer": " "}',
     "a text is expected": b'{"question": "Q", "answer": 7}',
     "says the same": talks(1).strip().encode(),
@@ -157,18 +158,7 @@ def test_a_row_that_cannot_be_read_is_counted_with_its_place(tmp_path, what):
     (tenant,), skipped = read_tenants(tmp_path)
     assert len(tenant.onboarding) == 3
     (line,) = skipped.lines()
-    assert (
-        line.startswith("1 ") and what.rstrip("(").strip() in line and "a/dialogues.jsonl:3" in line
-    )
-
-
-def test_a_line_without_end_costs_its_own_row_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxrec.data.tenant_folder.LONGEST", 1000)
-    write(tmp_path / "a" / "dialogues.jsonl", talks(1) + "x" * 5000 + "\n" + rows(TALK))
-    (tenant,), skipped = read_tenants(tmp_path)
-    assert len(tenant.onboarding) == 2 and skipped.lines()[0].endswith(
-        "(first: a/dialogues.jsonl:2)"
-    )
+    assert line.startswith("1 ") and what in line and "a/dialogues.jsonl:3" in line
 
 
 def test_files_that_are_something_else(tmp_path):
@@ -178,9 +168,11 @@ def test_files_that_are_something_else(tmp_path):
     write(tmp_path / "a" / "dialogues.jsonl", rows(TALK))
     write(tmp_path / "a" / "dialogue.jsonl", rows(TALK))
     write(tmp_path / "a" / "notes.txt", "?")
+    write(tmp_path / "a" / "heldout.jsonl", talks(2).encode("utf-16"))
     (tenant,), skipped = read_tenants(tmp_path)
     assert len(tenant.onboarding) == 1 and not tenant.guide
     said = "\n".join(skipped.lines())
+    assert "UTF-16: save it as UTF-8) (first: a/heldout.jsonl)" in said
     assert "2 a folder with a file's name" in said and "a file that cannot be read" in said
     assert "did you mean dialogues.jsonl? (first: a/dialogue.jsonl)" in said
     assert "no part of a tenant's folder (first: a/notes.txt)" in said
@@ -213,7 +205,7 @@ def test_a_file_of_tenants_and_an_object(tmp_path):
     assert read_tenants(line)[0] == tenants[:1]
 
 
-def test_sources_add_up_and_no_key_comes_twice(tmp_path):
+def test_sources_add_up_and_no_key_comes_twice(tmp_path, small_world):
     write(tmp_path / "one" / "guide.md", "Be kind.")
     tenants, _ = read_tenants([tmp_path, "world:kestrel_travel", Tenant("mine")])
     assert [t.key for t in tenants] == ["one", "kestrel_travel", "mine"]
@@ -224,15 +216,21 @@ def test_sources_add_up_and_no_key_comes_twice(tmp_path):
         choose_tenants(tenants, ["On"])
 
 
-def test_the_sample_world_by_name():
-    from jaxrec.world.businesses import read_businesses
-    from jaxrec.world.tenants import generate
+@pytest.fixture
+def small_world(monkeypatch):
+    """The generated part of the sample world, ten tenants large where nobody says how large."""
+    whole = world_tenants.generate
+    monkeypatch.setattr(world_tenants, "generate", lambda n=10: whole(n=n))
+    return world_tenants.generate
 
+
+def test_the_sample_world_by_name(small_world):
+    generate = small_world
     world = [*generate(), *read_businesses()]
     assert read_tenants("world")[0] == world
     assert read_tenants("world:train")[0] == [t for t in world if not t.held_out]
     assert read_tenants("world:held")[0] == [t for t in world if t.held_out]
-    assert read_tenants("world:train:10")[0] == [t for t in generate(n=10) if not t.held_out]
+    assert read_tenants("world:train:10")[0] == [t for t in generate() if not t.held_out]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +244,7 @@ def test_the_sample_world_by_name():
         ({"guide": "whose?"}, "without a key or a name"),
     ],
 )
-def test_a_source_that_is_nobody_is_named(source, said):
+def test_a_source_that_is_nobody_is_named(source, said, small_world):
     with pytest.raises(TenantError, match=said):
         read_tenants(source)
 

@@ -40,13 +40,15 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     if not cfg.model:
         raise RunError("personalize: name a universal stage's OUT/model with --model")
     tenants, skipped = read_tenants(cfg.tenants)
-    tuning.say("tenants", skipped)
+    tuning.say("tenants, left out", skipped)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)
     found = onboard(model, tenants, cfg, devices=devices, out=cfg.out, name=cfg.model)
     facts = {**found.facts, "sources": list(cfg.tenants)}
     save_profile(Path(cfg.out) / "profile", dataclasses.replace(found, facts=facts))
+    more = f" and {len(tenants) - 5} more" if len(tenants) > 5 else ""
+    print(f"{', '.join(found.tenants[:5])}{more}: onboarded, in {cfg.out}/profile", flush=True)
     return {"tenants": float(len(tenants))}
 
 

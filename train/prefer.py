@@ -264,7 +264,7 @@ def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
             f"of {len(tenants)} tenants none has preferences (pairs of answers); from thumbs alone p is fitted by"
             " train.personalize --by gradient"
         )
-    tuning.say("tenants", left)
+    tuning.say("tenants, left out", left)
     names = tuple(tenant.key for tenant in judged)
     train, held = hold_out_last(pairs_of(judged), cfg.hold_out_last)
     p_UE = starting_p(model, judged, cfg.profile)

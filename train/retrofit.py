@@ -135,7 +135,7 @@ def read(cfg: RetrofitConfig) -> tuple[list[tuple[list, str]], list[turns.Alike]
     tenants = []
     if cfg.tenants or not cfg.data:
         tenants, skipped = read_tenants(cfg.tenants)
-        tuning.say("tenants", skipped)
+        tuning.say("tenants, left out", skipped)
     said = lambda ts: [(t.role, t.text) for t in ts]
     texts = [(said(d.turns[:-1]), d.answer) for t in tenants for d in t.onboarding]
     for source in cfg.data:

@@ -55,7 +55,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     if not cfg.model:
         raise RunError("rewrite: name a universal stage's OUT/model with --model")
     tenants, skipped = read_tenants(cfg.tenants)
-    tuning.say("tenants", skipped)
+    tuning.say("tenants, left out", skipped)
     made = rewrites(tenants, cfg.each, cfg.loop.seed)
     if not made:
         raise RunError(

@@ -160,9 +160,9 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
     if not cfg.lfe:
         raise RunError("universal: name a retrofit's OUT/lfe with --lfe")
     tenants, skipped = read_tenants(cfg.tenants)
-    tuning.say("tenants", skipped)
+    tuning.say("tenants, left out", skipped)
     held, skipped = read_tenants(cfg.held) if cfg.held else ([], Skipped())
-    tuning.say("held", skipped)
+    tuning.say("held, left out", skipped)
     if both := {tenant.key for tenant in tenants} & {tenant.key for tenant in held}:
         raise RunError(f"{sorted(both)[0]!r} is in tenants and in held: it can be in one only")
     learned = with_heldout([t for t in tenants if can_teach(t)], cfg.hold_out_every)

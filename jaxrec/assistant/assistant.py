@@ -157,7 +157,7 @@ class Assistant:
         Raises RunError for tenants that cannot be read, or lack what `by` needs.
         """
         found, skipped = read_tenants(tenants)
-        tuning.say("tenants", skipped)
+        tuning.say("tenants, left out", skipped)
         count = sum(min(len(t.onboarding), examples) or len(t.feedback) for t in found)
         fitting = {
             "rows": _batch(count, self.devices.size),

@@ -17,13 +17,12 @@ lines, foreign line ends and further fields do no harm; what cannot be read is l
 import codecs
 import dataclasses
 import difflib
-import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxrec.data.instructions import Skipped
+from jaxrec.data.instructions import InstructionError, Skipped, json_lines
 from jaxrec.data.tenant import Page, Tenant
 from jaxrec.data.tenant_rows import (
     check_text,
@@ -50,7 +49,6 @@ KNOWN = (
     "guide.md", "guide.txt", "pages/", "never.txt", "tenant.json",
     *(f"{names[0]}.jsonl" for names, _, _ in PARTS),
 )  # fmt: skip
-LONGEST = 16 * 2**20  # characters of a line; more is no conversation
 ROW_ERRORS = (KeyError, TypeError, ValueError, RecursionError)
 
 
@@ -78,7 +76,7 @@ def read_folder(folder: Path, skipped: Skipped) -> Tenant | None:
             if said := _prose(path, where, skipped):
                 row[part] = f"{row[part]}\n{said}" if part in row else said
         else:
-            row.setdefault(part, []).extend(rows_of(path, where, skipped))
+            row.setdefault(part, []).extend(rows_of(path, folder.name, skipped))
     return tenant_of(row, folder.name, folder.name, skipped) if row else None
 
 
@@ -119,52 +117,16 @@ def tenant_of(row: Mapping[str, Any], key: str, where: str, skipped: Skipped) ->
     return Tenant(key, name, guide, never=words, **parts)
 
 
-def rows_of(path: Path, where: str, skipped: Skipped) -> Iterator[tuple[str, Any]]:
+def rows_of(path: Path, folder: str, skipped: Skipped) -> Iterator[tuple[str, Any]]:
     """("FOLDER/FILE:LINE", JSON value or the error that it is) of a file of rows; a file that is none is counted."""
+    where = f"{folder}/{path.name}".lstrip("/")
     if path.is_dir():
         skipped.add("a folder with a file's name", where)
-    elif path.suffix == ".json":
-        found = _value(path, where, skipped)
-        if found is not None and not isinstance(found, list):
-            skipped.add("a .json without a list of rows", where)
-        elif found is not None:
-            yield from ((f"{where}[{i}]", row) for i, row in enumerate(found))
-    else:
-        try:
-            yield from _lines(path, where)
-        except (OSError, EOFError) as error:  # gzip's errors are among them
-            skipped.add(f"a file that cannot be read ({error})", where)
-
-
-def _lines(path: Path, where: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_byte_lines(path), 1):
-        if len(line) == LONGEST and not line.endswith(b"\n"):
-            yield f"{where}:{number}", ValueError(f"longer than {LONGEST // 2**20} MB")
-        elif line.strip(b"\xef\xbb\xbf\x00 \t\r\n"):
-            yield f"{where}:{number}", _json(line)
-
-
-def _byte_lines(path: Path) -> Iterator[bytes]:
-    """Lines as UTF-8 bytes, also of a file in Windows' UTF-16; of one that is too long only the beginning."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rb") as file:
-        if (start := file.read(2)) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            yield from (start + file.read()).decode("utf-16", "replace").encode().splitlines()
-            return
-        file.seek(0)
-        while line := file.readline(LONGEST):
-            yield line
-            while len(line) == LONGEST and not line.endswith(b"\n"):
-                line = file.readline(LONGEST)
-
-
-def _json(line: bytes) -> Any:
+        return
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return ValueError("no UTF-8")
-    except (ValueError, RecursionError) as error:
-        return error if isinstance(error, json.JSONDecodeError) else ValueError("no JSON")
+        yield from ((f"{folder}/{at}".lstrip("/"), row) for at, row in json_lines(path))
+    except InstructionError as error:
+        skipped.add(f"a file that cannot be read ({error})", where)
 
 
 # ------------------------------------------------------------------------------------------ inside

@@ -1,32 +1,30 @@
 """One row of a tenant's files as a record: a dialogue, a page, a preference or a thumb, whatever its dialect. No files.
 
-    dialogue     whatever `jaxrec.data.instructions.messages_of` reads; or {"question", "answer"}
-    preference   {"prompt" | "question", "chosen", "rejected"}, and "why"
-    thumb        {"prompt" | "question", "completion" | "answer", "label" | "liked"}
+    dialogue     any layout of `jaxrec.data.row_layouts`: messages, ShareGPT, prompt and completion, question and answer
+    preference   {"prompt" or "question", "chosen", "rejected"}, and "why"
+    thumb        {"prompt" or "question", "completion" or "answer", "label" or "liked"}
     page         {"text"}, and "title", "id"; or the text alone
 
 Every function raises ValueError, KeyError or TypeError, which name what is wrong; `reason` makes words of them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrec.data.chat import Message
-from jaxrec.data.instructions import messages_of
+from jaxrec.data.message import Message
 from jaxrec.data.pairs import pair_of, thumb_of
+from jaxrec.data.row_layouts import ANSWERS, check_row, messages_of
 from jaxrec.data.tenant import Dialogue, Feedback, Page, Preference, Turn
 
 _UP = ("up", "yes", "true", "1", "+1", "good", "👍")
 _DOWN = ("down", "no", "false", "0", "-1", "bad", "👎")
-_ALIASES = {"question": "prompt", "answer": "completion", "response": "completion"}
 _LIKED = ("label", "liked", "like", "thumb", "rating")
 
 
 def dialogue_of(row: Any, name: str) -> Dialogue:
     """A conversation up to its last answer. `name` is its id where the row has none."""
     row = _plain(row)
-    messages = messages_of(_with_prompt(row))
+    messages = messages_of(row)
     if messages[-2][0] not in ("user", "customer"):
         raise ValueError(f"the last answer follows a turn of the {messages[-2][0]}")
     topic = row.get("topic", "")
@@ -42,7 +40,7 @@ def dialogue_of(row: Any, name: str) -> Dialogue:
 def preference_of(row: Any, name: str) -> Preference:
     """A question with the answer that is liked and the one that is not."""
     row = _plain(row)
-    pair = pair_of(_with_prompt(row), name)
+    pair = pair_of(row, name)
     *before, asked = _turns(pair.prompt)
     why = row.get("why", "")
     return Preference(
@@ -52,11 +50,15 @@ def preference_of(row: Any, name: str) -> Preference:
 
 def thumb_row_of(row: Any, name: str) -> Feedback:
     """An answer with its thumb: true, 1, "up", "yes", and what is the opposite."""
-    row = _with_prompt(_plain(row))
+    row = _plain(row)
     given = next((row[key] for key in _LIKED if key in row), None)
     if given is None:
         raise KeyError("label (or liked)")
-    thumb = thumb_of({**row, "label": _liked(given)}, name)
+    said = next((row[key] for key in ANSWERS if key in row), None)
+    if said is None:
+        raise KeyError("completion (or answer)")
+    rest = {key: value for key, value in row.items() if key not in ANSWERS}
+    thumb = thumb_of({**rest, "completion": said, "label": _liked(given)}, name)
     *before, asked = _turns(thumb.prompt)
     return Feedback(_id(row, name), asked.text, thumb.said, thumb.liked, tuple(before))
 
@@ -100,22 +102,9 @@ def check_text(value: Any) -> None:
 
 
 def _plain(row: Any) -> Mapping[str, Any]:
-    if isinstance(row, json.JSONDecodeError):
-        raise ValueError(f"no JSON ({row.msg})")
-    if isinstance(row, Exception):
-        raise ValueError(str(row))
-    if not isinstance(row, Mapping):
-        raise TypeError("no JSON object")
+    check_row(row)
     check_text(row)
     return row
-
-
-def _with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with the names that `messages_of` and the pairs know; names that it has already are left alone."""
-    renamed = {new: row[old] for old, new in _ALIASES.items() if old in row and new not in row}
-    if "conversations" in row and "messages" not in row:
-        renamed["messages"] = row["conversations"]
-    return {**row, **renamed}
 
 
 def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:

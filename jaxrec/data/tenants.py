@@ -165,7 +165,7 @@ def _file(path: Path, skipped: Skipped) -> list[Tenant]:
             f"{path}: tenants are a folder, or a .jsonl with a tenant a line, not {path.suffix or 'this'}"
         )
     tenants = []
-    for where, row in rows_of(path, path.name, skipped):
+    for where, row in rows_of(path, "", skipped):
         if isinstance(row, Mapping):
             one = tenant_of(row, "", where, skipped)
             tenants += [one] if one else []
