@@ -154,7 +154,8 @@ def _experiments(rest: list[str]) -> None:
         print("\n`jaxrec experiments NAME` says what one costs and gives; run it by its name")
     else:
         path = config.find_experiment(rest[0])
-        print(f"{path}\n\n{ast.get_docstring(ast.parse(path.read_text()))}")
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        print(f"{path}\n\n{config.as_commands(text)}")
 
 
 def _command_of(path: Path) -> str:
@@ -175,5 +176,5 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

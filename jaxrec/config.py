@@ -26,6 +26,7 @@ import tyro
 from jaxrec.start import say_so
 
 T = TypeVar("T")
+LISTED = 24  # fields; of more only those of the outermost part are named in a message
 
 
 class RunError(Exception):
@@ -109,14 +110,14 @@ def load(config_class: type[T], argv: Sequence[str], description: str | None = N
     else:
         start = _call(config_class, config_class)
     _refuse_unknown_flags(start, argv)
-    said = io.StringIO()
+    said, text = io.StringIO(), description or ""
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 config_class,
                 args=argv,
                 default=start,
-                description=_as_called(description or ""),
+                description=as_commands(text) if _called() else text,
                 prog=_command(),
                 config=(
                     tyro.conf.AvoidSubcommands,
@@ -231,6 +232,13 @@ def by_path(path: str) -> Callable[..., Any]:
     return found
 
 
+def as_commands(text: str) -> str:
+    """A docstring with its `python -m train.x configs/KIND/y.py` as `jaxrec train x y`, which needs no checkout."""
+    command = r"python -m (?:jaxrec\.(?=\w)|(?=train\.|eval\.))([a-z_.]+\w)"
+    text = re.sub(command, lambda found: f"jaxrec {found[1].replace('.', ' ')}", text)
+    return re.sub(r"\bconfigs/(?:\w+/)?(\w+)\.py", r"\1", text)
+
+
 # ------------------------------------------------------------------------------------------ inside
 
 
@@ -260,21 +268,16 @@ def _alias_running_script() -> None:
 
 
 def _command() -> str:
-    """How the running script was called, for the usage line; the `jaxrec` command says it as `__called__`."""
-    main = sys.modules.get("__main__")
-    if called := getattr(main, "__called__", ""):
+    """How the running script was called, for the usage line."""
+    if called := _called():
         return f"{called} [FILE]"
-    spec = getattr(main, "__spec__", None)
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return f"python -m {spec.name} [FILE]" if spec is not None else Path(sys.argv[0]).name
 
 
-def _as_called(text: str) -> str:
-    """A docstring whose commands are written as this script was called: `jaxrec train x` works without a checkout."""
-    if not getattr(sys.modules.get("__main__"), "__called__", ""):
-        return text
-    command = r"python -m (?:jaxrec\.(?=\w)|(?=train\.|eval\.))([a-z_.]+\w)"
-    text = re.sub(command, lambda found: f"jaxrec {found[1].replace('.', ' ')}", text)
-    return re.sub(r"\bconfigs/(?:\w+/)?(\w+)\.py", r"\1", text)
+def _called() -> str:
+    """The verbs of the `jaxrec` command, which says them to the script that it runs; "" where that runs by itself."""
+    return getattr(sys.modules.get("__main__"), "__called__", "")
 
 
 def _call(config_class: type, make: Any, where: str = "") -> Any:
@@ -301,6 +304,8 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close or not known:
         return f"; did you mean {close[0]!r}?" if close else ""
+    if len(known) > LISTED:
+        known = [name for name in known if "." not in name]
     return f"; it has {', '.join(dict.fromkeys(known))}"
 
 
