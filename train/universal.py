@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxrec import config, mesh, objectives
+from jaxrec.assistant.fitting import ruled_out
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.instructions import Skipped
@@ -56,9 +57,7 @@ class UniversalConfig:
     p_enters: DeltaConfig = DeltaConfig(embed=True, norm=True, lora_rank=4)  # of the head
     person: Literal["head", "backbone"] = "head"  # whose layers p changes, and who answers
     inside: DeltaConfig = PersonalConfig.inside  # of the backbone, where the person is
-    depths: tuple[
-        int, ...
-    ] = ()  # the backbone's layers that p changes, from 0; empty: the top quarter
+    depths: tuple[int, ...] = ()  # of the backbone's layers that p changes; empty: the top quarter
     d_p: int = 64
     hyper_width: int = 64
     encoder: ProfileEncoderConfig = ProfileEncoderConfig()
@@ -93,6 +92,9 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     told, teacher = {}, None
     if cfg.teacher:
         teacher, told["teacher"] = load_teacher(cfg.teacher, backbone, devices, chat)
+    if cfg.restraint.penalty:
+        barred = ruled_out(chat, backbone.cfg.vocab, tenants)
+        told["disallowed"] = mesh.place(devices, barred)
     vocab, tied = backbone.cfg.vocab, cfg.head.tied_to_backbone
     head = dataclasses.replace(
         cfg.head,
@@ -101,19 +103,8 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         d_backbone=backbone.cfg.d_model if tied else 0,
         tokens=chat.size if chat.size < vocab else 0,
     )
-    lm = PersonalLM(
-        backbone,
-        PersonalConfig(
-            lfe_cfg,
-            head,
-            cfg.p_enters,
-            cfg.d_p,
-            cfg.hyper_width,
-            cfg.person,
-            cfg.inside,
-            cfg.depths,
-        ),
-    )
+    own = (cfg.p_enters, cfg.d_p, cfg.hyper_width, cfg.person, cfg.inside, cfg.depths)
+    lm = PersonalLM(backbone, PersonalConfig(lfe_cfg, head, *own))
     encoder = ProfileEncoder(
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
@@ -157,6 +148,8 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
 
     Raises RunError where nobody has dialogues to learn from, or nobody any to measure `loop.monitor` on.
     """
+    if cfg.restraint.kl and cfg.reference == "teacher" and not cfg.teacher:
+        raise RunError("universal: a KL to the teacher needs one; name it with --teacher")
     if not cfg.lfe:
         raise RunError("universal: name a retrofit's OUT/lfe with --lfe")
     tenants, skipped = read_tenants(cfg.tenants)

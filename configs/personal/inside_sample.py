@@ -15,6 +15,8 @@ from jaxrec.training.optimizer import OptConfig
 
 config = UniversalConfig(
     lfe="runs/sample/retrofit/lfe",
+    tenants=("world:train",),
+    held=("world:held",),
     person="backbone",
     inside=DeltaConfig(norm=True, lora_rank=8, lora_sites="q|v|up|down"),
     depths=(2, 3),

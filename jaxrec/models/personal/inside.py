@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
 from jaxrec.models.personal.vocabulary import only_real
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -21,13 +22,17 @@ from jaxrec.nn.stack import stack_sizes
 from jaxrec.structs import Delta, HeadOutput, Tokens
 
 
+class InsideError(RunError, ValueError):
+    """A person where the backbone has no place for one: a layer that is not there, an encoder that cannot answer."""
+
+
 def chosen_depths(depths: Sequence[int], layers: int) -> tuple[int, ...]:
     """The numbers of the layers that A(p) changes, from 0 at the bottom; by default the top quarter.
 
-    Raises ValueError for a layer that the backbone does not have.
+    Raises InsideError for a layer that the backbone does not have.
     """
     if any(not 0 <= n < layers for n in depths):
-        raise ValueError(f"depths {tuple(depths)}: the backbone has layers 0 to {layers - 1}")
+        raise InsideError(f"depths {tuple(depths)}: the backbone has layers 0 to {layers - 1}")
     return tuple(sorted(set(depths))) or tuple(range(layers - max(layers // 4, 1), layers))
 
 
@@ -41,10 +46,10 @@ def cuts_between(depths: Sequence[int], cfg: DecoderConfig) -> tuple[int, ...]:
 def spec_inside(spec: DeltaConfig, depths: Sequence[int], cfg: DecoderConfig) -> DeltaConfig:
     """`spec` on the stacks that lie at `depths`, whatever stacks it named.
 
-    Raises ValueError where a stack of the backbone holds layers of both kinds: cut it by `cuts_between` first.
+    Raises InsideError where a stack of the backbone holds layers of both kinds: cut it by `cuts_between` first.
     """
     if missing := set(cuts_between(depths, cfg)) - set(cfg.cuts):
-        raise ValueError(
+        raise InsideError(
             f"the backbone is cut at {cfg.cuts}; A(p) at depths {chosen_depths(depths, cfg.layers)} needs a cut at"
             f" {sorted(missing)[0]} too (inside.cuts_between gives them all)"
         )

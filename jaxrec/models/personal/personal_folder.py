@@ -24,11 +24,11 @@ from jaxrec.models.language.model_folder import (
     place_of,
 )
 from jaxrec.models.language.tuned_folder import is_adapter, load_tuned
-from jaxrec.models.personal.inside import cuts_between
+from jaxrec.models.personal.inside import InsideError, cuts_between
 from jaxrec.models.personal.lfe import LFEConfig
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
-from jaxrec.nn.decoder import Decoder
+from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import recut, stack_sizes
 from jaxrec.training.partition import paths
 
@@ -128,9 +128,11 @@ def cut_for_person(
       facts: of the folder; they learn of the cuts, so that a model saved with them is loaded so too.
       depths: of the layers, from 0; empty: the top quarter.
 
-    Raises ValueError as `inside.chosen_depths`.
+    Raises InsideError for a depth that is not there, and for an encoder.
     """
     old = backbone.cfg
+    if not isinstance(old, DecoderConfig):
+        raise InsideError(f"{facts['backbone']} is an encoder: it gives Z, but it cannot answer")
     new = dataclasses.replace(old, cuts=cuts_between(depths, old))
     parts, facts = dict(parts), {**facts, "cuts": list(new.cuts)}
     if old == new:

@@ -23,7 +23,7 @@ from jaxrec.delta import DeltaConfig, Sites, materialise
 from jaxrec.losses.tokens import following, next_log_probs
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, Recall, head_cache, memory_of
 from jaxrec.models.personal.hypernet import Hypernet
-from jaxrec.models.personal.inside import continued, spec_inside
+from jaxrec.models.personal.inside import InsideError, continued, spec_inside
 from jaxrec.models.personal.lfe import LFE, LFEConfig, extract
 from jaxrec.models.personal.vocabulary import Vocabulary, only_real, vocabulary_of
 from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
@@ -75,8 +75,8 @@ class PersonalLM:
         own, cfg = self.backbone.cfg, self.cfg
         decodes = isinstance(own, DecoderConfig)
         if not decodes and (self.inside or cfg.head.tied_to_backbone):
-            raise ValueError(
-                "an encoder gives Z, but it neither answers nor lends a head its vocabulary"
+            raise InsideError(
+                "an encoder gives Z, but it neither answers nor lends a head its vocabulary: take a decoder for that"
             )
         if decodes and cfg.head.tied_to_backbone:
             sizes = (own.vocab, own.d_model)
