@@ -7,6 +7,10 @@ from jaxrec.people.personas import PersonasConfig
 from jaxrec.recommenders.flow.pipeline import FlowSettings
 from jaxrec.recommenders.item_knn import ItemKNNConfig
 
+# All candidates but near doubles are weighed. Where half of them went by diversity of texts, before any ranker was
+# heard, the held-out item was among the ten in 12 % of cases on MovieLens-100K, and in 17 % where all stayed.
+KEEPING_ALL = FlowSettings(candidates=200, diverse=200, duplicate=0.97, near=0.75)
+
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
@@ -28,7 +32,7 @@ class FlowConfig:
     neighbours: ItemKNNConfig = ItemKNNConfig()
     personas: PersonasConfig = PersonasConfig(restarts=3)
     persona_people: int = 20
-    settings: FlowSettings = dataclasses.field(default_factory=lambda: FlowSettings(near=0.75))
+    settings: FlowSettings = dataclasses.field(default_factory=lambda: KEEPING_ALL)
     tuned_people: int = 50
     tuned_rows: int = 400
     seed: int = 0

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from jaxrec.retrieval.catalog_vectors import embed_catalog
 
 _log = logging.getLogger(__name__)
 TREND_HALF_LIFE = 90 * DAY
+LIST = 10
 GRID = (0.0, 0.25, 0.5, 1.0, 2.0)  # weights that are tried
 AnyRecommender = TypeVar("AnyRecommender", bound=Recommender)
 
@@ -102,53 +103,51 @@ def trend(rows: Histories, half_life: float = TREND_HALF_LIFE) -> Float[np.ndarr
     return np.bincount(rows.item_T, weights=weight_T, minlength=rows.n_items)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tuned:
-    """Chosen weights for requests without a query, and how often the held-out item is among the ten, in shares.
+class Asked(NamedTuple):
+    """Held-out people: each one's standardised scores of the candidates [S, J], and where the held-out item is [J]."""
 
-    hit: by these weights. popular: by popularity alone. rows: how many people were asked.
-    """
+    names: tuple[str, ...]
+    cases: list[tuple[np.ndarray, np.ndarray]]
 
-    weights: FlowWeights
-    hit: float
-    popular: float
-    rows: int
+    def places(self, weights: FlowWeights) -> list[int]:
+        """How many candidates stand before each held-out item; very many where it was not found."""
+        weight_S = np.array([getattr(weights, name) for name in self.names])
+        return [_place(weight_S @ z_SJ, own_J) for z_SJ, own_J in self.cases]
 
 
-def choose_weights(
-    parts: FlowParts, settings: FlowSettings, valid: Holdout, *, most: int = 400, seed: int = 0
-) -> Tuned:
-    """The weights of a small grid with the best N@10 over what people took last but one, nothing being asked.
-
-    parts: fitted without the held-out events. At most `most` people are asked, drawn by `seed`.
-    """
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(valid))[:most])
-    valid = valid.take(drawn)
+def ask(parts: FlowParts, settings: FlowSettings, held: Holdout) -> Asked:
+    """What a pipeline finds for held-out people who ask for nothing. parts: fitted without what is held out."""
     pipeline, names = Pipeline(parts, settings), ("text", *parts.rankers)
-    score_BI = {name: np.asarray(r.score(valid.histories)) for name, r in parts.rankers.items()}
+    score_BI = {name: np.asarray(r.score(held.histories)) for name, r in parts.rankers.items()}
     cases = []
-    for row, target in enumerate(valid.target_B.tolist()):
-        history = valid.histories.take(np.array([row]))
-        found = pipeline.gather(
-            history, Query(""), {name: score_I[row] for name, score_I in score_BI.items()}
-        )
-        parts_J = weigh(found.scores, FlowWeights(**dict.fromkeys(names, 1.0)))[1]
-        cases.append((np.stack([parts_J[name] for name in names]), found.items == target))
-    best, chosen, hit = -1.0, settings.weights, 0.0
-    for weight in itertools.product(GRID, repeat=len(names)):
-        places = [_place(np.array(weight) @ z_SJ, own_J) for z_SJ, own_J in cases]
-        value = float(np.mean([1 / np.log2(p + 2) if p < 10 else 0.0 for p in places]))
-        if any(weight) and value > best + 1e-9:
-            values = dict(zip(names, weight, strict=True))
-            best, chosen = value, dataclasses.replace(settings.weights, **values)
-            hit = float(np.mean([p < 10 for p in places]))
-    popular_I = parts.popular_I.astype(np.float64).copy()
-    among = []
-    for row, target in enumerate(valid.target_B.tolist()):
-        left_I = popular_I.copy()
-        left_I[valid.histories[row]] = -1.0
-        among.append(int((left_I > left_I[target]).sum()) < 10)
-    return Tuned(chosen, hit, float(np.mean(among)), len(valid))
+    for row, target in enumerate(held.target_B.tolist()):
+        history = held.histories.take(np.array([row]))
+        own = {name: score_I[row] for name, score_I in score_BI.items()}
+        found = pipeline.gather(history, Query(""), own)
+        z = weigh(found.scores, FlowWeights(**dict.fromkeys(names, 1.0)))[1]
+        cases.append((np.stack([z[name] for name in names]), found.items == target))
+    return Asked(names, cases)
+
+
+def choose_weights(asked: Asked, start: FlowWeights) -> FlowWeights:
+    """The weights of a small grid with the best N@10."""
+    best, chosen = -1.0, start
+    for weight in itertools.product(GRID, repeat=len(asked.names)):
+        tried = dataclasses.replace(start, **dict(zip(asked.names, weight, strict=True)))
+        gains = [1 / np.log2(p + 2) if p < LIST else 0.0 for p in asked.places(tried)]
+        if any(weight) and np.mean(gains) > best + 1e-9:
+            best, chosen = float(np.mean(gains)), tried
+    return chosen
+
+
+def popular_hits(popular_I: Float[np.ndarray, " I"], held: Holdout) -> float:
+    """How often the held-out item is among the ten most popular that its person has not taken, as a share."""
+    hits = []
+    for row, target in enumerate(held.target_B.tolist()):
+        left_I = popular_I.astype(np.float64)
+        left_I[held.histories[row]] = -1.0
+        hits.append(int((left_I > left_I[target]).sum()) < LIST)
+    return float(np.mean(hits))
 
 
 def _place(total_J: np.ndarray, own_J: np.ndarray) -> int:

@@ -47,11 +47,11 @@ def open_shop(
       config: how it is fitted; None: the defaults.
       columns: names of columns by meaning (user, item, rating, time, title, ...), where looking does not tell them.
       progress: bars on stderr.
-      say: is told in a line each what is done and why; None: nobody.
+      say: is told in a line each what is done and why; None: stderr, where there is progress, else nobody.
 
     Raises DataError for files that can't be read, FlowError where `keep` holds something else, NothingToLearn.
     """
-    say, config = say or (lambda line: None), config or FlowConfig()
+    say, config = say or (say_on_stderr if progress else _silent), config or FlowConfig()
     files = [Path(path).expanduser().absolute() for path in (events, items) if path is not None]
     columns = {name: column for name, column in (columns or {}).items() if column}
     folder = _folder(files, keep)
@@ -99,8 +99,8 @@ def _fitted(
     if "hit_10" in flow.facts:
         told = flow.facts
         say(
-            f"checked on {told['held_out_people']} people's last choice but one, hidden: among our ten in "
-            f"{told['hit_10']:.0%} of cases (the ten most popular: {told['popular_hit_10']:.0%})"
+            f"checked on {told['held_out_people']} people: what they took last, hidden, is among our ten in "
+            f"{told['hit_10']:.0%} of cases (among the ten most popular in {told['popular_hit_10']:.0%})"
         )
     flow.facts["made_from"] = made_from
     flow.save(folder / "flow")
@@ -173,6 +173,10 @@ def _digest(what: Any) -> str:
 def _size(folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{size / 1e6:.1f} MB"
+
+
+def _silent(line: str) -> None:
+    """Nobody is told."""
 
 
 def say_on_stderr(line: str) -> None:

@@ -235,15 +235,22 @@ def _tuned(
         return settings, {}
     if len(valid) < config.tuned_people:
         notes.append(
-            f"{len(valid)} people can be asked what they took last, {config.tuned_people} are needed to choose "
-            "weights: those given stand"
+            f"weights as given: they are chosen on {config.tuned_people} people or more with three events, not "
+            f"{len(valid)}"
         )
         return settings, {}
     before = dataclasses.replace(
         parts, rankers=learned, histories=split.train, popular_I=fitting.trend(split.train)
     )
-    tuned = fitting.choose_weights(
-        before, settings, valid, most=config.tuned_rows, seed=config.seed
-    )
-    facts = {"held_out_people": tuned.rows, "hit_10": tuned.hit, "popular_hit_10": tuned.popular}
-    return dataclasses.replace(settings, unasked=tuned.weights), facts
+    drawn = np.random.default_rng(config.seed).permutation(len(valid))[: config.tuned_rows]
+    rows = np.sort(drawn)
+    start = settings.unasked or settings.weights
+    weights = fitting.choose_weights(fitting.ask(before, settings, valid.take(rows)), start)
+    test = split.test.take(rows)
+    places = fitting.ask(before, settings, test).places(weights)
+    facts = {
+        "held_out_people": len(test),
+        "hit_10": float(np.mean([place < fitting.LIST for place in places])),
+        "popular_hit_10": fitting.popular_hits(before.popular_I, test),
+    }
+    return dataclasses.replace(settings, unasked=weights), facts
