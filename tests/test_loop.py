@@ -244,3 +244,14 @@ def test_config_is_written_beside_the_results(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 1
     assert (tmp_path / "environment.json").is_file()
     assert (tmp_path / "checkpoints" / "config.json").is_file()
+
+
+def test_a_resume_with_other_settings_is_refused_and_the_record_stays(tmp_path):
+    tiny.train(tmp_path, steps=2)
+    record = tmp_path / "environment.json"
+    record.write_text("of the first run")
+    with pytest.raises(checkpoint.CheckpointError, match=r"seed: 0 -> 1\. .*--loop\.allow-changes"):
+        tiny.train(tmp_path, steps=4, seed=1)
+    assert record.read_text() == "of the first run"
+    tiny.train(tmp_path, steps=4, seed=1, allow_changes=True, keep=5, save_every=1)
+    assert record.read_text() != "of the first run"

@@ -12,6 +12,7 @@ nats a token and perplexity in OUT/metrics.jsonl. What is written is the best of
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,22 +220,34 @@ def held_out_nll(tuned: Tuned, examples: list[text.Example], cfg: SftConfig):
 
 def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.FitResult) -> None:
     """OUT/model where the model's own weights were trained; OUT/adapter and OUT/peft where a Delta was."""
-    out, spec = Path(cfg.out), tuned.spec
+    out = Path(cfg.out)
     tree = partition.merge(best, frozen)
     facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value}
     base = save_stage(out, tuned, tree, backbone="backbone" in best, facts=facts, plain=cfg.plain)
-    if "delta" not in tree:
-        return
-    params = tree["backbone"]
+    written = {"model"} if "backbone" in best else set()
+    if "delta" in tree:
+        written |= {"adapter", *_save_delta(cfg, tuned, tree, base)}
+    older = {"model", "adapter", "peft"} - written  # an earlier run's never lie beside this one's
+    for name in sorted(older):
+        if (out / name).resolve() != Path(tuned.base).expanduser().resolve():
+            shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _save_delta(cfg: SftConfig, tuned: Tuned, tree: dict[str, Any], base: str) -> set[str]:
+    """OUT/peft, where PEFT knows the method, and by option OUT/model with the Delta merged; which of them there are."""
+    out, spec, params, written = Path(cfg.out), tuned.spec, tree["backbone"], {"peft"}
     if cfg.merge or spec.lora_dora:  # both compute with the weights themselves
         params = quant.whole(params)
     try:
         hub.save_peft(out / "peft", tree["delta"], spec, tuned.cfg, params=params, base=base)
     except hub.PeftError as error:
         print(f"no OUT/peft: {error}", flush=True)
+        written = set()
     if cfg.merge:
         merged = deltas.merge_params(params, tree["delta"], Decoder.path_of)
         save_model(out / "model", tuned.cfg, merged, base)
+        written.add("model")
+    return written
 
 
 if __name__ == "__main__":

@@ -187,6 +187,10 @@ def family_of(cfg: Config) -> str:
     # cuts, precision, rematerialisation and kernels are how we run a model, not what it is
     own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat", "attention")}
     lost = [k for k, v in own.items() if getattr(back, k) != v]
+    if isinstance(cfg, DecoderConfig) and cfg.rope_fraction != 1 and family != "phi":
+        lost.append(
+            "rope_fraction"
+        )  # the file could say it, and transformers would turn all of a head
     if lost:
         raise ModelError(
             f"no supported HF architecture holds this model: as {family} it would lose {', '.join(lost)}"

@@ -85,6 +85,10 @@ def export_adapter(out: str | Path, cfg: DecoderConfig, delta: Delta, kind: str 
         rows = {np.shape(leaf)[-3] for leaf in (lora.a_NBDR, lora.b_NBRF)}
         if rows != {1}:
             raise GgufError(f"a GGUF adapter holds one row of a Delta, not {max(rows)}: take one")
+        if path == "head/kernel" and cfg.tied:
+            raise GgufError(
+                "the head is tied to the embedding, so a GGUF file has no output matrix that a LoRA could change"
+            )
         if path not in names:
             raise GgufError(f"a {family} GGUF file has no matrix {path} that a LoRA could change")
         name = names[path].format(n=layer)
@@ -112,6 +116,10 @@ def check_model(cfg: Any) -> str:
     if family not in ARCHITECTURES:
         raise GgufError(
             f"a {family} model has no GGUF export; supported are {', '.join(ARCHITECTURES)}"
+        )
+    if family != "llama" and cfg.heads * cfg.head_dim != cfg.d_model:
+        raise GgufError(
+            f"llama.cpp's {ARCHITECTURES[family][0]} has heads of d_model / heads only, not of {cfg.head_dim}"
         )
     if cfg.rope_scaling is not None and cfg.rope_scaling.kind not in (
         "default",
@@ -225,6 +233,17 @@ def _loras(cfg: DecoderConfig, delta: Delta) -> Iterator[tuple[str, Any, tuple, 
 def _write(writer: Any, tensors: list[Tensor], kind: str) -> None:
     import gguf
 
+    # GGUFWriter opens its path by itself: it gets one beside, so that OUT is whole or as it was
+    out = Path(writer.path)
+    fresh = writer.path = out.with_name(f".{out.name}.new")
+    try:
+        _write_all(writer, tensors, kind, gguf)
+        fresh.replace(out)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _write_all(writer: Any, tensors: list[Tensor], kind: str, gguf: Any) -> None:
     for tensor in tensors:
         form = _type_of(tensor.shape, kind)
         if form == "q8_0":

@@ -145,9 +145,10 @@ def _write_special(writer: Any, tokenizer: Tokenizer) -> None:
     ):
         if ids[key] is not None:
             write(ids[key])
-    ends = [i for i in tokenizer.eos_ids if i != ids["eos"]]
-    if ends:
-        writer.add_eot_token_id(ends[0])
+    # what the chat template writes behind an answer comes last there, and first here: a file names two ends more
+    ends = [i for i in reversed(tokenizer.answer_ends) if i != ids["eos"]]
+    for i, write in zip(ends, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        write(i)
     bare, full = (tokenizer.encode("a", special) for special in (False, True))
     # our own models are trained on texts behind <bos>, which the tokenizer leaves to the caller
     writer.add_add_bos_token(own or (full != bare and full[0] == ids["bos"]))

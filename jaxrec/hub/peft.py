@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from jaxrec import delta as deltas
 from jaxrec import files
 from jaxrec.delta import DeltaConfig
+from jaxrec.hub.config import read_config
 from jaxrec.hub.peft_config import (
     CONFIG,
     PeftError,
@@ -61,9 +62,11 @@ def save_peft(
     """Writes a Delta of one row and one kind as a PEFT folder, in place of an adapter that was there.
 
     `params`: the base's, needed for DoRA only. `base`: its folder or hub id, which PEFT keeps with the adapter.
-    Raises PeftError for a Delta of several rows or kinds, of a kind that PEFT does not have, or for another model.
+    A folder is named by its whole path, as PEFT looks for a relative one from wherever it is started.
+    Raises PeftError for a Delta of several rows or kinds, of a kind that PEFT does not have, or for another model
+    than the base (one that was cut, say).
     """
-    folder = Path(folder)
+    folder, base = Path(folder), _checked_base(base, cfg)
     try:
         delta = deltas.materialise(delta)
         deltas.check(delta, Decoder.sites(cfg))
@@ -72,7 +75,8 @@ def save_peft(
         raise PeftError(f"this Delta is not for this model: {error}") from error
     if rows != 1:
         raise PeftError(f"a PEFT folder holds one tenant, this Delta {rows}: take one row of it")
-    delta, kind = jax.tree.map(np.asarray, delta), _kind(delta)
+    # in bf16 a magnitude near 1 would lose most of what it says
+    delta, kind = jax.tree.map(lambda x: np.asarray(x, np.float32), delta), _kind(delta)
     if kind == "LORA":
         tensors, options = lora_tensors(delta, spec, cfg, params)
     else:
@@ -105,6 +109,22 @@ def load_peft(
         delta, spec = read[config["peft_type"]](tensors, config, cfg)
     deltas.check(delta, Decoder.sites(cfg))
     return delta, spec
+
+
+def _checked_base(base: str, cfg: DecoderConfig) -> str:
+    """The base as PEFT will find it. Raises PeftError for a folder whose model is another than that of `cfg`."""
+    folder = Path(base).expanduser()
+    if not base or not (folder / "config.json").is_file():
+        return base
+    there, _ = read_config(folder)
+    for name in ("layers", "d_model", "heads", "groups", "head_dim", "d_ff", "vocab"):
+        own, other = getattr(cfg, name), getattr(there, name)
+        if own != other:
+            raise PeftError(
+                f"the adapter is for a model with {name}={own}, the base {base} has {other}: PEFT would put it onto"
+                " another model than it was trained on"
+            )
+    return str(folder.resolve())
 
 
 def _is_adapter(path: Path) -> bool:

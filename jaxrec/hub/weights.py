@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from jaxrec import files
+from jaxrec import files, quant
 from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
 from jaxrec.hub.names import NAMES, spellings, transposed
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -239,6 +239,10 @@ def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SH
     """The files of `save`, into a folder that holds no model."""
     from safetensors.numpy import save_file
 
+    if quant.kinds_in(params):
+        raise ModelError(
+            "quantised weights have no place in a Hugging Face folder here: give what they stand for (quant.whole)"
+        )
     family = family_of(cfg)
     groups = list(_in_groups(_hf_tensors(cfg, params, family), shard_bytes))
     names = ["model.safetensors"]
