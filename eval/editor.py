@@ -24,9 +24,9 @@ from jaxrec.data.candidate_sets import (
     TRAIN,
     CandidateSet,
     CandidateSetConfig,
+    first_shown,
     read_candidate_set,
 )
-from jaxrec.data.shown_pieces import first_shown
 from jaxrec.detection import group_weights
 from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts
 from jaxrec.models.personal.editor import EditorBatch

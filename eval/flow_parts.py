@@ -22,7 +22,7 @@ from jaxrec.recommenders.flow.fitting import fitted, taste_of, text_vectors, tre
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
 from jaxrec.retrieval.index import Index
-from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import make_shops
 
 _log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ from jaxrec.files import write_json
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
 from jaxrec.results import print_table, write_results
-from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import Shops, make_shops
 
 RecommenderConfig = functools.reduce(operator.or_, kinds.config_classes())  # a union of them all

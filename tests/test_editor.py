@@ -11,9 +11,17 @@ import pytest
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data import candidate_sets
-from jaxrec.data.candidate_sets import OUT, TEST, TRAIN, VALID, CandidateSet, CandidateSetConfig
+from jaxrec.data.candidate_sets import (
+    OUT,
+    TEST,
+    TRAIN,
+    VALID,
+    CandidateSet,
+    CandidateSetConfig,
+    draw_pieces,
+    first_shown,
+)
 from jaxrec.data.rewrites import rewrites
-from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.surface import NAMES, surface
 from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, choose, edit
 from jaxrec.models.personal.editor_folder import EditorModel

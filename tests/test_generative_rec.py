@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.item_codes import ItemCodes, ItemCodesError
-from jaxrec.losses.codes import next_codes
+from jaxrec.losses.tokens import next_codes
 from jaxrec.models.items.code_layers import LayersConfig
 from jaxrec.models.items.generative_rec import CodeDecoder, CodeDecoderConfig, item_vectors
 from jaxrec.models.items.semantic_id import RqVaeConfig

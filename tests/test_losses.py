@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.losses.classification import cross_entropy
-from jaxrec.losses.contrastive import info_nce
+from jaxrec.losses.labels import cross_entropy
+from jaxrec.losses.ranking import info_nce
 from jaxrec.losses.tokens import distil, next_token, sequence_logprob
 
 

@@ -17,7 +17,7 @@ from jaxrec.data.histories import Holdout, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
-from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import make_shops
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import pytest
 import tiny_personal as tiny
 
 from jaxrec import objectives
-from jaxrec.losses.disallowed import disallowed_tokens
+from jaxrec.losses.tokens import disallowed_tokens
 from jaxrec.objectives.restraint import Restraint
 
 B, TENANTS = 4, [0, 0, 1, 1]

@@ -19,7 +19,7 @@ from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.mesh import HostsConfig
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.side_features import SideFeatures
-from jaxrec.world.rated import rate_items
+from jaxrec.world.events import rate_items
 from jaxrec.world.shops import make_shops
 
 

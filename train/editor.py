@@ -22,9 +22,10 @@ from jaxrec.data.candidate_sets import (
     VALID,
     CandidateSet,
     CandidateSetConfig,
+    draw_pieces,
+    first_shown,
     read_candidate_set,
 )
-from jaxrec.data.shown_pieces import draw_pieces, first_shown
 from jaxrec.data.source import ArraySource
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts

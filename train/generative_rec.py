@@ -14,7 +14,7 @@ from jaxrec import config, ranking
 from jaxrec.data.histories import histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.recommenders.generative_rec import GenerativeRec, GenerativeRecConfig
-from jaxrec.world.shop_set import interaction_set
+from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import make_shops
 
 

@@ -23,7 +23,7 @@ from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.policy_sets import TRAIN, VALID, PolicySet, PolicySetConfig, read_policy_set
 from jaxrec.data.source import ArraySource
-from jaxrec.losses.multi_label import binary_cross_entropy, positive_weights
+from jaxrec.losses.labels import binary_cross_entropy, positive_weights
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.personal.onboarding import blank
 from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, PolicyHeadConfig

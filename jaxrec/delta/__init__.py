@@ -7,8 +7,7 @@ rows  = take(bank, tenant_B)                    a tenant for each row of a batch
 check(delta, sites)                             a misspelt site is an error, never ignored
 """
 
-from jaxrec.delta.algebra import add, bank, scale, take
-from jaxrec.delta.checks import batch_size, check, count, size_bytes
+from jaxrec.delta.algebra import add, bank, batch_size, check, count, scale, size_bytes, take
 from jaxrec.delta.config import METHODS, DeltaConfig, DeltaError, choose, method
 from jaxrec.delta.layout import init, materialise, restack, shapes, with_dropout, zeros
 from jaxrec.delta.magnitude import column_gain, column_norms, settle

@@ -1,4 +1,7 @@
-"""Losses over token rows. Arrays in, sums and weights out: who divides, and by what, is the step's business."""
+"""Losses over token rows: the next token, a teacher's, tokens that must not be said, the codes of semantic ids.
+
+Arrays in, sums and weights out: who divides, and by what, is the step's business.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +72,59 @@ def distil(
     teacher = jax.nn.log_softmax(teacher_BLV.astype(jnp.float32) / temperature)
     kl_BL = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
     return temperature**2 * jnp.sum(kl_BL * following(loss_BL))
+
+
+def disallowed_tokens(
+    logits_BLV: Float[Array, "B L V"],
+    ids_BL: Int[Array, "B L"],
+    loss_BL: Float[Array, "B L"],
+    disallowed_BV: Bool[Array, "B V"],
+) -> dict[str, Float[Array, " B"]]:
+    """-log(1 - m) at each predicted token, m the probability of all tokens that the row's rules disallow, summed.
+
+    That is unlikelihood training (Welleck 2020) with the set's mass in place of one token's. Where the example itself
+    says a disallowed token the example wins: such a place has no penalty and is counted in `excepted`. At least one
+    token must be allowed. Returns `penalty` (nats), `mass` and `excepted`, weighted sums by row.
+
+    logits_BLV: scores of the next token. ids_BL: the tokens. loss_BL: weight of predicting each from those before it.
+    disallowed_BV: the tokens that each row must not say.
+    """
+    log_p = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))
+    barred = disallowed_BV[:, None, :]
+    # log of what is allowed, straight from log p: 1 - m would lose it where m is nearly 1
+    log_allowed = jax.nn.logsumexp(jnp.where(barred, -1e30, log_p), -1)
+    told = jnp.take_along_axis(disallowed_BV, following(ids_BL), axis=1)
+    weight = following(loss_BL)
+    free = weight * ~told
+    return {
+        "penalty": -jnp.sum(log_allowed * free, -1),
+        "mass": jnp.sum(-jnp.expm1(log_allowed) * free, -1),
+        "excepted": jnp.sum(weight * told, -1),
+    }
+
+
+def next_codes(
+    logits_BLQC: Float[Array, "B L Q C"],
+    codes_BLQ: Int[Array, "B L Q"],
+    weight_BL: Float[Array, "B L"],
+    sizes: tuple[int, ...],
+    smoothing: float = 0.0,
+) -> dict[str, Float[Array, "..."]]:
+    """`nll` (nats, of the true codes), `loss` (with label smoothing, over a level's own codes), weighted sums over
+    places and levels; and `correct_Q`, greedy hits by level.
+
+    logits_BLQC: scores of the C codes at each place and level. codes_BLQ: the true ones. weight_BL: of each place.
+    sizes: how many codes each level has; the columns beyond are no code's.
+    """
+    log_p = jax.nn.log_softmax(logits_BLQC.astype(jnp.float32), axis=-1)
+    picked_BLQ = jnp.take_along_axis(log_p, codes_BLQ[..., None], axis=-1)[..., 0]
+    weight_BLQ = weight_BL[:, :, None]
+    nll = -(picked_BLQ * weight_BLQ).sum()
+    loss = nll
+    if smoothing:
+        count_Q = jnp.asarray(sizes, jnp.float32)
+        there_QC = jnp.arange(log_p.shape[-1])[None] < count_Q[:, None]
+        even_BLQ = jnp.where(there_QC[None, None], log_p, 0.0).sum(-1) / count_Q[None, None]
+        loss = (1 - smoothing) * nll - smoothing * (even_BLQ * weight_BLQ).sum()
+    hit_BLQ = logits_BLQC.argmax(-1) == codes_BLQ
+    return {"nll": nll, "loss": loss, "correct_Q": (hit_BLQ * weight_BLQ).sum((0, 1))}

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrec.losses.multi_label import binary_cross_entropy
+from jaxrec.losses.labels import binary_cross_entropy
 from jaxrec.losses.preference import sigmoid
 from jaxrec.models.personal.editor import Editor, EditorBatch, profile_of, score_drafts
 from jaxrec.models.personal.profile import ProfileEncoder

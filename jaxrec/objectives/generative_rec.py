@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.data.history_rows import HistoryRows
-from jaxrec.losses.codes import next_codes
+from jaxrec.losses.tokens import next_codes
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux
 

@@ -6,7 +6,7 @@ A batch [B, S]: item, label, shown (what p is made of), asked (what counts; 0 or
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxrec.losses.classification import cross_entropy
+from jaxrec.losses.labels import cross_entropy
 from jaxrec.models.personal.judgement import Models
 from jaxrec.objectives.objective import Objective
 from jaxrec.structs import Aux

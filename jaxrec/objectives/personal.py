@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxrec import tables
 from jaxrec.delta import take
-from jaxrec.losses.classification import cross_entropy
-from jaxrec.losses.contrastive import info_nce
+from jaxrec.losses.labels import cross_entropy
+from jaxrec.losses.ranking import info_nce
 from jaxrec.losses.tokens import distil, next_token, token_sums
 from jaxrec.models.personal.heads import GenerativeHead, memory_of
 from jaxrec.models.personal.lfe import LFE, extract

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxrec.losses.multi_label import binary_cross_entropy
+from jaxrec.losses.labels import binary_cross_entropy
 from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, label_logits, profile_of
 from jaxrec.models.personal.profile import ProfileEncoder
 from jaxrec.objectives.objective import Objective

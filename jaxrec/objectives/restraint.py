@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from jaxtyping import Array
 
-from jaxrec.losses.disallowed import disallowed_tokens
 from jaxrec.losses.preference import policy_kl
+from jaxrec.losses.tokens import disallowed_tokens
 from jaxrec.structs import Tokens
 
 

@@ -1,9 +1,9 @@
-"""Losses over several yes-or-no labels at once, of which some may be unknown in a row."""
+"""Losses over labels: several yes-or-no labels at once, of which some may be unknown in a row, or one of many."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def binary_cross_entropy(
@@ -40,3 +40,17 @@ def positive_weights(
     yes, no = (target_BW > 0.5).sum(0), ((target_BW >= 0) & (target_BW <= 0.5)).sum(0)
     ratio = np.where((yes > 0) & (no > 0), no / np.maximum(yes, 1), 1.0) ** power
     return np.clip(ratio, 1 / most, most).astype(np.float32)
+
+
+def cross_entropy(
+    logits_BW: Float[Array, "B W"], label_B: Int[Array, " B"], weight_B: Float[Array, " B"]
+) -> dict[str, Float[Array, ""]]:
+    """`nll` (nats) and `correct`, weighted sums over rows; a label below 0 counts as unlabelled (weight 0)."""
+    weight = weight_B * (label_B >= 0)
+    log_p = jax.nn.log_softmax(logits_BW.astype(jnp.float32))
+    picked = jnp.take_along_axis(log_p, jnp.maximum(label_B, 0)[:, None], axis=-1)[:, 0]
+    return {
+        "nll": -jnp.sum(picked * weight),
+        "correct": jnp.sum((logits_BW.argmax(-1) == label_B) * weight),
+        "rows": jnp.sum(weight),
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec import calibration, detection
 from jaxrec.dialogue.decision import decide
-from jaxrec.losses.multi_label import binary_cross_entropy, positive_weights
+from jaxrec.losses.labels import binary_cross_entropy, positive_weights
 
 bce = jax.jit(binary_cross_entropy)
 RNG = np.random.default_rng(0)
