@@ -25,14 +25,13 @@ import numpy as np
 from jaxrec.eval.peft_counted import claims, counted
 from jaxrec.eval.peft_plot import plot
 from jaxrec.eval.peft_tasks import Task, task
-from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
 
 from jaxrec import config, mesh, results
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
 from jaxrec.files import write_json
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
-from jaxrec.nn.generate import backbone_generator
 
 METHODS = (
     "none", "full", "lora", "rslora", "dora", "lora_nf4", "adapter", "adapter_mlp", "prefix", "prompt",
@@ -81,7 +80,7 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     devices = mesh.make(devices=jax.devices()[:1])
     base = load_tuned(cfg.model)
-    writer = backbone_generator(base.cfg, eos=base.chat.eos_ids)
+    writer = writer_of(base)
     results.write_results(
         cfg.results, "peft_counted", counted(), claims=claims(), config={"shape": "Llama-2-7B"},
         filename="counted.json", command="python -m eval.peft",

@@ -26,9 +26,8 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import following
 from jaxrec.models.language.tuned_folder import Tuned
 from jaxrec.models.language.tuned_lm import TunedLM
+from jaxrec.models.language.writing import GREEDY, Writer, decoder_writer, openings_of
 from jaxrec.nn.decoder import Decoder
-from jaxrec.nn.generate import Generator, backbone_generator
-from jaxrec.nn.sampling import sampling
 from jaxrec.structs import Tokens
 from jaxrec.text_metrics import rouge_l
 from jaxrec.training import optimizer, partition
@@ -65,6 +64,12 @@ class Outcome:
     step_s: list[float]
 
 
+def writer_of(base: Tuned) -> Writer:
+    """Greedy decoding with trees of this base, its layers as they are trained."""
+    chat = base.chat
+    return decoder_writer(base.cfg, GREEDY, eos=chat.eos_ids, text_of=chat.decode, cut=False)
+
+
 class Method:
     """A method on a task, ready to be trained."""
 
@@ -75,7 +80,7 @@ class Method:
         task: Task,
         sizes: Sizes,
         devices: Any,
-        writer: Generator | None = None,
+        writer: Writer | None = None,
     ):
         self.name, self.task, self.sizes, self.devices = name, task, sizes, devices
         self.spec = spec_of(name)
@@ -88,7 +93,7 @@ class Method:
         self.examples = self._encode(task.train)
         self.rows = Tokens(**pack(packing_order(self.examples), task.length, base.chat.pad_id))
         self._score = jax.jit(self._score_rows)
-        self._writer = writer or backbone_generator(base.cfg, eos=base.chat.eos_ids)
+        self._writer = writer or writer_of(base)
         if name != UNTUNED:
             self._build()
 
@@ -194,14 +199,9 @@ class Method:
 
     def _written(self, tree: Any, asked: Sequence[Instruction], new: int) -> list[str]:
         room = self.task.length
-        prompts = [self.base.chat.opening(one.prompt) for one in asked]
-        prompts = [ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in prompts]
-        how = sampling(len(prompts), max_new=new)
-        delta = tree.get("delta")
-        if delta is not None:
-            delta = deltas.settle(delta, tree["backbone"], Decoder.path_of)
-        made = self._writer((tree["backbone"], delta), prompts, how)
-        return [self.base.chat.decode(ids) for ids in made.ids]
+        openings = openings_of(self.base.chat, [one.prompt for one in asked], room)
+        how = dataclasses.replace(GREEDY, max_new=new)
+        return list(self._writer(tree, openings, how=how).texts or [])
 
     def merged(self, tree: Any) -> Any:
         """The tree with its Delta folded into the weights; None where this kind has no such form."""

@@ -180,7 +180,14 @@ def test_a_strangers_model_answers_for_a_users_tenant(kind, by, tmp_path, quickl
     tenants = tuple(str(tiny.tenant(shops / name)) for name in ("mill", "bakery"))
     retrofit.main(
         RetrofitConfig(
-            str(base), tenants, lfe=LFE, context=24, length=24, out=str(tmp_path / "r"), **SIZES
+            str(base),
+            tenants,
+            lfe=LFE,
+            reader_tied=True,
+            context=24,
+            length=24,
+            out=str(tmp_path / "r"),
+            **SIZES,
         )
     )
     facts = checkpoint.load_facts(tmp_path / "r" / "lfe")

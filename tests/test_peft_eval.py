@@ -19,8 +19,8 @@ from jaxrec.config import RunError
 from jaxrec.data.instructions import Instruction
 from jaxrec.data.text import Example, pad, train_tokenizer
 from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.models.language.writing import GREEDY
 from jaxrec.nn.decoder import Decoder, DecoderConfig
-from jaxrec.nn.sampling import sampling
 from jaxrec.structs import Tokens
 
 CFG = DecoderConfig(
@@ -142,7 +142,7 @@ def test_exact_is_what_greedy_decoding_writes(lora):
     """What decoding wrote is called right, token by token; with its last token changed it is not."""
     tree, chat = lora.train(3e-2, 0).tree, lora.base.chat
     openings = [chat.opening(one.prompt) for one in lora.task.test]
-    written = lora._writer((tree["backbone"], tree["delta"]), openings, sampling(3, max_new=5)).ids
+    written = lora._writer(tree, openings, how=dataclasses.replace(GREEDY, max_new=5)).ids
     row = lambda a, b: Example([*a, *b], [0.0] * len(a) + [1.0] * len(b))
     rows = [row(a, b) for a, b in zip(openings, written, strict=True)]
     assert all(written)

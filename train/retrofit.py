@@ -31,6 +31,7 @@ from jaxrec.models.language.model_folder import place_facts
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
 from jaxrec.models.personal.lfe import LFE, LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
+from jaxrec.models.personal.vocabulary import Vocabulary
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.structs import Retrofit, Tokens
 from jaxrec.training import gradients, partition, tuning
@@ -50,6 +51,9 @@ class RetrofitConfig:
     cuts: tuple[int, ...] = ()  # of the backbone, so that lora.stacks can name its top layers
     lora: DeltaConfig = DeltaConfig()  # changes to the backbone's top layers, trained along
     reader_layers: int = 1  # of the training-only decoders
+    reader_tied: bool = (
+        False  # they borrow the backbone's vocabulary: for one of many thousand words
+    )
     weights: RetrofitWeights = RetrofitWeights()
     context: int = 40  # tokens of a question
     length: int = 64  # tokens of what follows it
@@ -77,8 +81,12 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     source = Prefetch(ArraySource(batch, cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
 
     z = cfg.lfe.d_z
-    reader = GenerativeHead(HeadConfig(backbone.cfg.vocab, z, cfg.reader_layers, 4, 2 * z, z))
-    parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), reader)
+    reader = HeadConfig(backbone.cfg.vocab, z, cfg.reader_layers, 4, 2 * z, z)
+    if cfg.reader_tied:
+        reader = dataclasses.replace(
+            reader, tied_to_backbone=True, d_backbone=backbone.cfg.d_model, tokens=chat.size
+        )
+    parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), GenerativeHead(reader))
     params = mesh.sharded_init(
         devices,
         lambda key: init(key, parts, cfg, max(len(topics), 1)),
@@ -113,7 +121,13 @@ def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig, t
     hidden = (jnp.zeros((1, 2, parts.backbone.cfg.d_model)),) * cfg.lfe.top_k
     lfe = parts.lfe.init(keys[0], hidden, mask)["params"]
     memory = memory_of(parts.lfe.apply({"params": lfe}, hidden, mask))
-    read = lambda key: parts.reader.init(key, ids, mask, memory, method="answer")["params"]
+    blank = None
+    if parts.reader.cfg.tied_to_backbone:  # its shapes do not depend on how many words there are
+        row = jnp.zeros((1, parts.reader.cfg.d_backbone))
+        blank = Vocabulary(row, row)
+    read = lambda key: parts.reader.init(key, ids, mask, memory, vocabulary=blank, method="answer")[
+        "params"
+    ]
     probe = {
         "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, topics)),
         "bias": jnp.zeros(topics),

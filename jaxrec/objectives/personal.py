@@ -20,7 +20,7 @@ from jaxrec.losses.tokens import distil, next_token, token_sums
 from jaxrec.models.personal.heads import GenerativeHead, memory_of
 from jaxrec.models.personal.lfe import LFE, extract
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
-from jaxrec.models.personal.vocabulary import only_real
+from jaxrec.models.personal.vocabulary import only_real, vocabulary_of
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.restraint import NONE, Reference, Restraint, added, restrained
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
@@ -93,8 +93,12 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
         )
 
     def read(tree, head: str, z: LFEOutput, tokens: Tokens) -> Array:
+        cfg, words = parts.reader.cfg, None
+        if cfg.tied_to_backbone:
+            words = vocabulary_of(parts.backbone.cfg, tree["backbone"], cfg.tokens)
+        rows = (tokens.ids_BL, tokens.mask_BL)
         return parts.reader.apply(
-            {"params": tree[head]}, tokens.ids_BL, tokens.mask_BL, memory_of(z), method="answer"
+            {"params": tree[head]}, *rows, memory_of(z), None, words, method="answer"
         ).logits
 
     def encode(params, frozen, extra, batch: Retrofit, key_B):
