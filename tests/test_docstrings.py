@@ -24,13 +24,6 @@ jaxrec/hub/peft.py
 jaxrec/hub/peft_lora.py
 jaxrec/hub/peft_modules.py
 jaxrec/hub/weights.py
-jaxrec/models/language/model_folder.py
-jaxrec/models/language/sampled.py
-jaxrec/models/language/tuned_folder.py
-jaxrec/models/language/writing.py
-jaxrec/models/personal/answering.py
-jaxrec/models/personal/onboarding.py
-jaxrec/models/personal/personal_folder.py
 jaxrec/people/event_columns.py
 jaxrec/people/profiles.py
 jaxrec/people/unified.py

@@ -57,12 +57,17 @@ def load_model(
 ) -> ModelFolder:
     """A model from a Hugging Face folder or by its hub id.
 
-    devices: the mesh that the weights are placed on; the default device when None. quantise: "nf4" or "int8" kernels.
-    param_dtype: of the weights; that of the file when None. plain: no chat template (`chat_of`). changes: fields of
-    our config to set (`dtype="bfloat16"`, `cuts=(21,)`, `remat="full"`).
+    Args:
+      source: the folder or id.
+      devices: the mesh that the weights are placed on; the default device when None.
+      quantise: "nf4" or "int8" kernels.
+      param_dtype: of the weights; that of the file when None.
+      plain: no chat template (`chat_of`).
+      changes: fields of our config to set (`dtype="bfloat16"`, `cuts=(21,)`, `remat="full"`).
+
     Raises what the hub raises: ModelMissing for what is not there (tokenizer.json too), ModelError for weights that
-    don't fit, and for a tokenizer with more tokens than the embedding has rows; RunError for a model that is no causal
-    one. More rows than tokens are fine.
+    don't fit, and for a tokenizer with more tokens than the embedding has rows; RunError for a model that is no
+    causal one. More rows than tokens are fine.
     """
     folder = find(source)
     chat = chat_of(folder, plain)

@@ -27,7 +27,14 @@ class SampleConfig:
 
 
 class Sampled:
-    """Decodes the same prompts again and again. One process only: a job of several hosts writes none."""
+    """Decodes the same prompts again and again. One process only: a job of several hosts writes none.
+
+    Args:
+      model: the decoder.
+      chat: its format.
+      held: conversations, each up to the answer that is written.
+      cfg: how many, how long, and how they are sampled.
+    """
 
     def __init__(
         self,

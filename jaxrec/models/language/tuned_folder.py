@@ -91,11 +91,16 @@ def load_tuned(
 ) -> Tuned:
     """A model as one tree, from where it lies.
 
-    source: a Hugging Face folder or hub id; or an adapter's folder, whose base is then found by itself. adapter: a
-    folder of ours (`save_tuned`) or of HF PEFT, on top of `source`. quantise: "nf4" or "int8" weights for the
-    backbone. cuts: of the layers into stacks; as the adapter's, or none, when None. changes: fields of the
-    DecoderConfig (`dtype="bfloat16"`, `remat="full"`). plain: no chat template, as `PlainChat`; as the adapter was
-    trained when None. With `devices` everything is placed on that mesh.
+    Args:
+      source: a Hugging Face folder or hub id; or an adapter's folder, whose base is then found by itself.
+      adapter: a folder of ours (`save_tuned`) or of HF PEFT, on top of `source`.
+      devices: the mesh that everything is placed on; the default device when None.
+      quantise: "nf4" or "int8" weights for the backbone.
+      param_dtype: of the weights; that of the file when None.
+      cuts: of the layers into stacks; as the adapter's, or none, when None.
+      plain: no chat template, as `PlainChat`; as the adapter was trained when None.
+      changes: fields of the DecoderConfig (`dtype="bfloat16"`, `remat="full"`).
+
     Raises BackboneMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
     """
     source = str(source)
@@ -168,11 +173,17 @@ def save_tuned(
     plain: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes every part of `tree` but the backbone, replacing what was there.
+    """Writes every part of a tree but the backbone, replacing what was there.
 
-    base: where the backbone came from (a folder or a hub id); hashed: its `base_hash`, read where not given.
-    spec: the DeltaConfig of tree["delta"]. plain: it was trained without a chat template.
-    facts: more for facts.json (the stage, the step, a score).
+    Args:
+      folder: where.
+      tree: all parts; "delta" is one.
+      cfg: of the backbone, whose cuts are kept.
+      base: where the backbone came from (a folder or a hub id).
+      spec: the DeltaConfig of tree["delta"].
+      hashed: the base's `base_hash`, read where not given.
+      plain: it was trained without a chat template.
+      facts: more for facts.json (the stage, the step, a score).
     """
     folder = Path(folder)
     parts = {name: part for name, part in tree.items() if name != "backbone"}
@@ -198,10 +209,18 @@ def save_stage(
     facts: Mapping[str, Any],
     plain: bool = False,
 ) -> str:
-    """What a tuning stage leaves: OUT/model where weights of the backbone trained, OUT/adapter where there is a Delta.
+    """What a tuning stage leaves: OUT/model where weights of the backbone trained, OUT/adapter where there is a
+    Delta.
 
-    tree: the whole tree after training. backbone: whether its weights trained; the adapter then belongs to OUT/model.
-    facts: for the adapter's facts.json. plain: trained without a chat template. Gives the base of the Delta.
+    Gives the base of the Delta.
+
+    Args:
+      out: the run's folder.
+      tuned: the model as it was loaded.
+      tree: the whole tree after training.
+      backbone: whether its weights trained; the adapter then belongs to OUT/model.
+      facts: for the adapter's facts.json.
+      plain: trained without a chat template.
     """
     base = tuned.base
     if backbone:
@@ -221,6 +240,12 @@ def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str
 
     Whatever model or tokenizer was there goes. generation_config.json names all that ends an answer, the chat
     template's own end too, so that `transformers` stops there as we do.
+
+    Args:
+      folder: where.
+      cfg: of the model.
+      params: its weights.
+      base: a folder or hub id with the tokenizer.
     """
     source = find(base)
     beside = [path for name in _TOKENIZER_FILES for path in source.glob(name)]

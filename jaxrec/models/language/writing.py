@@ -54,10 +54,15 @@ class Writer:
     def __call__(
         self, tree: PyTree, requests: Sequence[Any], seed: int = 0, how: Generation | None = None
     ) -> Generated:
-        """A text to each request; request i draws by seed + i, whoever is asked beside it.
+        """A text to each request. `ids` are without the end token, `texts` are cut before a stop string.
 
-        `ids` are without the end token, `texts` are cut before a stop string. Raises ValueError for an opening that
-        is empty or too long for the model.
+        Args:
+          tree: the model's parts.
+          requests: what `prepare` understands.
+          seed: request i draws by seed + i, whoever is asked beside it.
+          how: lengths and sampling, in place of the writer's own.
+
+        Raises ValueError for an opening that is empty or too long for the model.
         """
         parts, how = [], how or self.how
         for index, real in batches(len(requests), self.rows or len(requests)):
@@ -78,10 +83,14 @@ class Writer:
         how: Generation | None = None,
         every: int = 4,
     ) -> Iterator[list[str]]:
-        """What each text goes on with, after each `every` tokens; joined, the pieces are the texts of a call.
+        """What each text goes on with, a few tokens at a time; joined, the pieces are the texts of a call.
 
         A character of several tokens comes when it is whole; what may be the beginning of a stop string comes when it
         is not one.
+
+        Args:
+          tree, requests, seed, how: as of a call.
+          every: new tokens between two pieces.
         """
         how = how or self.how
         weights, openings = self.prepare(tree, requests)
@@ -231,9 +240,16 @@ def prompt_rows(
     width: int,
     pad_id: int = 0,
 ) -> Tokens:
-    """Prompts that end, and texts that begin, at place `longest` of rows of `width` tokens; the texts are what counts.
+    """Prompts that end, and texts that begin, at one place of every row; the texts are what counts.
 
     So no token before that place is ever predicted by a policy, and no logits are needed there.
+
+    Args:
+      prompts: ids that were gone on from.
+      said: ids that were written.
+      longest: the place where prompts end; none is longer.
+      width: of the rows.
+      pad_id: what stands where there is nothing.
     """
     shape = len(prompts), width
     ids, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)

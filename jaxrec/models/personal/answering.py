@@ -20,10 +20,16 @@ from jaxrec.structs import Delta, LFEOutput, Tokens
 
 
 class Answering:
-    """Scores and writes answers, `rows` at a time, each row with a p or a Delta of its own. Programs are compiled once.
+    """Scores and writes answers, `rows` at a time, each row with a p or a Delta of its own. Programs are compiled
+    once.
 
-    chat: the format of the backbone. limit: tokens of an answer at most. `params` of every call is the whole tree, with
-    "backbone", "lfe", "head" and "hypernet" in it.
+    `params` of every call is the whole tree, with "backbone", "lfe", "head" and "hypernet" in it.
+
+    Args:
+      lm: the model; whether its head answers or its backbone is its own business.
+      chat: the format of the backbone.
+      rows: answers at a time.
+      limit: tokens of an answer at most.
     """
 
     def __init__(self, lm: PersonalLM, chat: ChatFormat, *, rows: int = 32, limit: int = 96):
@@ -54,7 +60,13 @@ class Answering:
     def logprob(
         self, params: PyTree, p_NE: Float[np.ndarray, "N E"], question: Rows, answer: Rows
     ) -> Float[np.ndarray, " N"]:
-        """Log-probability of each whole answer, nats."""
+        """Log-probability of each whole answer, nats.
+
+        Args:
+          params: the whole tree.
+          p_NE: who answers, a row for each question.
+          question, answer: token rows, of `turns.turn_rows`.
+        """
         parts = []
         for cut, real in batches(len(p_NE), self.rows):
             q, a = ({k: v[cut] for k, v in rows.items()} for rows in (question, answer))
@@ -66,7 +78,11 @@ class Answering:
     def nll(
         self, params: PyTree, p_NE: Float[np.ndarray, "N E"], question: Rows, answer: Rows
     ) -> float:
-        """Mean negative log-probability of an answer's token, nats."""
+        """Mean negative log-probability of an answer's token, nats.
+
+        Args:
+          params, p_NE, question, answer: as of `logprob`.
+        """
         total = self.logprob(params, p_NE, question, answer).sum()
         return float(-total / answer["loss_BL"][:, 1:].sum())
 
@@ -107,7 +123,11 @@ class Answering:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Iterator[list[str]]:
-        """As `write`, a few tokens at a time: what each answer goes on with. No character comes in halves."""
+        """As `write`, a few tokens at a time: what each answer goes on with. No character comes in halves.
+
+        Args:
+          params, p_NE, questions, length, retrieved, temperature, seed: as of `write`.
+        """
         asked = self._asked(p_NE, questions, length, retrieved)
         how = dataclasses.replace(self._writer.how, temperature=temperature)
         return self._writer.stream(params, asked, seed, how)

@@ -30,7 +30,14 @@ class KnownZ(NamedTuple):
 
 
 def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128) -> KnownZ:
-    """Runs backbone and LFE over every piece, `rows` at a time. `params` needs "backbone" and "lfe"."""
+    """Runs backbone and LFE over every piece.
+
+    Args:
+      lm: the model.
+      params: "backbone" and "lfe" are read.
+      pieces: what is known of tenants, as token rows.
+      rows: at a time.
+    """
     encode = jax.jit(lambda params, ids, mask: lm.encode(params, Tokens(ids, mask)).z_seq_BLD)
     ids, mask = pieces.rows["ids_BL"], pieces.rows["mask_BL"]
     count = len(ids)
@@ -54,7 +61,14 @@ def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128)
 def evidence_of(
     known: KnownZ, tenant_B: np.ndarray, index_BR: np.ndarray, there_BR: np.ndarray
 ) -> Evidence:
-    """Chosen pieces of each row's tenant, their tokens one after another."""
+    """Chosen pieces of each row's tenant, their tokens one after another.
+
+    Args:
+      known: Z of all pieces of all tenants.
+      tenant_B: whose each row is.
+      index_BR: numbers of the pieces.
+      there_BR: which of them there are.
+    """
     at = (tenant_B[:, None], index_BR)
     b, r, length = *index_BR.shape, known.z_URLD.shape[2]
     wide = lambda x: np.repeat(x, length, axis=1)
@@ -82,7 +96,15 @@ def onboarding_evidence(known: KnownZ, tenants: np.ndarray, examples: int) -> Ev
 def infer_p(
     encoder: ProfileEncoder, params: PyTree, known: KnownZ, examples: int, tenants_a_time: int = 8
 ) -> np.ndarray:
-    """p [U, E] of every tenant in `known`, inferred from its guide and `examples` examples in one pass each."""
+    """p [U, E] of every tenant, inferred in one pass each.
+
+    Args:
+      encoder: from evidence to p.
+      params: of the encoder.
+      known: Z of the tenants' pieces.
+      examples: how many of a tenant's answers are looked at, beside its guide.
+      tenants_a_time: of a batch.
+    """
     apply = _jitted(encoder)
     count = len(known.kind_UR)
     parts = []
@@ -117,7 +139,17 @@ def turn_source(
     seed: int = 0,
     share: slice | None = None,
 ) -> Prefetch:
-    """Batches of `Turns`, each row with evidence of its tenant that does not hold its own answer."""
+    """Batches of `Turns`, each row with evidence of its tenant that does not hold its own answer.
+
+    Args:
+      rows: questions and answers of all tenants.
+      pieces: what is known of the tenants.
+      known: Z of those pieces.
+      batch: rows of a batch, of the whole job.
+      pieces_a_row: how many pieces a row sees at most.
+      seed: of the order and of the choice.
+      share: this process's part of a batch.
+    """
     index, there = choose_evidence(pieces, rows.tenant_N, rows.dialogue_N, pieces_a_row, seed)
 
     def make(picked: dict) -> Turns:

@@ -56,9 +56,13 @@ def load_backbone(
 ) -> ModelFolder:
     """What a personal model stands on, frozen: a Hugging Face folder, a hub id, or an adapter's folder.
 
-    devices: the mesh that the weights are placed on. cuts: of the layers into stacks. quantise: "nf4" or "int8"
-    kernels; an adapter is folded into its base, which must then be whole. Raises as `load_model` and `load_tuned`, and
-    RunError for an adapter that cannot be folded in.
+    Args:
+      source: where it lies.
+      devices: the mesh that the weights are placed on.
+      cuts: of the layers into stacks.
+      quantise: "nf4" or "int8" kernels; an adapter is folded into its base, which must then be whole.
+
+    Raises as `load_model` and `load_tuned`, and RunError for an adapter that cannot be folded in.
     """
     if not is_adapter(source):
         return load_model(source, devices=devices, quantise=quantise, cuts=cuts)
