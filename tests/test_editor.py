@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
-from jaxrec.data import candidate_sets
+from jaxrec.data import candidate_sets, policy_sets
 from jaxrec.data.candidate_sets import (
     OUT,
     TEST,
@@ -21,6 +21,7 @@ from jaxrec.data.candidate_sets import (
     draw_pieces,
     first_shown,
 )
+from jaxrec.data.policy_sets import PolicySetConfig
 from jaxrec.data.rewrites import rewrites
 from jaxrec.data.surface import NAMES, surface
 from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, choose, edit
@@ -67,7 +68,7 @@ def test_the_own_piece_is_never_shown(data_dir):
 
 
 def test_the_worlds_own_draft_keeps_the_style_and_the_others_do_not():
-    cfg = CandidateSetConfig(tenants=15, questions=2)
+    cfg = CandidateSetConfig("world", tenants=15, questions=2)
     data = candidate_sets.read_candidate_set(cfg)
     style = [t.style for t in generate(n=15)]
     best = 0
@@ -76,6 +77,48 @@ def test_the_worlds_own_draft_keeps_the_style_and_the_others_do_not():
         best += met[0] > max(met[1:])
     assert best > 0.85 * len(data.candidate_NJ)
     assert set(data.split_FN[0].tolist()) == {TRAIN, VALID, TEST}
+
+
+PAIRS = [
+    {"question": f"{word}?", "chosen": f"aye {word}", "rejected": f"{word}, sir"}
+    for word in "abcdef"
+]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A file of one tenant with this many preferences."""
+
+    def shop(count):
+        row = {"key": "shop", "guide": "Say aye.", "preferences": PAIRS[:count]}
+        (tmp_path / "shop.jsonl").write_text(json.dumps(row))
+        return (str(tmp_path / "shop.jsonl"),)
+
+    return shop
+
+
+def test_tenants_preferences_are_choices_and_their_thumbs_judgements(shop):
+    data = candidate_sets.read_candidate_set(CandidateSetConfig("tenants", sources=shop(6)))
+    drafts = [[data.texts[i] for i in row] for row in data.candidate_NJ[:2]]
+    assert drafts == [["aye a", "a, sir"], ["aye b", "b, sir"]]
+    assert data.split_FN[0].tolist() == [TRAIN, TRAIN, TRAIN, VALID, TEST, TRAIN]
+    judged = policy_sets.read_policy_set(PolicySetConfig("tenants", sources=shop(6)))
+    assert judged.labels == ("disliked",) and judged.target_NW[:4, 0].tolist() == [0, 1, 0, 1]
+    assert judged.split_FN[0].tolist() == [s for s in data.split_FN[0] for _ in "+-"]
+    assert {judged.texts[i] for i in judged.grounds_N} == {"Say aye."}
+
+
+@pytest.mark.parametrize("make", [CandidateSetConfig, PolicySetConfig])
+def test_no_set_is_read_that_nobody_named(make, shop):
+    editing = make is CandidateSetConfig
+    read = candidate_sets.read_candidate_set if editing else policy_sets.read_policy_set
+    for given, said in (
+        ({}, r"data\.kind is tenants"),
+        ({"kind": "tenants"}, "no tenants are given"),
+        ({"kind": "tenants", "sources": shop(4)}, "to 4 questions: 5 at least"),
+    ):
+        with pytest.raises(RunError, match=said):
+            read(make(**given))
 
 
 def test_rewrites_state_the_same_facts_in_another_voice():

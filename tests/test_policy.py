@@ -134,7 +134,7 @@ def test_judged_answers_are_what_the_worlds_own_checks_say():
 
 
 def test_held_out_tenants_are_the_test_and_nobody_is_in_two_parts():
-    data = policy_sets.read_policy_set(PolicySetConfig(tenants=30, questions=2))
+    data = policy_sets.read_policy_set(PolicySetConfig("world", tenants=30, questions=2))
     part = {t: set(data.split_FN[0][data.tenant_N == t].tolist()) for t in range(30)}
     assert all(len(of) == 1 for of in part.values())
     held = {t.key for t in generate(n=30) if t.held_out}

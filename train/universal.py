@@ -160,9 +160,10 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
         raise RunError(f"{sorted(both)[0]!r} is in tenants and in held: it can be in one only")
     learned = with_heldout([t for t in tenants if can_teach(t)], cfg.hold_out_every)
     if len(learned) < len(tenants):
+        few = [t.key for t in tenants if not can_teach(t)]
         print(
-            f"{len(tenants) - len(learned)} of {len(tenants)} tenants are not trained on: a dialogue, and two things"
-            " more that are known of a tenant, are needed",
+            f"not trained on: {', '.join(few[:5])}{', ...' if len(few) > 5 else ''} ({len(few)} of {len(tenants)}"
+            " tenants): a dialogue, and two things more that are known of a tenant, are needed",
             flush=True,
         )
     if not learned:
@@ -177,8 +178,8 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
             else "--held"
         )
         raise RunError(
-            f"there is nothing to measure {cfg.loop.monitor} on: give {other}, or watch the training loss"
-            " (--loop.monitor train/nll)"
+            f"there is nothing to measure {cfg.loop.monitor} on: give {other}, hold out more of"
+            " the dialogues (--hold-out-every 5), or watch the training loss (--loop.monitor train/nll)"
         )
     return learned, held
 

@@ -1,4 +1,4 @@
-"""Drafts to choose from: which of several candidates is a person's own? POPQUORN's e-mails, the sample world's answers.
+"""Drafts to choose from: which candidate is a person's own? POPQUORN's e-mails, tenants' preferences, sample answers.
 
 Candidate 0 is the person's own; what follows is in the order of reading, -1 where there is none. Labels of keeping: 1
 the draft may go out as it stands, 0 it must be rewritten, -1 unknown.
@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from random import Random
 from typing import Literal
 
@@ -17,7 +18,7 @@ from jaxtyping import Int
 
 from jaxrec.config import RunError
 from jaxrec.data.judgements import JudgementError, find
-from jaxrec.data.policy_sets import OUT, TEST, TRAIN, VALID, Library
+from jaxrec.data.policy_sets import OUT, TEST, TRAIN, VALID, Library, fifths, read_said
 from jaxrec.data.turns import sentences
 from jaxrec.world import grammar
 from jaxrec.world.conversations import RIVAL, Talk
@@ -29,13 +30,16 @@ from jaxrec.world.tenants import generate
 class CandidateSetConfig:
     """Which set. The file is looked up here, then under $JAXREC_DATA."""
 
-    kind: Literal["popquorn", "world"] = "world"
+    kind: Literal["", "popquorn", "tenants", "world"] = ""
     file: str = ""
     seed: int = 0
     folds: int = 5  # popquorn: people are dealt to so many
     tenants: int = 150  # world
     questions: int = 8  # world: of each tenant
     rivals: int = 3  # world: candidates in other styles
+    sources: tuple[
+        str, ...
+    ] = ()  # tenants: whose preferences are the drafts (see jaxrec.data.tenants)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,12 @@ class CandidateSet:
 
 def read_candidate_set(cfg: CandidateSetConfig) -> CandidateSet:
     """The set that a config names. Raises RunError (also JudgementError) for a file that is absent or not its own."""
-    return {"popquorn": _popquorn, "world": _world}[cfg.kind](cfg)
+    if not cfg.kind:
+        raise RunError(
+            "no drafts are named to learn from: data.kind is tenants (with data.sources, whose preferences they are),"
+            " popquorn, or world, the sample world"
+        )
+    return {"popquorn": _popquorn, "tenants": _tenants, "world": _world}[cfg.kind](cfg)
 
 
 def _popquorn(cfg: CandidateSetConfig) -> CandidateSet:
@@ -139,6 +148,24 @@ def _fold(f: int, fold_N: np.ndarray, context_N: np.ndarray, folds: int) -> np.n
     return np.where(test, TEST, split)
 
 
+def _tenants(cfg: CandidateSetConfig) -> CandidateSet:
+    """Two candidates of a question, the preferred answer and the rejected one; each fifth question is tested."""
+    tenants = [tenant for tenant in read_said(cfg.sources) if tenant.preferences]
+    library = Library()
+    known = lambda t: (
+        [(-1, library(said)) for said in sentences(t.guide)]
+        + [(library(d.question), library(d.answer)) for d in t.onboarding[:16]]
+    )
+    pieces = [known(tenant) for tenant in tenants]
+    made = [
+        (u, library(p.question), [library(p.chosen), library(p.rejected)])
+        for u, tenant in enumerate(tenants)
+        for p in tenant.preferences
+    ]
+    part = fifths([row[1] for row in made])
+    return _set(library, made, part, pieces, [tenant.key for tenant in tenants])
+
+
 def _world(cfg: CandidateSetConfig) -> CandidateSet:
     """Candidates of a question: the tenant's own answer, and the same facts in other styles. Held-out tenants test."""
     library, pieces, made, part = Library(), [], [], []
@@ -166,12 +193,27 @@ def _world(cfg: CandidateSetConfig) -> CandidateSet:
                 part.append(of)
     if {TRAIN, VALID, TEST} - set(part):
         raise RunError(f"{len(tenants)} tenants are too few for three splits")
+    return _set(library, made, part, pieces, [t.key for t in tenants])
+
+
+def _set(
+    library: Library,
+    made: list[tuple[int, int, list[int]]],
+    part: Sequence[int],
+    pieces: list[list[tuple[int, int]]],
+    people: Sequence[str],
+) -> CandidateSet:
+    """A set of one fold, whose first candidates are the people's own.
+
+    library: all texts. made: (person, context, candidates) of each choice. part: of each, its split. pieces: (context,
+    text) of each person. people: their names.
+    """
     candidates = _padded([row[2] for row in made])
     keep = np.zeros(candidates.shape, np.float32)
     keep[:, 0] = 1.0
     return CandidateSet(
         library.texts, np.array([row[1] for row in made]), candidates, keep, np.array([row[0] for row in made]),
-        np.full(len(made), -1), tuple(t.key for t in tenants),
+        np.full(len(made), -1), tuple(people),
         _padded([[c for c, _ in own] for own in pieces]), _padded([[t for _, t in own] for own in pieces]),
         np.array([part]),
     )  # fmt: skip

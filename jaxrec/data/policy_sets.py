@@ -1,4 +1,4 @@
-"""Judged answers as one kind of set: ConvAbuse's judges, ABCD's guidelines, the sample world's policies.
+"""Judged answers as one kind of set: ConvAbuse's judges, ABCD's guidelines, tenants' thumbs, sample policies.
 
 Rows point into one tuple of texts. Label 1 is a violation, -1 unknown. `split_FN` says for each fold what a row is for.
 """
@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxrec.config import RunError
 from jaxrec.data.judgements import Judgements, JudgementsConfig, find, read
+from jaxrec.data.tenants import Tenant, read_tenants
+from jaxrec.data.turns import ANSWER, GUIDE, sentences
 from jaxrec.world.judged_answers import judged_answers
 
 TRAIN, VALID, TEST, OUT = 0, 1, 2, -1
@@ -23,12 +25,15 @@ TRAIN, VALID, TEST, OUT = 0, 1, 2, -1
 class PolicySetConfig:
     """Which set. Paths are looked up here, then under $JAXREC_DATA."""
 
-    kind: Literal["convabuse", "abcd", "world"] = "world"
+    kind: Literal["", "convabuse", "abcd", "tenants", "world"] = ""
     files: tuple[str, ...] = ()  # convabuse: train, dev, test; abcd: guidelines, kb, ontology
     seed: int = 0
     folds: int = 1  # abcd: flows are dealt to so many folds
     tenants: int = 150  # world
     questions: int = 6  # world: of each tenant, each answered rightly and wrongly
+    sources: tuple[
+        str, ...
+    ] = ()  # tenants: whose thumbs are the judgements (see jaxrec.data.tenants)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,13 @@ class Library:
 
 def read_policy_set(cfg: PolicySetConfig) -> PolicySet:
     """The set that a config names. Raises RunError (also JudgementError) for files that are absent or not its own."""
-    made = {"convabuse": _convabuse, "abcd": _abcd, "world": _world}[cfg.kind](cfg)
+    if not cfg.kind:
+        raise RunError(
+            "no judged answers are named to learn from: data.kind is tenants (with data.sources, whose thumbs they"
+            " are), convabuse, abcd, or world, the sample world"
+        )
+    kinds = {"convabuse": _convabuse, "abcd": _abcd, "tenants": _tenants, "world": _world}
+    made = kinds[cfg.kind](cfg)
     first = made.split_FN[0]
     if empty := [n for n, part in (("train", 0), ("valid", 1), ("test", 2)) if part not in first]:
         raise RunError(f"{cfg.kind}: no row for {empty[0]}")
@@ -227,6 +238,55 @@ def _guideline(title: str, page: dict) -> str:
 
 def _spoken(action: str) -> str:
     return action.replace("-", " ")
+
+
+# ---------------------------------------------------------------------------------------- one's own tenants
+
+
+def read_said(sources: Sequence[str]) -> list[Tenant]:
+    """The tenants of some sources; what was left out of them is printed."""
+    tenants, skipped = read_tenants(sources)
+    for line in skipped.lines():
+        print(f"tenants, left out: {line}", flush=True)
+    return tenants
+
+
+def fifths(questions: Sequence[int]) -> list[int]:
+    """A split of rows by their questions: each fifth one is tested, each before it validates.
+
+    Raises RunError for fewer than five questions.
+    """
+    number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
+    if len(number) < 5:
+        raise RunError(
+            f"the tenants judged answers to {len(number)} questions: 5 at least are needed to learn and to test"
+        )
+    return [{4: TEST, 3: VALID}.get(number[question] % 5, TRAIN) for question in questions]
+
+
+def _tenants(cfg: PolicySetConfig) -> PolicySet:
+    """Does the tenant dislike an answer? By its thumbs and preferences; its guide is what answers are held against."""
+    tenants = [tenant for tenant in read_said(cfg.sources) if tenant.feedback]
+    library = Library()
+    judged = [(u, f) for u, tenant in enumerate(tenants) for f in tenant.feedback]
+    rows = [(library(f.question), library(f.answer), library(tenants[u].guide)) for u, f in judged]
+    split = fifths([question for question, _, _ in rows])
+    known = [
+        [(GUIDE, said) for said in sentences(t.guide)]
+        + [(ANSWER, d.answer) for d in t.onboarding[:16]]
+        for t in tenants
+    ]
+    shown = np.full((len(tenants), max(map(len, known))), -1)
+    kind = np.zeros(shown.shape, np.int32)
+    for u, own in enumerate(known):
+        for s, (what, said) in enumerate(own):
+            shown[u, s], kind[u, s] = library(said), what
+    tenant_N = np.array([u for u, _ in judged])
+    disliked = np.array([[float(not f.liked)] for _, f in judged], np.float32)
+    return PolicySet(
+        ("disliked",), library.texts, *np.array(rows).T, disliked, tenant_N, np.array(rows)[:, 0],
+        tuple(t.key for t in tenants), np.array([split]), shown, kind, np.zeros(shown.shape, np.float32),
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------- sample world

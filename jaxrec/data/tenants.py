@@ -82,7 +82,7 @@ def with_heldout(tenants: Sequence[Tenant], every: int) -> list[Tenant]:
     """
     split = lambda tenant: not tenant.heldout and 0 < every <= len(tenant.onboarding)
     if count := sum(map(split, tenants)):
-        print(f"each {every}th dialogue of {count} tenants is held out to measure on", flush=True)
+        print(f"of {count} tenants each {every}th dialogue is held out to measure on", flush=True)
     return [_split(tenant, every) if split(tenant) else tenant for tenant in tenants]
 
 
