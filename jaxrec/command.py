@@ -136,8 +136,7 @@ def _script(group: str, rest: list[str]) -> None:
 
 def _run(module: str, called: str, argv: list[str]) -> None:
     """Runs a script as `python -m` would; its usage line says how it was `called`."""
-    if start.is_run(module):
-        start.with_huge_pages()
+    start.as_command(module)
     sys.argv = [called, *argv]
     runpy.run_module(module, {"__called__": called}, run_name="__main__", alter_sys=True)
 

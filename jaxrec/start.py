@@ -27,9 +27,18 @@ def as_module(package: str) -> None:
     Python's own first module.
     """
     if getattr(sys, "argv", [])[:1] == ["-m"]:  # so it reads while -m looks for its module
-        module = module_of(sys.orig_argv)
+        module = program_of(sys.orig_argv)
         if module.split(".")[0] == package.split(".")[0] and is_run(module):
             with_huge_pages()
+
+
+def as_command(module: str) -> None:
+    """What the `jaxrec` command calls before it runs a module: begins anew if the command is Python's own program.
+
+    Does nothing where somebody's program or notebook calls the command's `main`.
+    """
+    if is_run(module) and Path(program_of(sys.orig_argv)).stem == "jaxrec":
+        with_huge_pages()
 
 
 def is_run(module: str) -> bool:
@@ -78,12 +87,12 @@ def wanted(environment: Mapping[str, str], libc: str, pages: str, accelerator: b
     return bool(on_cpu and version and (int(version[1]), int(version[2])) >= (2, 35))
 
 
-def module_of(command: Sequence[str]) -> str:
-    """The module of `python [options] -m module ...`, or "" for whatever else Python can be asked to run."""
+def program_of(command: Sequence[str]) -> str:
+    """What Python was asked to run: the module of `-m`, or a script's path; "" for `-c` and for nothing."""
     words = iter(command[1:])
     for word in words:
         if not word.startswith("-"):
-            return ""
+            return word
         if word == "--check-hash-based-pycs":
             next(words, "")
         for at, letter in enumerate(word[1:] if word[:2] != "--" else "", 2):

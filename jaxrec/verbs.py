@@ -90,11 +90,8 @@ def tune(
         return folder
     for path, chats_of in (*inline.items(), *held_inline.items()):
         write_json_lines(path, chats_of)
-    found = sft.main(cfg)
+    sft.main(cfg)
     write_json(out / _MADE, made | {"done": True})
-    print(
-        f"{found['held_nll']:.3f} nats a token on held-out chats, at step {found['best_step']:.0f}: {folder}"
-    )
     return folder
 
 

@@ -22,13 +22,14 @@ PAGES = "always [madvise] never\n"
         ("python -X importtime -um train.sft -m", "train.sft"),
         ("python -W error -m bench", "bench"),
         ("python -m pdb -m train.sft", "pdb"),
-        ("python script.py -m train.sft", ""),
+        ("python -u script.py -m train.sft", "script.py"),
+        ("python /usr/bin/jaxrec train sft", "/usr/bin/jaxrec"),
         ("python -c pass -m train.sft", ""),
         ("python", ""),
     ],
 )
-def test_the_module_that_python_was_asked_for(command: str, module: str):
-    assert start.module_of(command.split()) == module
+def test_what_python_was_asked_to_run(command: str, module: str):
+    assert start.program_of(command.split()) == module
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,9 @@ def test_a_run_begins_anew_once(tmp_path: Path, command: tuple[str, ...]):
         (("-m", "pdb", "-m", "jaxrec.demo", "--out", "file"), {}),
         (("-m", "cProfile", "-m", "jaxrec.demo", "--out", "file"), {}),
         (("-c", "import jaxrec.demo, jaxrec.train, jaxrec.eval"), {}),
+        (("-c", "from jaxrec.command import main; main(['demo', '--out', 'file'])"), {}),
     ],
-    ids=["help", "list", "opted_out", "set_already", "debugger", "profiler", "library"],
+    ids=["help", "list", "opted_out", "set_already", "debugger", "profiler", "library", "called"],
 )
 def test_nothing_else_does(tmp_path: Path, command: tuple[str, ...], variables: dict):
     (tmp_path / "file").touch()

@@ -122,6 +122,12 @@ def main(cfg: SftConfig) -> dict[str, float]:
     )  # fmt: skip
     best = tuning.best_of(cfg.out, fitted.state.params)
     save(cfg, tuned, best, frozen, fitted)
+    places = [str(Path(cfg.out) / name) for name in ("model", "adapter", "peft")]
+    print(
+        f"best {cfg.loop.monitor} {fitted.value:.4g}, at step {fitted.best}:"
+        f" {', '.join(place for place in places if Path(place).is_dir())}",
+        flush=True,
+    )
     return {cfg.loop.monitor: fitted.value, "best_step": float(fitted.best)}
 
 
