@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrec.config import RunError
-from jaxrec.data.source import ArraySource, Permutation, Prefetch, Source, State
+from jaxrec.data.row_buckets import BucketedRows
+from jaxrec.data.source import ArraySource, Permutation, Prefetch, Source
 from jaxrec.data.text import Example, bucket, pack, pad
 from jaxrec.structs import Tokens
 
@@ -71,7 +72,11 @@ def batches(
                 f"buckets {list(sizes)}: the largest must lie between the longest example ({longest}) and length"
                 f" ({length})"
             )
-        source = BucketSource(examples, sizes, rows, seed=seed, share=share, pad_id=pad_id)
+        trees = [
+            Tokens(**pad([examples[i] for i in which], size, pad_id))
+            for size, which in bucket(lengths, sizes).items()
+        ]
+        source = BucketedRows(trees, rows, seed=seed, share=share, pad_id=pad_id)
         places = sum(len(leaf.ids_BL) * leaf.ids_BL.shape[1] for leaf in source.buckets)
         return _made(source, len(source.buckets), float(source.total), places, lengths)
     if how == "packed":
@@ -96,73 +101,6 @@ def quartiles(lengths: Sequence[int], length: int, step: int = 8) -> tuple[int, 
     """The lengths below which a quarter, half, three quarters and all lie, rounded up to `step`, at most `length`."""
     edges = np.quantile(np.asarray(lengths), (0.25, 0.5, 0.75, 1.0), method="higher")
     return tuple(sorted({min(int(-(-edge // step) * step), length) for edge in edges}))
-
-
-class BucketSource:
-    """Batches of one bucket each, buckets in a shuffled order, examples shuffled within their bucket.
-
-    Every example comes once in an epoch. A bucket's last batch is filled up with empty rows, which weigh nothing.
-    state = {"seed", "epoch", "position"}, position: batches of this epoch already handed out.
-
-    sizes: lengths, ascending. share: the rows of this process. pad_id: of the token that fills up.
-    """
-
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        sizes: Sequence[int],
-        rows: int,
-        *,
-        seed: int = 0,
-        share: slice | None = None,
-        pad_id: int = 0,
-    ):
-        by_size = bucket([len(e.ids) for e in examples], sizes)
-        self.buckets = [
-            Tokens(**pad([examples[i] for i in which], size, pad_id))
-            for size, which in by_size.items()
-        ]
-        self.rows, self.seed, self.share = rows, seed, share or slice(0, rows)
-        counts = [-(-len(b.ids_BL) // rows) for b in self.buckets]
-        self.starts = np.cumsum([0, *counts])  # a bucket's first batch, among all of an epoch
-        self.total = int(self.starts[-1])
-        self.pad_id = pad_id
-
-    def init(self) -> State:
-        """The state before the first batch."""
-        return {"seed": np.asarray(self.seed), "epoch": np.asarray(0), "position": np.asarray(0)}
-
-    def content(self) -> list[Tokens]:
-        """What the batches are made of."""
-        return self.buckets
-
-    def __call__(self, step: int, params: Any, state: State) -> tuple[Tokens, State]:
-        """This process's rows of the next batch, and the state after it."""
-        del step, params
-        seed, epoch, position = (int(state[k]) for k in ("seed", "epoch", "position"))
-        nth = int(Permutation(self.total, seed, epoch)(np.asarray([position]))[0])
-        which = int(np.searchsorted(self.starts, nth, side="right")) - 1
-        rows = self._rows(seed, epoch, which, nth - int(self.starts[which]))
-        done = position + 1
-        after = {
-            "seed": np.asarray(seed),
-            "epoch": np.asarray(epoch + done // self.total),
-            "position": np.asarray(done % self.total),
-        }
-        return rows, after
-
-    def _rows(self, seed: int, epoch: int, which: int, nth: int) -> Tokens:
-        tokens = self.buckets[which]
-        size = len(tokens.ids_BL)
-        start, stop, _ = self.share.indices(self.rows)
-        places = np.arange(nth * self.rows + start, nth * self.rows + stop)
-        real = places < size
-        picked = Permutation(size, seed, epoch, which)(np.minimum(places, size - 1))
-        take = lambda leaf, empty=0: np.where(real[:, None], leaf[picked], empty).astype(leaf.dtype)
-        return Tokens(
-            take(tokens.ids_BL, self.pad_id), take(tokens.mask_BL), take(tokens.loss_BL),
-            take(tokens.segments_BL), take(tokens.positions_BL),
-        )  # fmt: skip
 
 
 def _made(source: Any, programs: int, per_epoch: float, places: int, lengths: list[int]) -> Batches:

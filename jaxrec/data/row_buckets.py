@@ -1,6 +1,6 @@
-"""Rows in length buckets, whatever a row is: pairs of answers, thumbs. Each bucket is one shape, so one program.
+"""Rows in length buckets, whatever a row is: examples, pairs of answers, thumbs. A bucket is one shape, so one program.
 
-Rows come padded to the longest; a bucket is a slice of their columns that drops nothing but padding.
+Where rows come padded to the longest, a bucket is a slice of their columns that drops nothing but padding.
 """
 
 from collections.abc import Sequence
@@ -55,24 +55,35 @@ def in_buckets(tree: Tree, sizes: Sequence[int]) -> list[Tree]:
 class BucketedRows:
     """Batches of one bucket each, in an order that is shuffled anew in each epoch, rows shuffled within their bucket.
 
-    Every row comes once an epoch. A bucket's last batch is filled up with rows of zeros, of which nothing is learned.
+    Every row comes once an epoch. A bucket's last batch is filled up with empty rows, of which nothing is learned.
     state = {"seed", "epoch", "position"}, position: batches of this epoch already handed out.
 
-    buckets: trees of rows, one for each length. share: the rows of this process.
+    buckets: trees of rows, one for each length. share: the rows of this process. pad_id: the token of empty rows.
     """
 
     def __init__(
-        self, buckets: Sequence[Tree], rows: int, *, seed: int = 0, share: slice | None = None
+        self,
+        buckets: Sequence[Tree],
+        rows: int,
+        *,
+        seed: int = 0,
+        share: slice | None = None,
+        pad_id: int = 0,
     ):
-        self.buckets, self.rows, self.seed = list(buckets), rows, seed
+        self.buckets, self.rows, self.seed, self.pad_id = list(buckets), rows, seed, pad_id
         self.share = share or slice(0, rows)
         self.sizes = [len(jax.tree.leaves(bucket)[0]) for bucket in self.buckets]
+        # of each bucket the first batch, among all of an epoch
         self.starts = np.cumsum([0, *(-(-size // rows) for size in self.sizes)])
         self.total = int(self.starts[-1])
 
     def init(self) -> State:
         """The state before the first batch."""
         return {"seed": np.asarray(self.seed), "epoch": np.asarray(0), "position": np.asarray(0)}
+
+    def content(self) -> list[Tree]:
+        """What the batches are made of."""
+        return self.buckets
 
     def __call__(self, step: int, params: Tree, state: State) -> tuple[Tree, State]:
         """This process's rows of the next batch, and the state after it."""
@@ -86,17 +97,22 @@ class BucketedRows:
         picked = Permutation(size, seed, epoch, which)(np.minimum(places, size - 1))
         empty = places >= size
 
-        def rows(leaf: np.ndarray) -> np.ndarray:
-            made = np.array(leaf[picked])
-            made[empty] = 0
-            return made
+        def rows(leaf: np.ndarray, fill: int = 0) -> np.ndarray:
+            out = np.array(leaf[picked])
+            out[empty] = fill
+            return out
+
+        def part(leaf: Any) -> Any:
+            if not _is_tokens(leaf):
+                return rows(leaf)
+            return jax.tree.map(rows, leaf).replace(ids_BL=rows(leaf.ids_BL, self.pad_id))
 
         after = {
             "seed": np.asarray(seed),
             "epoch": np.asarray(epoch + (position + 1) // self.total),
             "position": np.asarray((position + 1) % self.total),
         }
-        return jax.tree.map(rows, self.buckets[which]), after
+        return jax.tree.map(part, self.buckets[which], is_leaf=_is_tokens), after
 
 
 def _is_tokens(x: Any) -> bool:
