@@ -95,6 +95,31 @@ def test_greedy_writing_is_the_argmax_of_teacher_forcing(world):
     assert len(set(written)) > 1
 
 
+def test_the_backbone_writes_itself_with_the_person_inside(world):
+    """The likeliest token by token, of the backbone with each row's Delta, after question and mark."""
+    answering, params, questions, _, p_NE = world
+    cfg = dataclasses.replace(LM.cfg, person="backbone", depths=(0, 1))
+    lm = PersonalLM(LM.backbone, cfg)
+    own = {**tiny.random_like(lm.init, jax.random.key(0), seed=6), "backbone": params["backbone"]}
+    chat = answering.chat
+    written = Answering(lm, chat, rows=2, limit=3).write(own, p_NE[:2], questions[:2], LENGTH)
+    asked = Tokens(**pad(questions[:2], LENGTH))
+    ids = np.zeros((2, 4), np.int32)
+    ids[:, 0] = chat.marks().start[0]
+    mask = jnp.ones(ids.shape, bool)
+
+    @tiny.jit
+    def next_ids(own, p, question, ids):
+        return lm.answer(own, question, Tokens(ids, mask), lm.personal(own, p)).logits.argmax(-1)
+
+    for t in range(3):
+        ids[:, t + 1] = np.asarray(next_ids(own, p_NE[:2], asked, ids))[:, t]
+    for i in range(2):
+        new = ids[i, 1:].tolist()
+        ends = [n for n, token in enumerate(new) if token in chat.eos_ids]
+        assert written[i] == chat.decode(new[: ends[0] if ends else None])
+
+
 def test_writing_depends_on_ones_own_row_alone(world):
     answering, params, questions, _, p_NE = world
     together = answering.write(params, p_NE, questions, LENGTH, temperature=1.0, seed=4)

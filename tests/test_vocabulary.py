@@ -1,12 +1,15 @@
 """A head tied to its backbone's table: 150,000 words for no new weights, float or quantised, padded or not."""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_personal as tiny
+from jax.extend.core import jaxprs_in_params
 
 from jaxrec import objectives, quant
 from jaxrec.losses.tokens import next_log_probs
@@ -49,6 +52,42 @@ def test_a_vocabulary_of_150_000_costs_no_new_weights():
     own, borrowed = count(head), count(tied)
     assert own - borrowed == 151_936 * 256 - 2 * 896 * 256
     assert borrowed < 3_000_000
+
+
+def test_a_step_never_holds_the_logits_of_a_batch():
+    """Traced, not run: of 32 x 64 places against 151,936 words no array is larger than 512 places' scores."""
+    vocab = 151_936
+    decoder = dataclasses.replace(tiny.DECODER, vocab=vocab)
+    head = dataclasses.replace(HEAD, vocab=vocab, tokens=151_665)
+    lm = PersonalLM(Decoder(decoder), dataclasses.replace(tiny.PERSONAL, head=head))
+    stage = objectives.universal(lm, tiny.ENCODER)
+    shape = lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype)
+    batch = jax.tree.map(shape, tiny.turns([0] * 32))
+    wide = lambda x: jax.ShapeDtypeStruct((32, 64), x.dtype)
+    batch = batch.replace(answer=jax.tree.map(wide, batch.answer))
+    ids = jnp.zeros((1, 2), jnp.int32)
+    frozen = {"backbone": jax.eval_shape(lm.backbone.init, jax.random.key(0), ids)["params"]}
+    own = jax.eval_shape(lm.init, jax.random.key(0))
+    frozen["lfe"] = own.pop("lfe")
+    own["encoder"] = jax.tree.map(shape, tiny.params()["encoder"])
+
+    def step(own, frozen, batch):
+        keys = jax.random.split(jax.random.key(0), 32)
+        loss = lambda own: stage.loss(own, frozen, None, batch, stage.weigh(batch), keys)[0]
+        return jax.grad(loss)(own)
+
+    sizes = [
+        math.prod(shape) for shape in shapes_in(jax.make_jaxpr(step)(own, frozen, batch).jaxpr)
+    ]
+    assert 512 * vocab <= max(sizes) < 32 * 64 * vocab
+
+
+def shapes_in(jaxpr) -> Iterator[tuple[int, ...]]:
+    """The shapes of all that a program makes, its loops' bodies and branches included."""
+    for equation in jaxpr.eqns:
+        yield from (v.aval.shape for v in equation.outvars if hasattr(v.aval, "shape"))
+        for inner in jaxprs_in_params(equation.params):
+            yield from shapes_in(inner)
 
 
 @pytest.mark.parametrize("tied", [True, False])
