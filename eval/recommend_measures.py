@@ -69,7 +69,15 @@ def split(data: InteractionSet, by: SplitBy) -> Split:
 def ask(
     recommender: Recommender, asked: Holdout, protocol: Protocol, mask_seen: bool, depth: int
 ) -> Measured:
-    """Ranks and lists by the recommender's scores, or by lists of `depth` where it has `lists_only`."""
+    """Ranks and lists by the recommender's scores, or by lists of `depth` where it has `lists_only`.
+
+    Raises ProtocolError where everybody has all other items already, so that nothing stands beside the targets.
+    """
+    if mask_seen and not _rivals(asked).any():
+        raise ProtocolError(
+            "everybody asked has every other item already: nothing is left to rank the target against; take "
+            "more items, or mask_seen=False"
+        )
     if not recommender.lists_only:
         return ask_scores(recommender.score, asked, protocol, mask_seen)
     if protocol != "full":
@@ -79,6 +87,15 @@ def ask(
     found = recommender.recommend(asked.histories, depth, mask_seen=mask_seen)
     rank_B = ranking.ranks_in_lists(found.items_BJ, asked.target_B)
     return Measured(rank_B, found.items_BJ[:, :LIST])
+
+
+def _rivals(asked: Holdout) -> Int[np.ndarray, " B"]:
+    """How many items each row has beside its target and those of its history."""
+    own = np.concatenate([asked.histories.item_T, asked.target_B])
+    rows = np.concatenate([asked.histories.row_T, np.arange(len(asked))])
+    n_items = np.int64(asked.histories.n_items)
+    taken = np.unique(rows * n_items + own) // n_items
+    return n_items - np.bincount(taken, minlength=len(asked))
 
 
 def ask_scores(score: Score, asked: Holdout, protocol: Protocol, mask_seen: bool) -> Measured:

@@ -68,7 +68,8 @@ def list_measures(
     """
     real = items_BJ >= 0
     found: dict[str, float | None] = {"coverage": len(np.unique(items_BJ[real])) / train.n_items}
-    count_I = np.bincount(train.item_T, minlength=train.n_items)
+    taken = np.unique(train.row_T * np.int64(train.n_items) + train.item_T)  # once a person
+    count_I = np.bincount(taken % train.n_items, minlength=train.n_items)
     share_I = np.maximum(count_I, 1) / max(len(train), 1)
     found["novelty"] = float(-np.log2(share_I[items_BJ[real]]).mean()) if real.any() else None
     if vectors_IE is not None:

@@ -190,3 +190,34 @@ def test_popularity_of_the_public_sets(data_dir, name, wanted):
     rank_B = place_I[parts.test.target_B] + 1 - seen_before_B
     found = ranking.measures(rank_B)
     assert {key: round(found[key], 4) for key in wanted} == wanted
+
+
+HEAD = "user_id,item_id,timestamp\n"
+DEGENERATE = {  # nothing that can be ranked, or that tells items apart: a line, or a table without nan
+    "one_item": HEAD + "".join(f"u{i},x,{t}\n" for i in range(4) for t in range(4)),
+    "all_taken": HEAD + "".join(f"u{i},i{t},{t}\n" for i in range(4) for t in range(4)),
+    "only_own": HEAD + "".join(f"u{i},i{i}_{t},{t}\n" for i in range(4) for t in range(4)),
+    "alike": HEAD + "".join(f"u{i},i{(i + t) % 5},{t}\n" for i in range(4) for t in range(3)),
+    "two_each": HEAD + "".join(f"u{i},i{t},{t}\n" for i in range(4) for t in range(2)),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_sets_give_a_plain_word_or_a_table(tmp_path, name):
+    (tmp_path / "x.csv").write_text(DEGENERATE[name])
+    cfg = RankingConfig(
+        name=name,
+        data=DataConfig(path=tmp_path / "x.csv"),
+        recommender=ItemKNNConfig(),
+        runs=str(tmp_path / "runs"),
+        out=str(tmp_path),
+        diversity="together",
+    )
+    if name in ("one_item", "all_taken", "two_each"):
+        with pytest.raises(
+            measures.ProtocolError, match=r"nothing is left to rank|nobody has enough"
+        ):
+            main(cfg)
+    else:
+        (row,) = main(cfg)
+        assert not [key for key, value in row.items() if value != value]

@@ -157,3 +157,10 @@ def test_tables_of_arrow(tmp_path):
         assert events.users == ("0", "1") and events.time_T.tolist() == [1_600_000_000] * 2
     with pytest.raises(DataError, match="neither Parquet nor Feather"):
         read(DataConfig(path=put(tmp_path, "c.parquet", "PAR1")))
+
+
+def test_a_single_table_tells_of_its_items(tmp_path):
+    text = "customer,product_id,title,category,price\na,1,Tea,Drinks,5\nb,2,Ink,Office,3\nb,1,,,\n"
+    found = read(DataConfig(path=put(tmp_path, "x.csv", text)))
+    assert found.items.texts() == ["Tea | Drinks", "Ink | Office"]
+    assert "not read: price" in found.summary()

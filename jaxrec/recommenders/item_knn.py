@@ -140,6 +140,10 @@ def _nearest(
     row, col, value = row[order], col[order], value[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
     kept = place < count
+    if (
+        not kept.any()
+    ):  # nothing is like anything: one cell of 0, for a checkpoint holds no empty array
+        row, col, value, kept = *np.zeros((2, 1), np.int64), np.zeros(1), np.ones(1, bool)
     cells = (value[kept].astype(np.float32), (row[kept], col[kept]))
     found = csr_matrix(cells, shape=(size, size))
     found.sort_indices()

@@ -12,7 +12,7 @@ from jaxrec.data.readers.headers import columns_of
 from jaxrec.data.readers.names import prose
 from jaxrec.data.readers.raw import Events, Item, Problems, RawSet
 from jaxrec.data.readers.rows import json_rows, open_table
-from jaxrec.data.readers.table import add_rows, day_first_of
+from jaxrec.data.readers.table import add_rows, day_first_of, with_facts
 from jaxrec.data.readers.text_files import stem
 
 MARKUP = ("<span", "getTime", "var aPageStart")  # what stands in place of some titles of 2018
@@ -31,8 +31,9 @@ def read_amazon_json(path: Path, problems: Problems, named: dict[str, str]) -> R
         header = ["summary" if name == "title" else name for name in header]
     columns = columns_of(header, named, path, problems)
     day_first = day_first_of(table, columns, path, problems)
-    add_rows(events, table.rows(), columns, path, problems, day_first)
     items: dict[str, Item] = {}
+    rows = with_facts(table.rows(), header, columns, items)
+    add_rows(events, rows, columns, path, problems, day_first)
     for there in metadata(path):
         items |= read_metadata(there, problems)
     amazon = {"asin", "parent_asin", "reviewerID"} & set(header)

@@ -70,12 +70,17 @@ FACTS = {
     "year": "release_year year publication_year year_of_publication released release_date year_of_release год "
     "год_издания год_выпуска",
 }
-# In a table of events only names that leave no doubt are facts of the item.
+# In a table of events only names that leave no doubt are facts of the item; those below where nobody reviews.
 FACTS_OF_EVENTS = {
     "title": "product_title item_title movie_title book_title product_name item_name movie_name название_товара",
     "category": "product_category item_category",
     "brand": "product_brand item_brand",
     "price": "product_price item_price",
+}
+FACTS_UNREVIEWED = {
+    "title": "title",
+    "category": "category categories genre genres",
+    "brand": "brand",
 }
 ENDS = ("", "id", "ids", "key", "code", "no", "nr", "num", "number", "uuid", "guid", "ref", "index")
 STARTS = ("", "id", "ид", "код", "номер")
@@ -136,12 +141,17 @@ def _candidates(what: str, header: Sequence[str]) -> tuple[list[int], str]:
 
 
 def columns_of(
-    header: Sequence[str], named: Mapping[str, str], path: Path, problems: Problems
+    header: Sequence[str],
+    named: Mapping[str, str],
+    path: Path,
+    problems: Problems,
+    facts: bool = True,
 ) -> Columns:
     """The columns of a table of events by its header.
 
     header: the names. named: columns by meaning ("user", "item", "rating", "time"), as the configuration gives them.
-    path: of the file, for messages. problems: is told of guesses and of columns that are not read.
+    path: of the file, for messages. problems: is told of guesses and of columns that are not read. facts: whether those
+    of `fact_places` are.
     Raises DataError where a named column is not there, or which is the user or the item is not clear.
     """
     header = [name.strip() for name in header]
@@ -164,9 +174,29 @@ def columns_of(
             _refuse_repeated(header[found[0]], what, path)
         taken[what] = found[0] if found else None
     columns = Columns(**taken)  # type: ignore[arg-type]
-    left = [name or f"column {i}" for i, name in enumerate(header) if i not in columns]
-    _say_read(columns, header, left, path, problems)
+    told = fact_places(header, columns) if facts else {}
+    read = {what: i for what, i in columns._asdict().items() if i is not None} | told
+    left = [name or f"column {i}" for i, name in enumerate(header) if i not in read.values()]
+    if left or any(
+        plain(header[i]) not in _plain_all(PUBLISHED.get(what, "")) for what, i in read.items()
+    ):
+        shown = ", ".join(f"{what} = {header[i]!r}" for what, i in read.items())
+        problems.say(f"{path.name}: {shown}" + (f"; not read: {', '.join(left)}" if left else ""))
     return columns
+
+
+def fact_places(header: Sequence[str], columns: Columns) -> dict[str, int]:
+    """Where a table of events tells something of its items."""
+    unreviewed = (
+        columns.review is None and columns.summary is None
+    )  # else "title" may be a review's
+    found = {}
+    for what, names in FACTS_OF_EVENTS.items():
+        more = FACTS_UNREVIEWED.get(what, "") if unreviewed else ""
+        place = first_of(header, f"{names} {more}")
+        if place is not None and place not in columns:
+            found[what] = place
+    return found
 
 
 def names_events(header: Sequence[str]) -> bool:
@@ -242,21 +272,3 @@ def _refuse_repeated(name: str, what: str, path: Path) -> None:
     raise DataError(
         f"{path}: two columns are called {name!r}: rename the one that is not the {what}"
     )
-
-
-def _say_read(
-    columns: Columns, header: Sequence[str], left: Sequence[str], path: Path, problems: Problems
-) -> None:
-    known = all(
-        plain(header[place]) in _plain_all(PUBLISHED[what])
-        for what, place in zip(Columns._fields, columns, strict=True)
-        if place is not None
-    )
-    if left or not known:
-        read = ", ".join(
-            f"{what} = {header[place]!r}"
-            for what, place in zip(Columns._fields, columns, strict=True)
-            if place is not None
-        )
-        end = f"; not read: {', '.join(left)}" if left else ""
-        problems.say(f"{path.name}: {read}{end}")

@@ -35,7 +35,7 @@ def read_recbole(path: Path, problems: Problems, named: dict[str, str]) -> RawSe
     """
     events = Events()
     header, types, rows = typed_rows(path, problems)
-    columns = columns_of(header, named, path, problems)
+    columns = columns_of(header, named, path, problems, facts=False)
     if "token_seq" in types:
         _add_histories(events, rows, columns, header, types, path, problems)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.readers import times
-from jaxrec.data.readers.headers import FACTS_OF_EVENTS, Columns, columns_of, first_of
+from jaxrec.data.readers.headers import Columns, columns_of, fact_places
 from jaxrec.data.readers.names import identity, prose
 from jaxrec.data.readers.raw import DataError, Events, Item, Problems, RawSet
 from jaxrec.data.readers.rows import Row, Table, open_table
@@ -34,25 +34,22 @@ def read_table(
     events = Events()
     day_first = day_first_of(table, columns, path, problems)
     facts: dict[str, Item] = {}
-    places = {
-        what: place
-        for what, names in FACTS_OF_EVENTS.items()
-        if (place := first_of(table.header, names)) is not None and place not in columns
-    }
-    rows = table.of_width(path, problems)
-    if places:
-        rows = _facts(rows, columns.item, places, facts)
+    rows = with_facts(table.of_width(path, problems), table.header, columns, facts)
     add_rows(events, rows, columns, path, problems, day_first)
     return RawSet("table", events.interactions(), events.review, events.summary, facts)
 
 
-def _facts(
-    rows: Iterator[tuple[int, Row]], key: int, places: Mapping[str, int], facts: dict[str, Item]
+def with_facts(
+    rows: Iterator[tuple[int, Row]], header: Sequence[str], columns: Columns, facts: dict[str, Item]
 ) -> Iterator[tuple[int, Row]]:
-    """The rows as they pass, of which the first about each item tells its title and more."""
+    """The rows as they pass, of which the first about each item tells its title and more (`headers.fact_places`)."""
+    places = fact_places(header, columns)
     for at, row in rows:
+        if not places:
+            yield at, row
+            continue
         try:
-            name = identity(row[key])
+            name = identity(row[columns.item])
         except ValueError:
             name = ""
         if name and name not in facts:
