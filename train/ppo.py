@@ -25,15 +25,14 @@ from jaxrec.dialogue.prompts import Generation
 from jaxrec.mesh import HostsConfig, MeshConfig
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.value import init_value
-from jaxrec.models.language.writing import decoder_writer, prompt_rows, written_ids
+from jaxrec.objectives.player import Player
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
-from jaxrec.rewards.reward import LENGTH, Reward, RewardError, by_name, numbers, score_samples
+from jaxrec.rewards.reward import by_name
 from jaxrec.rewards.rewarded_prompts import Prompt, read_prompts
-from jaxrec.structs import Tokens
-from jaxrec.training import gradients, partition, tuning
+from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
-from jaxrec.training.rollout import KlConfig, Playout, RolloutConfig, RolloutSource
+from jaxrec.training.rollout import KlConfig, RolloutConfig, RolloutSource
 from jaxrec.training.rollout_record import RolloutRecord, write_samples
 
 
@@ -85,20 +84,20 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     check(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    reward = by_name(cfg.reward)
+    reward = by_name(cfg.reward)  # before the model is read: a misspelt name is said at once
     tuned = start(cfg, devices)
     train, held = prompts_of(cfg, tuned)
     trained, frozen = parts(cfg, tuned)
     frozen = mesh.settle(devices, frozen)
-    players = Players(cfg, tuned, reward, frozen, [*train, *held])
+    player = Player(tuned, reward, frozen, [*train, *held], cfg.generation, cfg.merged)
     record = RolloutRecord(Path(cfg.out))
-    source = source_of(cfg, tuned, players, train, frozen, devices, record)
+    source = source_of(cfg, tuned, player, train, frozen, devices, record)
 
     steps = cfg.episodes * cfg.rollout.updates
     objective = objectives.ppo if cfg.variant == "ppo" else objectives.grpo
 
     def evaluate(params: Any, at: int) -> dict[str, float]:
-        played, samples = players.on(params, _repeated(held, cfg.rollout.rows), seed=0)
+        played, samples = player.play(params, _repeated(held, cfg.rollout.rows), seed=0)
         count = min(len(held), cfg.rollout.rows)
         write_samples(Path(cfg.out) / "samples.jsonl", at, samples[: min(count, cfg.samples)])
         return {f"held_{name}": float(x[:count].mean()) for name, x in played.told.items()}
@@ -106,7 +105,7 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     trained = mesh.place(devices, trained)
     before = evaluate(trained, 0)
     fitted = tuning.tune(
-        objective(tuned.lm, loss_of(cfg, players.longest)), trained, source, opt=cfg.opt,
+        objective(tuned.lm, loss_of(cfg, player.longest)), trained, source, opt=cfg.opt,
         config=dataclasses.replace(cfg.loop, steps=steps), mesh=devices, rows=cfg.rollout.batch,
         out=cfg.out, frozen=frozen, gradients=gradients.summed(cfg.accum), evaluate=evaluate,
         resolved=cfg, title=cfg.variant,
@@ -193,87 +192,29 @@ def prompts_of(cfg: PpoConfig, tuned: Tuned) -> tuple[list[Prompt], list[Prompt]
     return train, held or train
 
 
-class Players:
-    """Lets the policy write, and has it rewarded."""
-
-    def __init__(
-        self, cfg: PpoConfig, tuned: Tuned, reward: Reward, frozen: Any, prompts: list[Prompt]
-    ):
-        self.cfg, self.reward, self.frozen, self.pad_id = cfg, reward, frozen, tuned.chat.pad_id
-        self.longest = max(len(p.ids) for p in prompts)
-        self.width = self.longest + cfg.generation.max_new
-        self.writer = decoder_writer(
-            tuned.cfg, cfg.generation, eos=tuned.chat.eos_ids, text_of=tuned.chat.decode,
-            longest=self.longest, merged=cfg.merged,
-        )  # fmt: skip
-        # tried once before anything is trained: its mistakes show, and the names of its parts are known
-        tried = prompts[0].sample("")
-        self.names = tuple(numbers(score_samples(reward, [tried])[0]))
-
-    def on(self, params: Any, prompts: list[Prompt], seed: int) -> tuple[Playout, list[dict]]:
-        """What was played to these prompts, and the texts with their scores."""
-        tree = partition.merge(params, self.frozen)
-        out = self.writer(tree, [p.ids for p in prompts], seed)
-        samples = [p.sample(said) for p, said in zip(prompts, out.texts, strict=True)]
-        told = [numbers(score) for score in score_samples(self.reward, samples)]
-        for i, row in enumerate(told):
-            if tuple(row) != self.names:
-                raise RewardError(
-                    f"the reward names {sorted(row)} for sample {i} and {sorted(self.names)} for an empty text"
-                )
-        column = lambda name: np.array([row[name] for row in told], np.float32)
-        words = np.array([len(sample.text.split()) for sample in samples], np.float32)
-        stopped = np.array([why == "stop" for why in out.reason])
-        said = written_ids(out)
-        more = {
-            "tokens": np.array([len(row) for row in said], np.float32),
-            "words": words,
-            "ended": np.array([why != "length" for why in out.reason], np.float32),
-            # the stop strings end a text early, and the length reward is lost
-            "stopped_short": (stopped & (words < LENGTH[0])).astype(np.float32),
-        }
-        told_R = {name: column(name) for name in self.names} | more
-        rows = self.rows([p.ids for p in prompts], said)
-        lines = [
-            {"prompt": s.prompt, "text": s.text, "ended": why, **row}
-            for s, why, row in zip(samples, out.reason, told, strict=True)
-        ]
-        return Playout(rows, told_R["reward"], told_R), lines
-
-    def rows(self, prompts: list[list[int]], said: list[list[int]]) -> Tokens:
-        """Prompt and text as token rows of one width; the text is what counts."""
-        return prompt_rows(prompts, said, self.longest, self.width, self.pad_id)
-
-    def like(self, count: int) -> Playout:
-        """A Played of the right shapes."""
-        zeros = np.zeros(count, np.float32)
-        names = (*self.names, "tokens", "words", "ended", "stopped_short")
-        return Playout(self.rows([[0]] * count, [[0]] * count), zeros, dict.fromkeys(names, zeros))
-
-
 def source_of(
     cfg: PpoConfig,
     tuned: Tuned,
-    players: Players,
+    player: Player,
     prompts: list[Prompt],
     frozen: Any,
     devices: jax.sharding.Mesh,
     record: RolloutRecord,
 ) -> RolloutSource:
     """The rollouts, their programs compiled once."""
-    loss, c = loss_of(cfg, players.longest), cfg.rollout
+    loss, c = loss_of(cfg, player.longest), cfg.rollout
     assess = jax.jit((assess_ppo if cfg.variant == "ppo" else assess_grpo)(tuned.lm, loss))
     moved = jax.jit(drift(tuned.lm, loss))
     placed = lambda batch, rows: mesh.place_batch(devices, batch, rows)
     return RolloutSource(
         c,
         len(prompts),
-        lambda params, index, seed: players.on(params, [prompts[i] for i in index], seed)[0],
+        lambda params, index, seed: player.play(params, [prompts[i] for i in index], seed)[0],
         lambda params, said, reward, coef: assess(
             params, frozen, *placed((said, reward), c.rows), np.float32(coef)
         ),
-        players.like(c.rows),
-        players.width,
+        player.like(c.rows),
+        player.width,
         drift=lambda params, batch: moved(params, frozen, placed(batch, c.batch)),
         report=record.add,
         tells_kl=cfg.variant == "ppo" or (loss.reference and not loss.on_policy),
