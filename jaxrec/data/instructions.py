@@ -120,7 +120,7 @@ def hold_out(
     if not held or not train:
         raise InstructionError(
             f"of {len(instructions)} instructions none would be {'trained on' if held else 'held out'}:"
-            f" hold_out_every is {every}"
+            f" hold_out_every is {every}. Bring more, set a smaller --hold-out-every, or name others with --held"
         )
     return train, held
 
