@@ -179,7 +179,16 @@ class Assistant:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> str:
-        """What the tenant would answer; None: nobody in particular. Greedy at temperature 0. As `answers` otherwise."""
+        """What a tenant would answer.
+
+        Args:
+          question: a text, or a conversation that ends with one.
+          tenant: its key; None: nobody in particular.
+          temperature: 0 takes the likeliest words.
+          seed: of the draws above that.
+
+        Raises as `answers`.
+        """
         return self.answers([question], tenant, temperature=temperature, seed=seed)[0]
 
     def answers(
@@ -190,9 +199,14 @@ class Assistant:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """An answer to each question, by one tenant or by one for each.
+        """An answer to each question, `rows` of them at a time.
 
-        Of a conversation of more than `LONGEST` tokens the oldest ones are not read.
+        Args:
+          questions: texts, or conversations that end with one; of more than `LONGEST` tokens the oldest are not read.
+          tenant: a key, or one for each question; None: nobody in particular.
+          temperature: 0 takes the likeliest words.
+          seed: of the draws above that.
+
 
         Raises RunError for a tenant that is not known (with the nearest names) and for an empty question.
         """
@@ -226,7 +240,10 @@ class Assistant:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Iterator[str]:
-        """The answer piece by piece, as it is written; joined, the pieces are `answer` (with blanks at its ends)."""
+        """The answer piece by piece, as it is written; joined, the pieces are `answer` (with blanks at its ends).
+
+        question, tenant, temperature, seed: as of `answer`.
+        """
         voice, (asked, length) = self.voice(tenant), self._asked([question])
         pieces = self._writes(1).stream(
             self.model.params, _together([voice]), asked, length, temperature=temperature, seed=seed

@@ -172,7 +172,16 @@ def fit_answers(
     devices: jax.sharding.Mesh,
     out: str | Path,
 ) -> np.ndarray:
-    """p [U, E] fitted to each tenant's first `cfg.examples` answers, from `start_UE` on."""
+    """p [U, E] fitted to each tenant's first `cfg.examples` answers, from `start_UE` on.
+
+    Args:
+      model: a loaded personal model.
+      tenants: who is fitted, each with some dialogues.
+      start_UE: where each p begins, the encoder's.
+      cfg: how.
+      devices: the mesh that the model's parameters lie on.
+      out: folder of the run.
+    """
     frozen = _frozen(model, start_UE, devices)
     if cfg.restraint.penalty:
         barred = ruled_out(model.chat, model.lm.cfg.head.vocab, tenants)
@@ -193,7 +202,16 @@ def fit_thumbs(
     devices: jax.sharding.Mesh,
     out: str | Path,
 ) -> np.ndarray:
-    """p [U, E] fitted to each tenant's judged answers, from `start_UE` on: KTO, for there are no pairs."""
+    """p [U, E] fitted to each tenant's judged answers, from `start_UE` on: KTO, for there are no pairs.
+
+    Args:
+      model: a loaded personal model.
+      tenants: who is fitted, each with some judged answers.
+      start_UE: where each p begins, the encoder's.
+      cfg: how.
+      devices: the mesh that the model's parameters lie on.
+      out: folder of the run.
+    """
     thumbs = [*both_thumbs(pairs_of(tenants)), *thumbs_of(tenants)]
     names = [tenant.key for tenant in tenants]
     batch, _, skipped = tenant_thumb_rows(
@@ -216,7 +234,15 @@ def fit_deltas(
     devices: jax.sharding.Mesh,
     out: str | Path,
 ) -> PyTree:
-    """A bank of Deltas of the head, a row a tenant, each fitted to that tenant's first `cfg.examples` answers."""
+    """A bank of Deltas of the head, a row a tenant, each fitted to that tenant's first `cfg.examples` answers.
+
+    Args:
+      model: a loaded personal model.
+      tenants: who is fitted, each with some dialogues.
+      cfg: how.
+      devices: the mesh that the model's parameters lie on.
+      out: folder of the run.
+    """
     sites = model.lm.sites
     bank = deltas.init(jax.random.key(cfg.loop.seed), sites, cfg.own, len(tenants))
     frozen = {name: model.params[name] for name in FROZEN if name in model.params}
