@@ -9,12 +9,14 @@ Measures: `rouge` (F1 of ROUGE-1, 2 and L), `exact` (equal but for white space),
 sentence vectors; English), `nats` (of the reference, a token, and its perplexity), and one's own: MODULE:CALLABLE takes
 (prediction, reference) and gives a number, or numbers by name. Intervals: 95 %, bootstrap over rows.
 
-Writes OUT/rows.jsonl, a line an answer with every measure, and OUT/results.json. Answers are saved before they are
+Writes OUT/rows.jsonl, a line an answer with every measure, and OUT/results.json. An interrupted run goes on from the
+answers that it wrote. They are saved before they are
 scored: `--predictions OUT/rows.jsonl` scores them again.
 """
 
 import dataclasses
 import difflib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +29,7 @@ from tqdm import tqdm
 from jaxrec import config, results, text_metrics
 from jaxrec.config import RunError
 from jaxrec.data.instructions import Instruction, json_lines, read_instructions, shorten
-from jaxrec.files import write_json_lines
+from jaxrec.files import content_hash, write_json_lines
 from jaxrec.metrics import ratio
 
 OWN = ("rouge", "exact", "similarity", "nats")
@@ -211,7 +213,10 @@ def by_model(
 
 
 def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int) -> list[str]:
-    """An answer to each row, similar lengths together; a prompt longer than `room` tokens loses its start."""
+    """An answer to each row, similar lengths together; a prompt longer than `room` tokens loses its start.
+
+    Each batch is kept in OUT/answers.part.jsonl until all are there, so an interrupted run goes on from it.
+    """
     from jaxrec.dialogue.prompts import Generation
     from jaxrec.models.language.writing import decoder_writer, openings_of
 
@@ -227,13 +232,41 @@ def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int
             f"{cut} prompts fill the {room} tokens there are, or lost their beginning", flush=True
         )
     order = sorted(range(len(openings)), key=lambda i: len(openings[i]))
-    out = [""] * len(order)
+    of = _made_from(tuned, openings, cfg)
+    part = Path(cfg.out) / "answers.part.jsonl"
+    texts = _begun(part, of, cfg.rows)
+    if texts:
+        print(f"{len(texts)} answers are there from an interrupted run", flush=True)
+    write_json_lines(part, [{"of": of}, *({"text": text} for text in texts)])
     for start in tqdm(range(0, len(order), cfg.rows), "answers", disable=None):
+        if start < len(texts):
+            continue
         some = order[start : start + cfg.rows]
         made = write(tuned.tree, [openings[i] for i in some], cfg.seed + start)
-        for i, text in zip(some, made.texts or [], strict=True):
-            out[i] = text.strip()
-    return out
+        texts += [text.strip() for text in made.texts or []]
+        with part.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts[start:])
+    part.unlink()
+    out = dict(zip(order, texts, strict=True))
+    return [out[i] for i in range(len(order))]
+
+
+def _begun(part: Path, of: str, rows: int) -> list[str]:
+    """The answers that an interrupted run of the same model, prompts and settings left, whole batches alone."""
+    lines = part.read_text("utf-8").split("\n")[:-1] if part.is_file() else []
+    if not lines or json.loads(lines[0]) != {"of": of}:
+        return []
+    whole = (len(lines) - 1) // rows * rows
+    return [json.loads(line)["text"] for line in lines[1 : 1 + whole]]
+
+
+def _made_from(tuned: Any, openings: Sequence[Sequence[int]], cfg: TextConfig) -> str:
+    """A hash of everything that answers depend on."""
+    import jax
+
+    how = (cfg.new, cfg.temperature, cfg.top_p, cfg.rows, cfg.quantise, cfg.dtype, cfg.seed)
+    trained = [np.asarray(leaf) for leaf in jax.tree.leaves(tuned.tree.get("delta"))]
+    return content_hash(tuned.base_hash, json.dumps([how, list(map(list, openings))]), *trained)
 
 
 def similarity(measures: list[str]) -> Callable[[Sequence[str]], np.ndarray] | None:

@@ -16,6 +16,7 @@ from jaxrec import hub
 from jaxrec.config import ConfigError
 from jaxrec.data.instructions import read_instructions
 from jaxrec.data.text import train_tokenizer
+from jaxrec.files import write_json_lines
 from jaxrec.metrics import ratio
 from jaxrec.models.language.likelihood import nats
 from jaxrec.models.language.tuned_folder import load_tuned
@@ -69,7 +70,24 @@ def test_a_model_answers_and_is_scored(folder, tmp_path, capsys):
     (row,) = record["rows"]
     assert row["n"] == 6 and row["nats_lo"] <= row["nats"] <= row["nats_hi"]
     assert "ROUGE" not in capsys.readouterr().err
+    # an interrupted run goes on from its whole batches: four answers of five
+    part = tmp_path / "answers.part.jsonl"
+    tuned = load_tuned(folder / "model")
+    asked = eval_text.read(cfg)
+    openings = [tuned.chat.opening(one.prompt) for one in asked]
+    kept = [
+        {"of": eval_text._made_from(tuned, openings, cfg)},
+        *({"text": f"kept {i}"} for i in range(5)),
+    ]
+    part.write_text("".join(json.dumps(row) + "\n" for row in kept) + '{"te')
+    eval_text.main(cfg)
+    told = [row["prediction"] for row in lines(tmp_path / "rows.jsonl")]
+    assert sorted(t for t in told if t.startswith("kept")) == [f"kept {i}" for i in range(4)]
+    assert [
+        t for t, row in zip(told, rows, strict=True) if not t.startswith("kept")
+    ] != [] and not part.exists()
     # what was written is scored again without a model, and the same
+    write_json_lines(tmp_path / "rows.jsonl", rows)
     again = dataclasses.replace(
         cfg, model="", predictions=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "again")
     )
