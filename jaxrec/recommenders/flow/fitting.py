@@ -19,6 +19,7 @@ from jaxrec.recommenders.flow.pipeline import FlowParts, FlowSettings, FlowWeigh
 from jaxrec.recommenders.flow.query import Query
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.retrieval.catalog_vectors import embed_catalog
+from jaxrec.retrieval.trending import Trending
 
 _log = logging.getLogger(__name__)
 TREND_HALF_LIFE = 90 * DAY
@@ -97,10 +98,14 @@ def personas_of(
 
 def trend(rows: Histories, half_life: float = TREND_HALF_LIFE) -> Float[np.ndarray, " I"]:
     """How often each item was taken, an event counting half after `half_life` seconds; plainly without times."""
-    weight_T = np.ones(len(rows.item_T))
-    if rows.time_T is not None and len(rows.time_T):
-        weight_T = 0.5 ** ((rows.time_T.max() - rows.time_T) / half_life)
-    return np.bincount(rows.item_T, weights=weight_T, minlength=rows.n_items)
+    if rows.time_T is None or not len(rows.time_T):
+        return np.bincount(rows.item_T, minlength=rows.n_items).astype(np.float64)
+    trending = Trending(half_life)
+    trending.count(rows.item_T, rows.time_T)
+    items, heat = trending.heat(float(rows.time_T.max()), rows.n_items)
+    out_I = np.zeros(rows.n_items)
+    out_I[items] = heat
+    return out_I
 
 
 class Asked(NamedTuple):

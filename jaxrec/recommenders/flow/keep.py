@@ -7,10 +7,12 @@
 A fit that was stopped goes on: what was embedded and trained lies in the folder's `work` until the flow is whole.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from jaxrec.recommenders.flow.flow import Flow
 from jaxrec.recommenders.flow.pipeline import FlowError
 
 CACHE = "~/.cache/jaxrec/shops"
+_LOCK = "lock"
 
 Say = Callable[[str], None]
 
@@ -56,6 +59,23 @@ def open_shop(
     columns = {name: column for name, column in (columns or {}).items() if column}
     folder = _folder(files, keep)
     made_from = _made_from(files, config, columns)
+    with _alone(folder, say):
+        return _opened(files, folder, refit, config, columns, made_from, progress, say)
+
+
+# ------------------------------------------------------------------------------------------ inside
+
+
+def _opened(
+    files: list[Path],
+    folder: Path,
+    refit: bool,
+    config: FlowConfig,
+    columns: dict[str, str],
+    made_from: dict[str, str],
+    progress: bool,
+    say: Say,
+) -> Flow:
     old = _kept(folder)
     if old is not None and not refit:
         changed = [name for name, mark in made_from.items() if old.get(name) != mark]
@@ -71,7 +91,26 @@ def open_shop(
     return flow
 
 
-# ------------------------------------------------------------------------------------------ inside
+@contextlib.contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Only one process opens a kept shop at a time: a second one waits while the first fits, and finds what it kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("w")
+    except OSError as error:
+        if (folder / "flow").is_dir():  # kept on what can only be read
+            yield
+            return
+        raise FlowError(
+            f"nothing can be kept in {folder}: {error.strerror}; name another by keep"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(f"another process works in {folder}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fitted(
@@ -125,7 +164,7 @@ def _folder(files: list[Path], keep: str | Path | None) -> Path:
     if keep is None:
         return Path(CACHE).expanduser() / _digest([str(path) for path in files])[:16]
     folder = Path(keep).expanduser().absolute()
-    ours = {"flow", "work", "flow.new", "flow.old"}
+    ours = {_LOCK, "flow", "work", "flow.new", "flow.old"}
     if folder.is_file() or (folder.is_dir() and {path.name for path in folder.iterdir()} - ours):
         raise FlowError(
             f"{folder} holds something else: name an empty or a new folder to keep the shop in"
