@@ -1,4 +1,4 @@
-"""Floor 3: a model's tokenizer from its `tokenizer.json`, through the `tokenizers` library alone."""
+"""Floor 3: a model's tokenizer from its `tokenizer.json`, through `tokenizers`; chats as `transformers` writes them."""
 
 import functools
 import json
