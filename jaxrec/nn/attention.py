@@ -354,6 +354,7 @@ class Attention(nn.Module):
           bias_BHLM: added to the scores of all rows, beside the delta's own bias.
         """
         q, k, v = (self._heads_of(name, x_BLD, delta) for name in "qkv")
+        # keys are turned before they are kept: a rotation depends on a key's own place alone, so the cache never turns
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
@@ -366,6 +367,7 @@ class Attention(nn.Module):
                 bias_BHLM, distance_bias(change.distance_NBHX, *positions, self.causal)
             )
         prefix = self._prefix(delta)
+        # against a cache there are few queries and many slots, of which the mask shows the filled ones: no blocks there
         attend = attend_causally if self.causal and cache is None else attend_by_head
         if self.fused and cache is None:
             attend = attend_fused

@@ -86,6 +86,7 @@ def enter(
     if positions_BL is None:
         positions_BL = jnp.maximum(jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) - 1, 0)
     if outer.embed_BD is not None:
+        # one vector at one place: every later token can attend to it, so it is the least way in which p can enter
         first_BL = mask_BL & (positions_BL == 0) & begins_B1
         x_BLD = x_BLD + first_BL[:, :, None] * outer.embed_BD[:, None, :].astype(x_BLD.dtype)
     shared = 0

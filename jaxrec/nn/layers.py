@@ -210,6 +210,7 @@ class Norm(nn.Module):
         # [D] against [..., D]: rank promotion is made explicit by the reshape
         wide = lambda v: v.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + size)
         scale = wide(weight(self, "scale", size, nn.initializers.ones_init()))
+        # squares of 16-bit numbers overflow or vanish: both norms (Zhang 2019, Ba 2016) are taken in f32
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - y.mean(-1, keepdims=True)
@@ -217,6 +218,7 @@ class Norm(nn.Module):
         if self.kind == "layer":
             y = y + wide(weight(self, "bias", size, nn.initializers.zeros_init()))
         if film is not None:
+            # FiLM (Perez 2018): a row's own scale and shift where the model has one for all
             y = y * (1 + film.gamma_NBD[:, None, :]) + film.beta_NBD[:, None, :]
         return y.astype(x.dtype)
 
@@ -236,6 +238,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: Array, delta: LayerDelta | None = None) -> Array:
+        # gated: half of the hidden layer decides how much of the other half passes (GLU, Shazeer 2020)
         act = ACTIVATIONS[self.activation]
         into = lambda site: Dense(self.d_ff, self.use_bias, self.init_std, name=site)(
             x_BLD, delta, site

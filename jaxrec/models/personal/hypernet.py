@@ -1,4 +1,7 @@
-"""A(p): from a person's vector p to a Delta of any kind, layer by layer (Text-to-LoRA 2025; HyperNetworks 2016).
+"""A(p): from a person's vector p to a Delta of any kind, layer by layer.
+
+Weights that make weights are Ha's (HyperNetworks, 2016); from a description to the adapter of a frozen language model
+come HyperTuning (Phang 2023) and Text-to-LoRA (Charakorn 2025), whose layer codes these are.
 
     h = trunk(p)                                  once
     u = gelu(h W + code[layer])                   a layer: p meets the layer's embedding

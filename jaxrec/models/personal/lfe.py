@@ -2,7 +2,9 @@
 
     H_{L-K+1..L} [B, L, D] x K  --concat-->  [B, L, K*D]  --LN, W_proj-->  z_seq [B, L, d_z]  --pool-->  z_cls [B, d_z]
 
-Everything below is the frozen backbone, run by `extract`; everything that is personal stands on z alone.
+Several layers are joined because each knows something else (ELMo, Peters 2018), and pooled by one learned query rather
+than read off a special token, which a decoder does not have. Everything below is the frozen backbone, run by `extract`;
+everything that is personal stands on z alone.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
     Evidence [B, S] --(z + kind + label)--> tokens --> learned queries attend --> MLP --> p [B, E]
 
-The order of the evidence does not matter, its amount may vary, and with none p is the encoder's answer for a stranger.
+Learned queries that attend to a set are the Set Transformer's pooling (Lee 2019) and Perceiver's latents (Jaegle 2021):
+the order of the evidence does not matter, its amount may vary, and with none p is the encoder's answer for a stranger.
 From there `fit_profiles` can go on by gradient: every person at once, each by their own examples alone.
 """
 
