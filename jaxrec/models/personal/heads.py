@@ -3,7 +3,7 @@
     memory = [z_cls ; z_seq ; retrieved z]  --(optional encoder)-->  keys and values, made once a turn
     answer ids -> embed -> N x (self-attention, cross-attention over the memory, MLP) -> norm -> logits
 
-The memory is attended to and never decoded (the Transformer's cross-attention, Vaswani 2017; Perceiver IO, Jaegle 2022),
+The memory is attended to, never decoded (the Transformer's cross-attention, Vaswani 2017; Perceiver IO, Jaegle 2022),
 so a token costs what the head costs, however large the backbone is. p is no input of its own: it arrives as a `Delta`
 (an offset to the first token, a soft prompt, conditional norms, a LoRA, ...) that A(p) makes for these `sites`. So a
 head without a tenant is the same program with delta None.
