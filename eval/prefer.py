@@ -40,7 +40,7 @@ from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
 from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.models.personal.tenant_start import starting_p
+from jaxrec.models.personal.profile_folder import starting_p
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer

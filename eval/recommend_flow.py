@@ -23,7 +23,7 @@ from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout
-from jaxrec.people.rhythm import rhythm
+from jaxrec.people.traits import rhythm
 from jaxrec.recommenders.flow import Answer, FlowParts, FlowSettings, Pipeline
 
 RULE = "-" * 100

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from jaxrec import config
 from jaxrec.config import ConfigError
 from jaxrec.results import print_table, write_results
-from jaxrec.retrieval import ranked
+from jaxrec.retrieval import top_k
 from jaxrec.retrieval.exact import ExactSearch
 from jaxrec.retrieval.index import Index
 from jaxrec.retrieval.index_choice import IndexConfig, describe
@@ -143,9 +143,9 @@ def _prepared(
         kept_ID[at : at + len(block_ID)] = block_ID
         for stop in [e for e in edges if at < e <= at + len(block_ID)]:
             part = _exact(block_ID[: stop - at], q_BD, most, at)
-            truth[stop] = part if found is None else ranked.merge([found, part], most)
+            truth[stop] = part if found is None else top_k.merge([found, part], most)
         part = _exact(block_ID, q_BD, most, at)
-        found = part if found is None else ranked.merge([found, part], most)
+        found = part if found is None else top_k.merge([found, part], most)
         at += len(block_ID)
     kept_ID.flush()
     np.save(work / "queries.npy", q_BD)

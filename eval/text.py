@@ -187,8 +187,8 @@ def by_model(
     cfg: TextConfig, asked: Sequence[Instruction], written: list[str] | None, with_nats: bool
 ) -> tuple[list[str], np.ndarray | None]:
     """(the model's answers, unless they are there; [U, 2] nats and tokens of the references, if they are wanted)."""
-    from jaxrec.models.language.likelihood import nats
     from jaxrec.models.language.tuned_folder import load_tuned
+    from jaxrec.models.language.tuned_lm import nats
 
     tuned = load_tuned(
         cfg.model, cfg.adapter, quantise=cfg.quantise, plain=cfg.plain or None, dtype=cfg.dtype

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.retrieval.catalog_vectors import embed_catalog, open_vectors
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 TEXTS = [f"thing {i} " + "of the shop " * (i % 5) for i in range(23)]
 D = 6

@@ -4,7 +4,7 @@ import pytest
 
 from jaxrec import mesh as meshes
 from jaxrec.retrieval.device_top_k import DeviceTopK, top_k_by_runs
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 N, D, K = 1003, 12, 7  # 1003 rows divide neither by 8 devices nor by a chunk
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.retrieval.diversity import diversify, mean_distance
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 METHODS = ("distance", "mmr", "dpp")

@@ -23,7 +23,7 @@ from jaxrec.data.candidate_sets import (
 )
 from jaxrec.data.policy_sets import PolicySetConfig
 from jaxrec.data.rewrites import rewrites
-from jaxrec.data.surface import NAMES, surface
+from jaxrec.models.personal.draft_vectors import NAMES, surface
 from jaxrec.models.personal.editor import Edited, Editor, EditorBatch, EditorConfig, choose, edit
 from jaxrec.models.personal.editor_folder import EditorModel
 from jaxrec.models.text.text_vectors import Texts

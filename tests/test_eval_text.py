@@ -18,8 +18,8 @@ from jaxrec.data.instructions import read_instructions
 from jaxrec.data.text import train_tokenizer
 from jaxrec.files import write_json_lines
 from jaxrec.metrics import ratio
-from jaxrec.models.language.likelihood import nats
 from jaxrec.models.language.tuned_folder import load_tuned
+from jaxrec.models.language.tuned_lm import nats
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 CFG = DecoderConfig(

@@ -6,13 +6,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jaxrec.retrieval import index_choice, ranked
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval import index_choice, top_k
 from jaxrec.retrieval.exact import ExactSearch
-from jaxrec.retrieval.index import Index
+from jaxrec.retrieval.index import Index, search_shards
 from jaxrec.retrieval.index_choice import IndexConfig, choose
 from jaxrec.retrieval.item_ids import ItemIds
-from jaxrec.retrieval.shards import search_shards
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 N, D = 4000, 32
@@ -347,7 +346,7 @@ def test_ids_survive_a_long_history():
 def test_merge_keeps_the_better_score_of_an_item():
     a = Shortlist(np.array([[4, 2, -1]]), np.array([[0.9, 0.5, -np.inf]], np.float32))
     b = Shortlist(np.array([[2, 7]]), np.array([[0.7, 0.7]], np.float32))
-    merged = ranked.merge([a, b], 4)
+    merged = top_k.merge([a, b], 4)
     assert merged.items_BJ.tolist() == [[4, 2, 7, -1]]
     np.testing.assert_allclose(merged.scores_BJ[0, :3], [0.9, 0.7, 0.7])
     assert dataclasses.is_dataclass(merged)

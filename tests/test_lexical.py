@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.lexical import LexicalIndex
+from jaxrec.retrieval.top_k import SearchError
 
 TEXTS = ("Кофейная кружка", "coffee mug, blue", "КРУЖКА зелёная", "Café crème grinder", "")
 

@@ -8,9 +8,8 @@ import pytest
 
 from jaxrec.data.histories import Histories, from_lists
 from jaxrec.people import preferences
-from jaxrec.people.demographics import anonymised
 from jaxrec.people.preferences import DAY, FadingMean, HalfLives, preference_vectors
-from jaxrec.people.rhythm import rhythm
+from jaxrec.people.traits import anonymised, rhythm
 from jaxrec.people.unified import Event, ItemKnowledge, UnifiedProfile
 from jaxrec.world.shops import SHOPS, make_shops
 

@@ -13,7 +13,7 @@ from pyarrow import feather, parquet
 from jaxrec import text_metrics
 from jaxrec.people.profiles import ProfileConfig, Profiles, UnknownPerson, read_profiles
 from jaxrec.people.reviews import Review, ReviewColumns, ReviewsError, reviews
-from jaxrec.people.rhythm import rhythm
+from jaxrec.people.traits import rhythm
 from jaxrec.people.words import SENTIMENT_CHARACTERS, sentiment, words
 from jaxrec.retrieval.lexical import LexicalIndex
 
@@ -245,7 +245,7 @@ def test_people_import_is_light():
     heavy = (
         "{'jax', 'flax', 'sklearn', 'pyarrow', 'datasets', 'vaderSentiment', 'matplotlib', 'torch'}"
     )
-    rooms = "jaxrec.people.profiles, jaxrec.people.personas, jaxrec.people.unified, jaxrec.people.rhythm"
+    rooms = "jaxrec.people.profiles, jaxrec.people.personas, jaxrec.people.unified, jaxrec.people.traits"
     code = f"import sys, jaxrec.people, {rooms}; print(sorted(set(sys.modules) & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.query_cache import MemoryStore, QueryCache, RedisStore, open_cache
+from jaxrec.retrieval.top_k import SearchError
 
 D = 5
 

@@ -11,7 +11,7 @@ from jaxrec.config import ConfigError
 from jaxrec.data.histories import leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.models.items.sequential import SASRecConfig
-from jaxrec.people.terms import item_terms
+from jaxrec.people.words import item_terms
 from jaxrec.recommend import RecommendConfig
 from jaxrec.recommenders.flow import Flow, FlowConfig, FlowError, open_shop
 from jaxrec.recommenders.flow import keep as keeping

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.rerank import reciprocal_rank_fusion, rerank, weighted_z
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 ITEMS = np.array([[10, 11, 12, 13], [20, 21, -1, -1]])

@@ -3,9 +3,9 @@ import threading
 import numpy as np
 import pytest
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.index import Index
 from jaxrec.retrieval.index_choice import IndexConfig
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.retrieval.trending import Trending
 
 DAY = 86_400.0

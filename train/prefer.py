@@ -49,7 +49,7 @@ from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
 from jaxrec.models.personal.continuations import plain, scorer
 from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.models.personal.tenant_start import starting_p
+from jaxrec.models.personal.profile_folder import starting_p
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference

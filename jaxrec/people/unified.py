@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrec.people.preferences import DAY, FadingMean, HalfLives
-from jaxrec.people.rhythm import rhythm
+from jaxrec.people.traits import rhythm
 
 SESSION_GAP = 6 * 3_600  # seconds of silence that end a session
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from jaxrec import files
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 _HEAD, _BLOCKS, _COMPLETE = "catalog.json", "blocks.jsonl", "complete.json"
 _VERSION = 1

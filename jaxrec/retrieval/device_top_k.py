@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ looked into. The bound rises from block to block, so that later blocks have litt
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxrec.retrieval import ranked
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval import top_k
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 _RUN = 64
@@ -45,7 +45,7 @@ class ExactSearch:
         q_BD = np.ascontiguousarray(q_BD, np.float32)
         b = max(len(q_BD), 1)
         rows = max(_RUN * 64, _NUMBERS // b // _RUN * _RUN)
-        found = ranked.best(np.full((len(q_BD), 0), -1), np.zeros((len(q_BD), 0), np.float32), k)
+        found = top_k.best(np.full((len(q_BD), 0), -1), np.zeros((len(q_BD), 0), np.float32), k)
         for at in range(0, len(self.vectors_ID), rows):
             block_ID = np.asarray(self.vectors_ID[at : at + rows], np.float32)
             scores_BI = q_BD @ block_ID.T
@@ -82,7 +82,7 @@ def _with_block(found: Shortlist, scores_BI: np.ndarray, start: int, k: int) -> 
     scores_BJ = np.full(items_BJ.shape, -np.inf, np.float32)
     items_BJ[row_X, column_X] = item_X + start
     scores_BJ[row_X, column_X] = scores_BI[row_X, item_X]
-    return ranked.best(
+    return top_k.best(
         np.concatenate([found.items_BJ, items_BJ], 1),
         np.concatenate([found.scores_BJ, scores_BJ], 1),
         k,

@@ -10,7 +10,8 @@ import copy
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from jaxrec.retrieval import exact, index_choice, index_folder, ranked
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval import exact, index_choice, index_folder, top_k
 from jaxrec.retrieval.index_choice import IndexConfig
 from jaxrec.retrieval.index_folder import IndexParts
 from jaxrec.retrieval.item_ids import ItemIds
 from jaxrec.retrieval.partitions import Partitions, Selection, Where
 from jaxrec.retrieval.structure import Structure, brute_force, sample_of
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.retrieval.vector_blocks import BLOCK, blocks_of, checked, items_of
 from jaxrec.retrieval.vector_store import VectorStore
 from jaxrec.types import Shortlist
@@ -248,7 +249,7 @@ class Index:
         n = self._ids.slots if chosen is None else len(chosen)
         if n == 0 or not len(q_BD):
             nothing = np.full((len(q_BD), 0), -1, np.int64)
-            return ranked.best(nothing, np.zeros(nothing.shape, np.float32), k)
+            return top_k.best(nothing, np.zeros(nothing.shape, np.float32), k)
         if self._structure is None or (chosen is not None and n <= max(SCAN_ROWS, k)):
             return self._compare_all(q_BD, k, chosen)
         found = self._proposed(q_BD, k, chosen, self.config)
@@ -307,7 +308,7 @@ class Index:
                         np.where(found.items_BJ < 0, -1, slots[found.items_BJ]), found.scores_BJ, k
                     )
                 )
-            return ranked.merge(parts, k)
+            return top_k.merge(parts, k)
         parts = []
         for start, piece in self._store.pieces():
             if self.config.kind == "flat" and chosen is None and piece.dtype == np.float32:
@@ -317,12 +318,12 @@ class Index:
                 found = exact.ExactSearch(piece).search(q_BD, k, mask_I)
                 rows_BJ, scores_BJ = found.items_BJ, found.scores_BJ
             parts.append(self._named(np.where(rows_BJ < 0, -1, rows_BJ + start), scores_BJ, k))
-        return ranked.merge(parts, k)
+        return top_k.merge(parts, k)
 
     def _named(self, slots_BJ: np.ndarray, scores_BJ: np.ndarray, k: int) -> Shortlist:
         """Slots as items, the best k of them."""
         items_BJ = np.where(slots_BJ < 0, -1, self._ids.items[slots_BJ])
-        return ranked.best(items_BJ, scores_BJ, k)
+        return top_k.best(items_BJ, scores_BJ, k)
 
 
 # ------------------------------------------------------------------------------------------ inside
@@ -341,3 +342,30 @@ def _structure(config: IndexConfig, store: VectorStore, progress: bool) -> Struc
             structure.add(block_ID)
             bar.update(len(block_ID))
     return structure
+
+
+def search_shards(
+    shards: Sequence[Index],
+    q_BD: Float[np.ndarray, "B D"],
+    k: int,
+    where: Where | None = None,
+    *,
+    threads: int = 1,
+) -> Shortlist:
+    """The k best items over all shards: the same as one index over all of their items, if each shard is exact.
+
+    threads: how many shards are searched at a time (each search uses FAISS's own threads besides). An item that lies
+    in two shards is returned once, with its better score. Raises SearchError for shards of different widths.
+    shards: indexes of parts of the items. q_BD: the queries. where: which labels an item must have.
+    """
+    if not shards:
+        raise SearchError("there are no shards to search")
+    widths = sorted({shard.dim for shard in shards})
+    if len(widths) > 1:
+        raise SearchError(f"the shards' vectors have different widths: {widths}")
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(lambda shard: shard.search(q_BD, k, where), shards))
+    else:
+        parts = [shard.search(q_BD, k, where) for shard in shards]
+    return top_k.merge(parts, k)

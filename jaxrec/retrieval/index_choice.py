@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 Kind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
 Code = Literal["auto", "none", "fp16", "sq8", "sq4", "pq", "pq_fast", "rabitq"]

@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxrec import config as configs
 from jaxrec import files
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.index_choice import IndexConfig
 from jaxrec.retrieval.item_ids import ItemIds
 from jaxrec.retrieval.partitions import Partitions
 from jaxrec.retrieval.structure import Structure
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.retrieval.vector_store import VectorStore
 
 VERSION = 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 from jaxrec.words import words
 

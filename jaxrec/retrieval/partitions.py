@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 Where = Mapping[str, int | Sequence[int] | np.ndarray]
 _KEPT = 32  # selections that are kept between searches: a bit and a byte a slot each

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrec.files import content_hash
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval.top_k import SearchError
 
 Embed = Callable[[Sequence[str]], Float[np.ndarray, "B D"]]
 _MEMORY_BYTES = 64_000_000

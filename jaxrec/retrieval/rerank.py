@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from jaxrec.retrieval import ranked
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.retrieval import top_k
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 SHORTLIST = "search"  # the name under which a shortlist's own scores take part
@@ -47,7 +47,7 @@ def rerank(
     if method not in ("z", "rrf"):
         raise SearchError(f"there is no method {method!r}; there are z and rrf")
     combine = weighted_z if method == "z" else reciprocal_rank_fusion
-    return ranked.best(shortlist.items_BJ, combine(opinions, weights), k)
+    return top_k.best(shortlist.items_BJ, combine(opinions, weights), k)
 
 
 def weighted_z(

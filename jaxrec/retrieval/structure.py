@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.index_choice import IndexConfig
+from jaxrec.retrieval.top_k import SearchError
 
 _log = logging.getLogger(__name__)
 _NO_SELECTOR = ("pq", "pq_fast")  # of kind flat: these take no search parameters in FAISS

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrec.retrieval.errors import SearchError
 from jaxrec.retrieval.index import Index
+from jaxrec.retrieval.top_k import SearchError
 from jaxrec.types import Shortlist
 
 _FAINT = 1e-6  # a count below this is forgotten

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrec.data.histories import Histories, Split, histories, leave_one_out
 from jaxrec.data.interaction_sets import InteractionSet
-from jaxrec.people.terms import taken_terms
+from jaxrec.people.words import taken_terms
 from jaxrec.recommenders.flow import fitting
 from jaxrec.recommenders.flow.config import FlowConfig
 from jaxrec.recommenders.flow.pipeline import FlowParts, FlowSettings, Ranker

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrec.retrieval.errors import SearchError
+from jaxrec.config import RunError
 from jaxrec.types import Shortlist
 
 
@@ -45,3 +45,7 @@ def merge(parts: Sequence[Shortlist], k: int) -> Shortlist:
         again[:, 1:] = items_BJ[:, 1:] == items_BJ[:, :-1]
         items_BJ = np.where(again, -1, items_BJ)
     return best(items_BJ, scores_BJ, k)
+
+
+class SearchError(RunError, ValueError):
+    """Vectors, queries, files or settings that cannot be searched; the message says what to do."""
