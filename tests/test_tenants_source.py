@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +178,36 @@ def test_files_that_are_something_else(tmp_path):
     assert "2 a folder with a file's name" in said and "a file that cannot be read" in said
     assert "did you mean dialogues.jsonl? (first: a/dialogue.jsonl)" in said
     assert "no part of a tenant's folder (first: a/notes.txt)" in said
+
+
+def test_an_object_beside_the_files_adds_to_them(tmp_path):
+    write(tmp_path / "a" / "dialogues.jsonl", talks(1))
+    write(tmp_path / "a" / "thumbs.jsonl", rows(TALK | {"liked": True}))
+    told = {"dialogues": [TALK], "thumbs": {"no": "list"}, "guide": "Be kind.", "never": ["sir"]}
+    write(tmp_path / "a" / "tenant.json", json.dumps(told))
+    (tenant,), skipped = read_tenants(tmp_path)
+    assert [d.answer for d in tenant.onboarding] == ["It is 0.", TALK["answer"]]
+    assert len(tenant.thumbs) == 1 and (tenant.guide, tenant.never) == ("Be kind.", ("sir",))
+    assert skipped.lines() == ["1 thumbs: a list is expected (first: a/tenant.json)"]
+
+
+def test_names_and_files_that_no_text_can_hold(tmp_path):
+    write(tmp_path / "good" / "guide.md", "Be kind.")
+    os.mkfifo(tmp_path / "good" / "pages.jsonl")  # would be waited for without end
+    (tmp_path / "good" / "never.txt").symlink_to(tmp_path / "nowhere")
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(bad)
+    write(Path(bad) / "guide.md", "Be kind.")
+    (tenant,), skipped = read_tenants(tmp_path)
+    assert tenant.key == "good"
+    said = "\n".join(skipped.lines())
+    assert (
+        said.encode()
+        and "2 neither a file nor a folder" in said
+        and "half a surrogate pair" in said
+    )
+    with pytest.raises(TenantError, match="never: a text or a list of words"):
+        read_tenants({"key": "a", "guide": "Be kind.", "never": [1]})
 
 
 def test_what_is_measured_on_is_not_learned_from(tmp_path):

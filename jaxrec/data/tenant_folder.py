@@ -60,16 +60,19 @@ def is_tenant(folder: Path) -> bool:
 def read_folder(folder: Path, skipped: Skipped) -> Tenant | None:
     """The tenant of a folder, or None when nothing in it can be read; what is left out goes into `skipped`."""
     row: dict[str, Any] = {}
+    told: dict[str, Any] = {}  # by tenant.json
     for path in _visible(folder):
         part, where = _part(path), f"{folder.name}/{path.name}"
-        if part is None:
+        if not (path.is_file() or path.is_dir()):
+            skipped.add("neither a file nor a folder", where)
+        elif part is None:
             _not_read(path, where, skipped)
         elif part == "pages/":
             row.setdefault("pages", []).extend(_pages(path, where, skipped))
         elif part == "tenant.json":
             found = _value(path, where, skipped)
             if isinstance(found, Mapping):
-                row = {**found, **row}
+                told = dict(found)
             elif found is not None:
                 skipped.add("tenant.json holds no JSON object", where)
         elif part in ("guide", "never"):
@@ -77,6 +80,12 @@ def read_folder(folder: Path, skipped: Skipped) -> Tenant | None:
                 row[part] = f"{row[part]}\n{said}" if part in row else said
         else:
             row.setdefault(part, []).extend(rows_of(path, folder.name, skipped))
+    for part in NAMES & told.keys():  # rows add up; of a guide or a name the file's goes first
+        row[part] = [
+            *row.get(part, ()),
+            *_listed(told[part], part, f"{folder.name}/tenant.json", skipped),
+        ]
+    row = told | row
     return tenant_of(row, folder.name, folder.name, skipped) if row else None
 
 
@@ -87,16 +96,13 @@ def tenant_of(row: Mapping[str, Any], key: str, where: str, skipped: Skipped) ->
     row has none. where: its place, for `skipped`.
     """
     try:
-        check_text(
-            {k: v for k, v in row.items() if k not in NAMES}
-        )  # their rows are checked one by one
+        # the rows of its parts are checked one by one
+        check_text({"key": key, **{k: v for k, v in row.items() if k not in NAMES}})
         name = _text(row, "name")
         key = (_text(row, "key") or key or name).strip()
         guide = _guide(row.get("guide", ""))
-        never = row.get("never", ())
-        words = never.splitlines() if isinstance(never, str) else never
-        words = tuple(dict.fromkeys(w.strip() for w in words if w.strip() and w[0] != "#"))
-    except (TypeError, ValueError, AttributeError) as error:
+        words = _words(row.get("never", ()))
+    except (TypeError, ValueError) as error:
         skipped.add(f"a tenant that cannot be read: {reason(error)}", where)
         return None
     parts: dict[str, tuple] = {}
@@ -241,6 +247,14 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str | int):
         raise TypeError(f"{name}: a text is expected, not {type(value).__name__}")
     return str(value).strip()
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    lines = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        raise TypeError("never: a text or a list of words is expected")
+    words = (line.strip() for line in lines)
+    return tuple(dict.fromkeys(word for word in words if word and not word.startswith("#")))
 
 
 def _guide(value: Any) -> str:

@@ -54,8 +54,11 @@ def read_tenants(sources: Source | Sequence[Source]) -> tuple[list[Tenant], Skip
         own = Skipped()
         tenants = _of(source, own, world)
         for why, count in own.counts.items():
+            first = (
+                own.first[why].encode("utf-8", "replace").decode()
+            )  # a file may be called anything
             skipped.counts[why] = skipped.counts.get(why, 0) + count
-            skipped.first.setdefault(why, own.first[why])
+            skipped.first.setdefault(why, first)
         for tenant in tenants:
             here = source if isinstance(source, str | Path) else "what was given"
             if tenant.key in found:
