@@ -105,6 +105,7 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
         del extra, key_B
         tree = merge(params, frozen)
         told = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
+        told = only_real(told, parts.reader.cfg.tokens)
         student = read(tree, "distil_head", z_of(tree, batch.context), batch.continuation)
         restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)
         first, second = z_of(tree, batch.first), z_of(tree, batch.second)
