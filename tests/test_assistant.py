@@ -1,5 +1,6 @@
 """The assistant on a model of toy size: tenants onboarded in every way, asked, saved and found; and its command."""
 
+import dataclasses
 import io
 import json
 
@@ -186,3 +187,23 @@ def test_questions_come_as_lines_and_as_json(run, assistant):
 def test_a_mistake_is_one_line(run, stdin, flags, said):
     out, err, status = run(stdin, *flags)
     assert out == [] and status == 1 and said in err.splitlines()[-1], err
+
+
+def test_no_more_is_read_than_the_backbone_can(assistant):
+    lm = assistant.model.lm
+    short = dataclasses.replace(lm.backbone.cfg, max_positions=20)
+    inside = dataclasses.replace(
+        lm,
+        backbone=lm.backbone.clone(cfg=short),
+        cfg=dataclasses.replace(lm.cfg, person="backbone"),
+    )
+    for limit, read in ((8, 11), (30, None)):
+        model = dataclasses.replace(assistant.model, lm=inside)
+        other = Assistant(model, assistant.devices, limit=limit)
+        if read is None:
+            with pytest.raises(
+                RunError, match="the backbone reads 20 tokens: set a limit below 30"
+            ):
+                other.answer("is it red?", None)
+        else:
+            assert [len(row.ids) for row in other._asked(["is it red? " * 40])[0]] == [read]

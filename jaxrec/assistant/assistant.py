@@ -289,8 +289,17 @@ class Assistant:
             )
         return self._answering[rows]
 
+    @property
+    def _room(self) -> int:
+        """Tokens of a conversation that the backbone reads; behind them the answer, where it is the one who answers."""
+        lm, whole = self.model.lm, self.model.lm.backbone.cfg.max_positions
+        behind = self.limit + len(self.model.chat.marks().start) if lm.inside else 0
+        if whole - behind < 2:
+            raise RunError(f"the backbone reads {whole} tokens: set a limit below {self.limit}")
+        return min(LONGEST, whole - behind)
+
     def _asked(self, questions: Sequence[Conversation]) -> tuple[list[turns.Example], int]:
-        rows = [turns.question_of(self.model.chat, spoken(q), LONGEST) for q in questions]
+        rows = [turns.question_of(self.model.chat, spoken(q), self._room) for q in questions]
         longest = max((len(row.ids) for row in rows), default=1)
         return rows, -(-longest // ROUNDED) * ROUNDED
 
