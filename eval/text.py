@@ -10,8 +10,7 @@ sentence vectors; English), `nats` (of the reference, a token, and its perplexit
 (prediction, reference) and gives a number, or numbers by name. Intervals: 95 %, bootstrap over rows.
 
 Writes OUT/rows.jsonl, a line an answer with every measure, and OUT/results.json. An interrupted run goes on from the
-answers that it wrote. They are saved before they are
-scored: `--predictions OUT/rows.jsonl` scores them again.
+answers that it wrote, and they are saved before they are scored: `--predictions OUT/rows.jsonl` scores them again.
 """
 
 import dataclasses
