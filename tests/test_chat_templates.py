@@ -6,6 +6,7 @@ import pytest
 
 from jaxrec.data.chat import ChatError, TemplateChat
 from jaxrec.data.instructions import Instruction, encode_instructions
+from jaxrec.data.pairs import Pair, pair_rows
 from jaxrec.data.row_layouts import messages_of
 from jaxrec.data.text import train_tokenizer
 from jaxrec.hub import Tokenizer
@@ -288,3 +289,7 @@ def test_a_schema_is_never_cut(base, tmp_path):
     kept, skipped = encode_instructions(chat, given, 40)
     assert len(kept) == 1 and len(kept[0].ids) == 40
     assert skipped.first["longer than 40 tokens with its tools, dropped"] == "f:1"
+    pairs = [Pair(one.prompt, one.answer, "No.", where=one.where) for one in given]
+    rows, kept, skipped = pair_rows(chat, pairs, 40)
+    assert [pair.where for pair in kept] == ["f:2"] and rows.chosen.ids_BL.shape == (1, 40)
+    assert skipped.first["longer than 40 tokens with its tools"] == "f:1"

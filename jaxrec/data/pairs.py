@@ -23,7 +23,7 @@ from jaxrec.data import text
 from jaxrec.data.chat import ChatError, ChatFormat, Message
 from jaxrec.data.folder import dataset
 from jaxrec.data.instructions import Skipped, json_lines, messages_of
-from jaxrec.data.message import spoken_of
+from jaxrec.data.message import context_of, spoken_of
 from jaxrec.data.row_layouts import CONVERSATIONS, check_row, prompt_of
 from jaxrec.data.text import Example
 from jaxrec.structs import Pairs, Thumbs, Tokens
@@ -348,6 +348,8 @@ def _fitted(
     if room < 2:
         raise ValueError(f"an answer does not fit into {length} tokens with a prompt")
     if len(head) > room:
+        if context_of(prompt):  # half a schema teaches calls of nothing
+            raise ValueError(f"longer than {length} tokens with its tools")
         if skipped is not None:
             skipped.add(f"prompt cut to fit into {length} tokens", row.where)
         head = [head[0], *head[len(head) - room + 1 :]]
