@@ -165,6 +165,22 @@ def test_many_threads_get_their_own_vectors():
     )
 
 
+def test_a_file_outlives_its_cache_and_one_that_cannot_be_written_is_read_alone(tmp_path):
+    url = f"sqlite://{tmp_path}/queries.sqlite"
+    first = open_cache(url, encoder="e", dim=D)
+    vectors = first.embed(["tea", "mug"], Encoder())
+    first.close()
+    again = open_cache(url, encoder="e", dim=D)
+    np.testing.assert_array_equal(
+        again.embed(["mug", "tea"], lambda texts: pytest.fail("embedded twice")), vectors[::-1]
+    )
+    (tmp_path / "text.sqlite").write_text("no database, but long enough to be looked at as one" * 9)
+    with pytest.raises(SearchError, match="remove it"):
+        open_cache(f"sqlite://{tmp_path}/text.sqlite", encoder="e", dim=D)
+    nowhere = open_cache(f"sqlite://{tmp_path}/no/folder/q.sqlite", encoder="e", dim=D)
+    assert nowhere.embed(["tea"], Encoder()).shape == (1, D)
+
+
 def test_bad_settings_are_said():
     for match, call in {
         "not 'http://x'": lambda: open_cache("http://x", encoder="e", dim=D),
