@@ -234,7 +234,7 @@ def first_of(header: Sequence[str], names: str) -> int | None:
 def _settle(
     what: str, found: list[int], tier: str, header: Sequence[str], path: Path, problems: Problems
 ) -> None:
-    there = ", ".join(header)
+    there = ", ".join(name or f"column {i}" for i, name in enumerate(header))
     if not found:
         raise DataError(
             f"{path}: which column is the {what}? There are: {there}; say it by --data.{what} COLUMN"
@@ -264,7 +264,7 @@ def _named(
     if len(same) == 1:
         return same[0]
     raise DataError(
-        f"{path}: no column {wanted!r}; there are: {', '.join(header)} (--data.{what} COLUMN)"
+        f"{path}: no column {wanted!r}; there are: {', '.join(filter(None, header))} (--data.{what} COLUMN)"
     )
 
 
