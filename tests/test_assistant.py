@@ -191,7 +191,7 @@ def test_a_mistake_is_one_line(run, stdin, flags, said):
 
 def test_no_more_is_read_than_the_backbone_can(assistant):
     lm = assistant.model.lm
-    short = dataclasses.replace(lm.backbone.cfg, max_positions=20)
+    short = dataclasses.replace(lm.backbone.cfg, max_positions=20, cuts=(1,))
     inside = dataclasses.replace(
         lm,
         backbone=lm.backbone.clone(cfg=short),
