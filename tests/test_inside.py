@@ -13,7 +13,7 @@ from jaxrec.delta import DeltaConfig
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.losses.tokens import next_log_probs
 from jaxrec.models.language.tuned_lm import TenantLM
-from jaxrec.models.personal.inside import chosen_depths, continued, cuts_between
+from jaxrec.models.personal.inside import answer_logits, cuts_between, depths_or_top
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives.restraint import Restraint
@@ -52,7 +52,7 @@ def test_a_new_person_is_the_plain_backbone_for_everybody(params):
     def both(tree, batch, p_BE):
         delta = lm.personal(tree, p_BE)
         personal = lm.answer(tree, lm.read(tree, batch.question), batch.answer, delta).logits
-        plain = continued(lm.backbone, tree["backbone"], batch.question, batch.answer, None)
+        plain = answer_logits(lm.backbone, tree["backbone"], batch.question, batch.answer, None)
         return personal, plain.logits
 
     personal, plain = both({**new, "backbone": params["backbone"]}, batch, jnp.ones((B, tiny.D_P)))
@@ -146,7 +146,7 @@ def test_universal_personalize_and_prefer_train_it(params):
 
 
 def test_depths_choose_layers_and_cuts_follow():
-    assert chosen_depths((), 24) == tuple(range(18, 24)) and chosen_depths((), 2) == (1,)
+    assert depths_or_top((), 24) == tuple(range(18, 24)) and depths_or_top((), 2) == (1,)
     twelve = dataclasses.replace(DECODER, layers=12, cuts=(6,))
     assert cuts_between((0, 3, 4, 11), twelve) == (1, 3, 5, 6, 11)
     assert LM.spec.stacks == "stack_1"

@@ -20,9 +20,9 @@ from jaxrec.losses.tokens import distil, next_token, token_sums
 from jaxrec.models.personal.heads import GenerativeHead, memory_of
 from jaxrec.models.personal.lfe import LFE, extract
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
-from jaxrec.models.personal.vocabulary import only_real, vocabulary_of
+from jaxrec.models.personal.vocabulary import bar_padding, vocabulary_of
 from jaxrec.objectives.objective import Objective
-from jaxrec.objectives.restraint import NONE, Reference, Restraint, added, restrained
+from jaxrec.objectives.restraint import NONE, Reference, Restraint, restraint_loss, restraint_terms
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import Spanning
 from jaxrec.training.partition import merge
@@ -104,8 +104,8 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
     def encode(params, frozen, extra, batch: Retrofit, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        told = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
-        told = only_real(told, parts.reader.cfg.tokens)
+        taught = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
+        taught = bar_padding(taught, parts.reader.cfg.tokens)
         student = read(tree, "distil_head", z_of(tree, batch.context), batch.continuation)
         restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)
         first, second = z_of(tree, batch.first), z_of(tree, batch.second)
@@ -113,7 +113,7 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
         nll = lambda logits, tokens: _by_row(next_token, logits, tokens.ids_BL, tokens.loss_BL)
         routed = first.z_cls_BD @ kernel + bias[None]
         return {
-            "distil": _by_row(distil, student, told, batch.continuation.loss_BL),
+            "distil": _by_row(distil, student, taught, batch.continuation.loss_BL),
             "continued": nll(student, batch.continuation),
             "denoised": nll(restored, batch.spans),
             "routed": _by_row(cross_entropy, routed, batch.topic_B, jnp.ones(routed.shape[0])),
@@ -210,8 +210,8 @@ def universal(
     def reference_logits(tree: Any, context: Context, batch: Turns, p_BE: Array) -> Array:
         if reference in ("teacher", "backbone"):
             module = teacher if reference == "teacher" else lm.backbone
-            told = teacher_logits(module, tree[reference], batch.question, batch.answer)
-            return only_real(told, tokens)
+            taught = teacher_logits(module, tree[reference], batch.question, batch.answer)
+            return bar_padding(taught, tokens)
         # the earlier policy's answer to the same p, or this one's to nobody, is nobody's to move here
         before = {**tree, **tree["reference"]} if reference == "earlier" else tree
         p_BE = p_BE if reference == "earlier" else jnp.zeros_like(p_BE)
@@ -229,12 +229,12 @@ def universal(
         context, delta = lm.read(tree, batch.question), lm.personal(tree, p_BE)
         seen = {"first": first_BE, "second": second_BE}
         if not whole:
-            said = lm.log_probs(tree, context, batch.answer, delta)
-            seen["said"] = _by_row(token_sums, *said, batch.answer.loss_BL)
+            log_probs = lm.log_probs(tree, context, batch.answer, delta)
+            seen["tokens"] = _by_row(token_sums, *log_probs, batch.answer.loss_BL)
             return seen
         logits = lm.answer(tree, context, batch.answer, delta).logits
         if restraint.needs:
-            seen["restraint"] = restrained(
+            seen["restraint"] = restraint_terms(
                 restraint,
                 tree,
                 logits,
@@ -242,10 +242,12 @@ def universal(
                 batch.answer,
                 batch.tenant_B,
             )
-        seen["said"] = _by_row(next_token, logits, batch.answer.ids_BL, batch.answer.loss_BL)
+        seen["tokens"] = _by_row(next_token, logits, batch.answer.ids_BL, batch.answer.loss_BL)
         if teacher is not None:
-            told = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
-            seen["distil"] = _by_row(distil, logits, only_real(told, tokens), batch.answer.loss_BL)
+            taught = teacher_logits(teacher, tree["teacher"], batch.question, batch.answer)
+            seen["distil"] = _by_row(
+                distil, logits, bar_padding(taught, tokens), batch.answer.loss_BL
+            )
         return seen
 
     def score(params, frozen, extra, seen, batch: Turns, totals, key_B):
@@ -253,7 +255,7 @@ def universal(
         same_BB = batch.tenant_B[:, None] == batch.tenant_B[None, :]
         nce = info_nce(seen["first"], seen["second"], 0.1, same_BB)
         terms = {
-            "nll": seen["said"]["nll"].sum() / totals["tokens"],
+            "nll": seen["tokens"]["nll"].sum() / totals["tokens"],
             "contrast": nce["nce"] / totals["rows"],
         }
         loss = terms["nll"] + contrast * terms["contrast"]
@@ -263,8 +265,8 @@ def universal(
         if restraint.needs:
             held = {name: x.sum() / totals["tokens"] for name, x in seen["restraint"].items()}
             terms |= held
-            loss = loss + added(restraint, held)
-        terms["accuracy"] = seen["said"]["correct"].sum() / totals["tokens"]
+            loss = loss + restraint_loss(restraint, held)
+        terms["accuracy"] = seen["tokens"]["correct"].sum() / totals["tokens"]
         terms["tenants_told_apart"] = nce["hits"] / totals["rows"]
         return loss, Aux(terms)
 
@@ -312,10 +314,10 @@ def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE
                 start = lm.personal(tree, tree["start"][batch.tenant_B])
                 return jax.lax.stop_gradient(lm.answer(tree, context, batch.answer, start).logits)
 
-            rows = restrained(restraint, tree, logits, reference, batch.answer, batch.tenant_B)
+            rows = restraint_terms(restraint, tree, logits, reference, batch.answer, batch.tenant_B)
             held = {name: x.sum() / totals["tokens"] for name, x in rows.items()}
             terms |= held
-            value = value + added(restraint, held)
+            value = value + restraint_loss(restraint, held)
         return value, Aux({**terms, "away": away})
 
     return Objective(loss, _weigh_turns)
@@ -349,8 +351,8 @@ def _answered(
         logits = lm.answer(tree, context, batch.answer, delta).logits
         sums = next_token(logits, batch.answer.ids_BL, batch.answer.loss_BL)
     else:
-        said = lm.log_probs(tree, context, batch.answer, delta)
-        sums = token_sums(*said, batch.answer.loss_BL)
+        log_probs = lm.log_probs(tree, context, batch.answer, delta)
+        sums = token_sums(*log_probs, batch.answer.loss_BL)
     per_token = {"nll": sums["nll"], "accuracy": sums["correct"]}
     return logits, {name: value / totals["tokens"] for name, value in per_token.items()}
 

@@ -43,7 +43,7 @@ Reference = Literal["stranger", "teacher", "backbone", "earlier"]
 REFERENCES: tuple[str, ...] = get_args(Reference)
 
 
-def restrained(
+def restraint_terms(
     restraint: Restraint, tree: Any, logits: Array, reference: Any, answer: Tokens, tenant_B: Array
 ) -> dict[str, Array]:
     """The terms by row: `kl`, and `penalty` with `mass` and `excepted`; only those that have a weight.
@@ -71,6 +71,6 @@ def restrained(
     return terms
 
 
-def added(restraint: Restraint, terms: dict[str, Array]) -> Array | float:
+def restraint_loss(restraint: Restraint, terms: dict[str, Array]) -> Array | float:
     """What the terms add to a loss, given per token."""
     return restraint.kl * terms.get("kl", 0.0) + restraint.penalty * terms.get("penalty", 0.0)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxrec.delta import Sites, StackSites
-from jaxrec.models.personal.vocabulary import Vocabulary, only_real, principal
+from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, principal
 from jaxrec.nn.attention import Attention
 from jaxrec.nn.cache import LayerCache, new_cache
 from jaxrec.nn.decoder import DecoderConfig, last_real
@@ -248,7 +248,7 @@ class GenerativeHead(nn.Module):
         y = self._scores(x_BLD, vocabulary)
         if outer.head is not None:
             y = y + low_rank(x_BLD, outer.head)
-        return out.replace(logits=only_real(y.astype(jnp.float32), c.tokens))
+        return out.replace(logits=bar_padding(y.astype(jnp.float32), c.tokens))
 
     def answer(
         self,

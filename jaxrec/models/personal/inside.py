@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.personal.vocabulary import only_real
+from jaxrec.models.personal.vocabulary import bar_padding
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import stack_sizes
 from jaxrec.structs import Delta, HeadOutput, Tokens
@@ -26,7 +26,7 @@ class InsideError(RunError, ValueError):
     """A person where the backbone has no place for one: a layer that is not there, an encoder that cannot answer."""
 
 
-def chosen_depths(depths: Sequence[int], layers: int) -> tuple[int, ...]:
+def depths_or_top(depths: Sequence[int], layers: int) -> tuple[int, ...]:
     """The numbers of the layers that A(p) changes, from 0 at the bottom; by default the top quarter.
 
     Raises InsideError for a layer that the backbone does not have.
@@ -38,7 +38,7 @@ def chosen_depths(depths: Sequence[int], layers: int) -> tuple[int, ...]:
 
 def cuts_between(depths: Sequence[int], cfg: DecoderConfig) -> tuple[int, ...]:
     """The backbone's cuts, and one wherever a changed layer stands beside one that stays: a path then says which."""
-    chosen = chosen_depths(depths, cfg.layers)
+    chosen = depths_or_top(depths, cfg.layers)
     edges = {n for n in range(1, cfg.layers) if (n in chosen) != (n - 1 in chosen)}
     return tuple(sorted({*cfg.cuts, *edges}))
 
@@ -50,17 +50,17 @@ def spec_inside(spec: DeltaConfig, depths: Sequence[int], cfg: DecoderConfig) ->
     """
     if missing := set(cuts_between(depths, cfg)) - set(cfg.cuts):
         raise InsideError(
-            f"the backbone is cut at {cfg.cuts}; A(p) at depths {chosen_depths(depths, cfg.layers)} needs a cut at"
+            f"the backbone is cut at {cfg.cuts}; A(p) at depths {depths_or_top(depths, cfg.layers)} needs a cut at"
             f" {sorted(missing)[0]} too (inside.cuts_between gives them all)"
         )
-    chosen, start, names = chosen_depths(depths, cfg.layers), 0, []
+    chosen, start, names = depths_or_top(depths, cfg.layers), 0, []
     for name, size in stack_sizes(cfg.layers, cfg.cuts).items():
         names += [name] if start in chosen else []
         start += size
     return dataclasses.replace(spec, stacks="|".join(names))
 
 
-def continued(
+def answer_logits(
     backbone: Decoder,
     params: PyTree,
     question: Tokens,
@@ -89,5 +89,5 @@ def continued(
         {"params": params}, ids_BL, mask_BL, delta=delta, hidden=(-1,), logits=logits, since=since
     )
     own = out.hidden[0][:, since:]
-    scores = None if out.logits is None else only_real(out.logits, tokens)
+    scores = None if out.logits is None else bar_padding(out.logits, tokens)
     return HeadOutput(hidden=own, logits=scores)

@@ -23,9 +23,9 @@ from jaxrec.delta import DeltaConfig, Sites, materialise
 from jaxrec.losses.tokens import following, next_log_probs
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, Recall, head_cache, memory_of
 from jaxrec.models.personal.hypernet import Hypernet
-from jaxrec.models.personal.inside import InsideError, continued, spec_inside
+from jaxrec.models.personal.inside import InsideError, answer_logits, spec_inside
 from jaxrec.models.personal.lfe import LFE, LFEConfig, extract
-from jaxrec.models.personal.vocabulary import Vocabulary, only_real, vocabulary_of
+from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, vocabulary_of
 from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
 from jaxrec.structs import Delta, HeadOutput, KVCache, LFEOutput, Tokens
 
@@ -182,7 +182,7 @@ class PersonalLM:
         """
         if self.inside:
             self._refuse(retrieved)
-            return continued(
+            return answer_logits(
                 self.backbone, params["backbone"], context, answer, delta,
                 tokens=self.cfg.head.tokens, logits=logits,
             )  # fmt: skip
@@ -282,7 +282,7 @@ class PersonalLM:
                     cache=cache,
                     logits="last",
                 )
-                return only_real(out.logits, self.cfg.head.tokens)[:, 0], out.cache
+                return bar_padding(out.logits, self.cfg.head.tokens)[:, 0], out.cache
             out = self.head.apply(
                 {"params": params["head"]},
                 ids_BL,

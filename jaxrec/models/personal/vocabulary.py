@@ -96,7 +96,7 @@ def real_ids(vocab: int, tokens: int) -> Bool[Array, " V"] | None:
     return None if tokens in (0, vocab) else jnp.arange(vocab) < tokens
 
 
-def only_real(logits_BLV: Float[Array, "B L V"], tokens: int) -> Float[Array, "B L V"]:
+def bar_padding(logits_BLV: Float[Array, "B L V"], tokens: int) -> Float[Array, "B L V"]:
     """Logits with the ids beyond the tokenizer barred. As they are where `tokens` is 0 or all."""
     real_V = real_ids(logits_BLV.shape[-1], tokens)
     return logits_BLV if real_V is None else jnp.where(real_V[None, None], logits_BLV, NEVER)
