@@ -18,7 +18,7 @@ from jaxrec.people.profiles import Profiles
 from jaxrec.people.reviews import ReviewColumns
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.flow import FlowParts
-from jaxrec.recommenders.flow.fitting import fitted, taste_of, text_vectors, trend
+from jaxrec.recommenders.flow.fitting import fit_or_load, taste_of, text_vectors, trend
 from jaxrec.recommenders.recommender import Recommender
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
 from jaxrec.retrieval.index import Index
@@ -102,8 +102,8 @@ def flow_parts(cfg: PartsConfig, world: World) -> FlowParts:
     index = Index.build(vectors_ID)
     rankers: dict[str, Recommender] = {}
     if world.rated:
-        rankers["deepmf"] = fitted(out / "deepmf", DeepMF, cfg.deepmf, world.split)
-    rankers["sequence"] = fitted(out / "sequence", Sequential, cfg.sequential, world.split)
+        rankers["deepmf"] = fit_or_load(out / "deepmf", DeepMF, cfg.deepmf, world.split)
+    rankers["sequence"] = fit_or_load(out / "sequence", Sequential, cfg.sequential, world.split)
     person_vectors = person_vectors_of(cfg, rankers, vectors_ID)
     personas = personas_of(cfg, world, person_vectors(train))
     people = {name: row for row, name in enumerate(world.data.interactions.users)}

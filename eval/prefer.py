@@ -122,11 +122,11 @@ def main(cfg: PreferEvalConfig) -> list[dict[str, Any]]:
         )  # fmt: skip
         if contender is cfg.contenders[0]:
             for name, asked in with_other_p(case, "untuned", case.tree, cfg.seed).items():
-                rows.append(measured(name, judged.known(asked), own=False))
+                rows.append(measured(name, judged.judge_rows(asked), own=False))
         for name, asked in with_other_p(case, contender.name, tree, cfg.seed).items():
             own = name == contender.name
             rows.append(
-                measured(name, judged.known(asked), own) | ({"train_s": spent} if own else {})
+                measured(name, judged.judge_rows(asked), own) | ({"train_s": spent} if own else {})
             )
     print()
     results.print_table(rows)

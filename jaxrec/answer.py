@@ -38,7 +38,7 @@ class AnswerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Request:
     """A question (or a conversation that ends with one), who is to answer, and what its row said beside it."""
 
     question: Any
@@ -65,7 +65,7 @@ def main(cfg: AnswerConfig) -> int:
         return _talk(assistant, tenant, lines, cfg)
     count, left_out = 0, 0
     for batch in _batches(_asked(lines, tenant), cfg.rows):
-        good = [one for one in batch if isinstance(one, Asked)]
+        good = [one for one in batch if isinstance(one, Request)]
         for problem in (one for one in batch if isinstance(one, str)):
             left_out += 1
             print(f"left out: {problem}", file=sys.stderr)
@@ -103,9 +103,9 @@ def _read(path: Path) -> Iterator[str]:
         yield from file
 
 
-def _asked(lines: Iterable[str], tenant: str) -> Iterator[Asked | str]:
+def _asked(lines: Iterable[str], tenant: str) -> Iterator[Request | str]:
     """A question for each line that is not blank, or what is wrong with it."""
-    from jaxrec.assistant.assistant import spoken
+    from jaxrec.assistant.assistant import as_turns
 
     for number, line in enumerate(lines, 1):
         line = line.lstrip("\ufeff").strip()
@@ -113,17 +113,17 @@ def _asked(lines: Iterable[str], tenant: str) -> Iterator[Asked | str]:
             continue
         row = _row(line)
         if row is None:
-            yield Asked(line, tenant, {})
+            yield Request(line, tenant, {})
             continue
         question = next((row[k] for k in ("question", "messages", "prompt") if k in row), None)
         try:
             if not isinstance(question, str | list):
                 raise RunError("JSON without a question (or messages)")
-            spoken(question)
+            as_turns(question)
         except (RunError, TypeError, ValueError) as error:
             yield f"line {number}: {error}"
             continue
-        yield Asked(question, str(row.get("tenant") or tenant), row)
+        yield Request(question, str(row.get("tenant") or tenant), row)
 
 
 def _row(line: str) -> Mapping[str, Any] | None:
@@ -148,7 +148,7 @@ def _batches(asked: Iterator[Any], rows: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _line(one: Asked, text: str, as_json: bool) -> str:
+def _line(one: Request, text: str, as_json: bool) -> str:
     if not as_json:
         return " ".join(text.split())
     told = (

@@ -50,7 +50,7 @@ def with_huge_pages() -> None:
     """Begins this process anew with huge pages, unless it has them, cannot have them, or only prints its help."""
     if not sys.executable or {"-h", "--help"} & set(sys.argv) or sys.gettrace() is not None:
         return
-    if sys.platform != "linux" or not wanted(os.environ, _libc(), _pages(), _accelerator()):
+    if sys.platform != "linux" or not needs_restart(os.environ, _libc(), _pages(), _accelerator()):
         return
     environment = os.environ | {"GLIBC_TUNABLES": TUNABLE, _AGAIN: "1"}
     sys.stdout.flush()
@@ -70,7 +70,7 @@ def say_so() -> None:
         )
 
 
-def wanted(environment: Mapping[str, str], libc: str, pages: str, accelerator: bool) -> bool:
+def needs_restart(environment: Mapping[str, str], libc: str, pages: str, accelerator: bool) -> bool:
     """Whether a process should begin anew.
 
     environment: its variables. GLIBC_TUNABLES or JAXREC_NO_REEXEC being set, and another malloc, leave it alone.

@@ -96,7 +96,7 @@ def test_a_conversation_in_every_form_is_the_same_conversation(assistant, saved)
         [Turn(role, said) for role, said in told],
     ]
     assert len({assistant.answer(form, "fitted") for form in forms}) == 1
-    assert len({tuple(library.spoken(form)) for form in forms}) == 1
+    assert len({tuple(library.as_turns(form)) for form in forms}) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.recommenders.cross_domain import CrossDomain, CrossDomainConfig
 from jaxrec.recommenders.implicit_als import ALSConfig, factorise
-from jaxrec.recommenders.linear_mapping import LinearMapping, Mapped
+from jaxrec.recommenders.linear_mapping import LinearMapping, MappedSpaces
 from jaxrec.recommenders.recommender import NotFitted
 
 SMALL = CrossDomainConfig(als=ALSConfig(width=8, decay=1.0))
@@ -101,7 +101,7 @@ def test_als_solves_each_row_exactly():
 def test_the_linear_map_is_found():
     rng = np.random.default_rng(0)
     x, matrix = rng.normal(size=(200, 4)), rng.normal(size=(4, 3))
-    found = Mapped.fit(x, x @ matrix + 2.0, 1e-6)
+    found = MappedSpaces.fit(x, x @ matrix + 2.0, 1e-6)
     np.testing.assert_allclose(found(x), x @ matrix + 2.0, atol=1e-4)
 
 

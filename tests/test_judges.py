@@ -13,9 +13,9 @@ from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.models.personal.continuations import ContinuationError, scorer
 from jaxrec.rewards import judges
 from jaxrec.rewards.judges import (
+    AnswerJudgeConfig,
+    AnswerJudgeError,
     Choice,
-    JudgeConfig,
-    JudgeError,
     LanguageJudge,
     RuleJudge,
     Verdict,
@@ -51,12 +51,15 @@ def test_rule_judge():
     assert [t.preferred for t in told] == [0, 1, None]
     assert told[0].confidence == told[1].confidence > 0.9 and told[2].confidence == 0
     assert told[0].why == "length, thanks"
-    with pytest.raises(JudgeError, match="criteria"):
+    with pytest.raises(AnswerJudgeError, match="criteria"):
         RuleJudge({})
-    with pytest.raises(JudgeError, match="NaN"):
+    with pytest.raises(AnswerJudgeError, match="NaN"):
         RuleJudge({"x": (lambda prompt, answer: math.nan, 1.0)})([Choice("a", "b", "c")])
     assert (
-        JudgeConfig("rule", forbidden=("no",)).rule()([Choice(ask, RUDE, POLITE)])[0].preferred == 1
+        AnswerJudgeConfig("rule", forbidden=("no",))
+        .rule()([Choice(ask, RUDE, POLITE)])[0]
+        .preferred
+        == 1
     )
 
 
@@ -64,9 +67,9 @@ def test_reward_as_judge():
     judge = judges.reward_judge(lambda asked: [len(said) / 10 for _, said in asked])
     told = judge([Choice("a", "12345", "1234567890")])[0]
     assert told.preferred == 1 and told.confidence == pytest.approx(math.tanh(0.25))
-    with pytest.raises(JudgeError, match="NaN"):
+    with pytest.raises(AnswerJudgeError, match="NaN"):
         judges.reward_judge(lambda asked: [math.nan] * len(asked))([Choice("a", "b", "c")])
-    with pytest.raises(JudgeError, match="numbers"):
+    with pytest.raises(AnswerJudgeError, match="numbers"):
         judges.reward_judge(lambda asked: [1.0])([Choice("a", "b", "c")])
 
 
@@ -85,9 +88,9 @@ def test_a_liking_for_the_first_place_cancels():
     told = judge([Choice("q", POLITE, RUDE), Choice("q", RUDE, POLITE)])
     assert [t.preferred for t in told] == [0, 1]
     assert told[0].confidence == pytest.approx(math.tanh(0.5))
-    with pytest.raises(JudgeError, match="finite"):
+    with pytest.raises(AnswerJudgeError, match="finite"):
         LanguageJudge(lambda p, n: [math.nan] * len(p))([Choice("a", "b", "c")])
-    with pytest.raises(JudgeError, match=r"lacks \{second\}"):
+    with pytest.raises(AnswerJudgeError, match=r"lacks \{second\}"):
         LanguageJudge(always_a, template="{prompt}{first}")
 
 
@@ -138,8 +141,8 @@ def test_labelled_pairs_are_written_and_read(tmp_path):
 
 def test_a_judge_that_answers_wrongly(tmp_path):
     asked = [Choice("a", "b", "c")]
-    with pytest.raises(JudgeError, match="1 choices"):
+    with pytest.raises(AnswerJudgeError, match="1 choices"):
         judges.label(asked, lambda choices: [], tmp_path / "x.jsonl")
-    with pytest.raises(JudgeError, match="confidence"):
+    with pytest.raises(AnswerJudgeError, match="confidence"):
         judges.label(asked, lambda choices: [Verdict(0, 1.5)], tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()

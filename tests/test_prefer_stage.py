@@ -23,7 +23,7 @@ from jaxrec.nn.decoder import Decoder
 from jaxrec.objectives import reference as references
 from jaxrec.objectives.prefer import both, prefer
 from jaxrec.objectives.reference import ReferenceFailed, with_reference
-from jaxrec.rewards.judges import JudgeConfig
+from jaxrec.rewards.judges import AnswerJudgeConfig
 from jaxrec.structs import Pairs, Thumbs, Turns
 from jaxrec.tables import RowAdam
 from jaxrec.training import gradients, optimizer, partition
@@ -249,7 +249,7 @@ def test_the_stage_learns_and_resumes(base, tmp_path, one_device):
 @pytest.mark.slow
 def test_kto_from_an_adapter_with_buckets_and_a_judge(base, tmp_path, one_device):
     first = tmp_path / "a"
-    judge = JudgeConfig(
+    judge = AnswerJudgeConfig(
         "rule", threshold=0.0, words=(1, 9), required=("thanks", "gladly"), copying=False
     )
     cfg = config(base, first, judge=judge, buckets=(24,), loss=PreferenceLoss("kto", 0.3), accum=2)

@@ -49,7 +49,7 @@ def test_what_python_was_asked_to_run(command: str, module: str):
 )
 def test_only_where_it_helps(changes: dict, wanted: bool):
     plain = {"environment": {}, "libc": "glibc 2.36", "pages": PAGES, "accelerator": False}
-    assert start.wanted(**plain | changes) is wanted
+    assert start.needs_restart(**plain | changes) is wanted
 
 
 def test_programs_compute_and_lists_do_not():
@@ -80,7 +80,7 @@ def begun(folder: Path, *command: str, said: str = "", **variables: str):
 
 
 needs_pages = pytest.mark.skipif(
-    not start.wanted({"JAX_PLATFORMS": "cpu"}, start._libc(), start._pages(), False),
+    not start.needs_restart({"JAX_PLATFORMS": "cpu"}, start._libc(), start._pages(), False),
     reason="this system has no huge pages to ask for",
 )
 

@@ -53,7 +53,7 @@ from jaxrec.models.personal.profile_folder import starting_p
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer
 from jaxrec.objectives.reference import with_reference
-from jaxrec.rewards.judges import Choice, JudgeConfig, LanguageJudge, label
+from jaxrec.rewards.judges import AnswerJudgeConfig, Choice, LanguageJudge, label
 from jaxrec.structs import Pairs, Thumbs
 from jaxrec.tables import RowAdam
 from jaxrec.training import gradients, partition, tuning
@@ -77,7 +77,9 @@ class PreferConfig:
     hold_out_every: int = 10
     hold_out_last: int = 10  # of each tenant's pairs, in a personal model
     strict: bool = False  # the first unusable row stops
-    judge: JudgeConfig = JudgeConfig()  # who labels the training pairs anew; nobody by default
+    judge: AnswerJudgeConfig = (
+        AnswerJudgeConfig()
+    )  # who labels the training pairs anew; nobody by default
     loss: PreferenceLoss = PreferenceLoss()
     reference: Literal["precomputed", "switched"] = (
         "precomputed"  # or by switching the change off, in each step
@@ -143,11 +145,11 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     fitted = tuning.tune(
         prefer(start.lm, how, asked), trained, source, opt=cfg.opt, config=cfg.loop, mesh=devices,
         rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=take(cfg.accum), tables=start.by_row,
-        evaluate=lambda params, at: judged.told(whole(params)),
+        evaluate=lambda params, at: judged.measure(whole(params)),
         resolved=cfg, title=f"prefer: {how.kind}", programs=programs,
     )  # fmt: skip
     best = tuning.best_of(cfg.out, fitted.state.params)
-    told = judged.told(whole(best))
+    told = judged.measure(whole(best))
     facts = {"stage": "prefer", "loss": config.to_dict(how), "step": fitted.best, **told}
     save(cfg, start, whole(best), facts)
     after = judged.by_group(whole(best))

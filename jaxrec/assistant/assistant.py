@@ -299,12 +299,12 @@ class Assistant:
         return min(LONGEST, whole - behind)
 
     def _asked(self, questions: Sequence[Conversation]) -> tuple[list[turns.Example], int]:
-        rows = [turns.question_of(self.model.chat, spoken(q), self._room) for q in questions]
+        rows = [turns.question_of(self.model.chat, as_turns(q), self._room) for q in questions]
         longest = max((len(row.ids) for row in rows), default=1)
         return rows, -(-longest // ROUNDED) * ROUNDED
 
 
-def spoken(question: Conversation) -> list[tuple[str, str]]:
+def as_turns(question: Conversation) -> list[tuple[str, str]]:
     """A question as turns. Raises RunError for one that is empty, or in no form that is known."""
     told = [("user", question)] if isinstance(question, str) else [_turn(t) for t in question]
     if not told or not told[-1][1].strip():

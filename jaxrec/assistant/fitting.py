@@ -92,7 +92,7 @@ def onboard(
     Raises RunError for a tenant that has nothing to be fitted to, and what `loop.fit` raises.
     """
     check(tenants, cfg)
-    inferred_UE = inferred(model, tenants, cfg)
+    inferred_UE = infer(model, tenants, cfg)
     keys = tuple(tenant.key for tenant in tenants)
     whole = Profile(keys, name, inferred_UE, inferred_UE, facts={"examples": cfg.examples})
     if not cfg.own.empty:
@@ -141,7 +141,7 @@ def check(tenants: Sequence[Tenant], cfg: OnboardConfig) -> None:
         )
 
 
-def inferred(model: Personal, tenants: Sequence[Tenant], cfg: OnboardConfig) -> np.ndarray:
+def infer(model: Personal, tenants: Sequence[Tenant], cfg: OnboardConfig) -> np.ndarray:
     """p [U, E] by the profile encoder. Where there is more than it reads, a line says so."""
     have = {
         "guide": [len(turns.sentences(tenant.guide)) for tenant in tenants],

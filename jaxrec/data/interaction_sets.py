@@ -20,7 +20,7 @@ import numpy as np
 from jaxrec.data.filters import Duplicates, compact, core, in_order, without_duplicates
 from jaxrec.data.folder import dataset
 from jaxrec.data.histories import Interactions, Split
-from jaxrec.data.readers.item_table import joined, read_items
+from jaxrec.data.readers.item_table import join_items, read_items
 from jaxrec.data.readers.layouts import read_layout
 from jaxrec.data.readers.names import alike
 from jaxrec.data.readers.raw import DataError, Item, Problems, RawSet
@@ -165,7 +165,7 @@ def read(config: DataConfig) -> InteractionSet:
         there = Path(config.items).expanduser()
         columns = {"item": config.items_id, "title": config.items_title, "same": config.item}
         facts = read_items(there, problems, columns)
-        raw.items |= joined(facts, raw.events.items, there, problems)
+        raw.items |= join_items(facts, raw.events.items, there, problems)
     stays = _stays(raw, config)
     if not len(stays):
         lost = f": {problems.reasons_line()}" if problems.count else ""

@@ -26,7 +26,7 @@ def minilm(
 
     Raises ModelMissing when the package is not installed, and ModelError when its weights are not the known ones.
     """
-    folder = packaged() if source is None else find(source)
+    folder = package_folder() if source is None else find(source)
     cfg, params = load(folder, dtype=dtype)
     if not isinstance(cfg, EncoderConfig):
         raise ModelError(f"{folder} holds a decoder; a sentence encoder is BERT or MPNet")
@@ -35,7 +35,7 @@ def minilm(
     return cfg, params, tokenizer
 
 
-def packaged() -> Path:
+def package_folder() -> Path:
     """The folder of the package's weights, their hash checked. The package itself is not imported."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:

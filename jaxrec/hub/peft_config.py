@@ -121,7 +121,7 @@ def value_of(config: Mapping[str, Any], option: str) -> Any:
     return config[option]
 
 
-def targeted(config: Mapping[str, Any], module: str, output: bool = False) -> bool:
+def is_target(config: Mapping[str, Any], module: str, output: bool = False) -> bool:
     """Whether an adapter's config asks to change the module of this name (`output`: the model's last matrix)."""
     excluded, targets = config["exclude_modules"], value_of(config, "target_modules")
     if isinstance(excluded, str) and re.fullmatch(excluded, module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.hub.config import ModelMissing, family_of
 from jaxrec.hub.names import NAMES
-from jaxrec.hub.peft_config import CONFIG, WEIGHTS, PeftError, targeted
+from jaxrec.hub.peft_config import CONFIG, WEIGHTS, PeftError, is_target
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.stack import stack_sizes
 
@@ -91,9 +91,9 @@ def check_modules(
                 f"the adapter changes {name}, which this {family} model of {cfg.layers} layers does not have: it is"
                 " for another model"
             )
-        if not targeted(config, name, output):
+        if not is_target(config, name, output):
             raise PeftError(f"the adapter holds {name}, but {CONFIG} does not target it")
-    lacking = [m for m in modules if m not in found and targeted(config, m)]
+    lacking = [m for m in modules if m not in found and is_target(config, m)]
     if lacking:
         raise PeftError(
             f"{CONFIG} targets {lacking[0]}, which {WEIGHTS} lacks ({len(lacking)} modules in all): it is cut short,"

@@ -65,7 +65,7 @@ def dense(
     """x @ w + bias, plus the row's LoRA (Hu 2021): the one way in which a matrix of any model is applied.
 
     x is contracted with `a` first, so no [B, D, F] kernel is ever made; but a change that all rows share is added to
-    the kernel where that is less work (`folded`). With a magnitude it is DoRA (Liu 2024): all but the bias is
+    the kernel where that is less work (`folded_product`). With a magnitude it is DoRA (Liu 2024): all but the bias is
     multiplied by the row's gain (`delta.column_gain`).
 
     Args:
@@ -76,7 +76,7 @@ def dense(
     """
     if lora is not None and _folds(x_BLD, w, lora):
         scale = jax.lax.stop_gradient(lora.scale_NB)[0]
-        y = folded(x_BLD.reshape(-1, w.shape[0]), w, lora.a_NBDR[0] * scale, lora.b_NBRF[0])
+        y = folded_product(x_BLD.reshape(-1, w.shape[0]), w, lora.a_NBDR[0] * scale, lora.b_NBRF[0])
         y = y.reshape(*x_BLD.shape[:-1], w.shape[1])
         return y if bias_F is None else y + bias_F.reshape((1,) * (y.ndim - 1) + (-1,))
     y = w.matmul(x_BLD) if hasattr(w, "matmul") else product(x_BLD, w.astype(x_BLD.dtype))
@@ -106,7 +106,7 @@ def _folds(x_BLD: Array, w: Any, lora: Lora) -> bool:
 
 
 @jax.custom_vjp
-def folded(
+def folded_product(
     x_TD: Float[Array, "T D"],
     w_DF: Float[Array, "D F"],
     a_DR: Float[Array, "D R"],
@@ -124,7 +124,7 @@ def folded(
 
 
 def _folded_forward(x_TD: Array, w_DF: Array, a_DR: Array, b_RF: Array) -> tuple[Array, tuple]:
-    return folded(x_TD, w_DF, a_DR, b_RF), (x_TD, w_DF, a_DR, b_RF)
+    return folded_product(x_TD, w_DF, a_DR, b_RF), (x_TD, w_DF, a_DR, b_RF)
 
 
 def _folded_backward(kept: tuple, dy_TF: Array) -> tuple[Array, Array, Array, Array]:
@@ -136,7 +136,7 @@ def _folded_backward(kept: tuple, dy_TF: Array) -> tuple[Array, Array, Array, Ar
     return dx_TD, x_TD.T @ dy_TF, da_DR, db_RF
 
 
-folded.defvjp(_folded_forward, _folded_backward)
+folded_product.defvjp(_folded_forward, _folded_backward)
 
 
 def low_rank(x_BLD: Float[Array, "B L D"], lora: Lora) -> Float[Array, "B L F"]:

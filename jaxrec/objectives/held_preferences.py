@@ -54,7 +54,7 @@ class HeldPreferences:
         else:
             self._ask = jax.jit(lambda tree, part: judge_thumbs(lm, tree, part, reference))
 
-    def known(self, tree: PyTree) -> dict[str, np.ndarray]:
+    def judge_rows(self, tree: PyTree) -> dict[str, np.ndarray]:
         """What `judge_pairs` or `judge_thumbs` says of every row."""
         size = len(self.groups)
         parts = []
@@ -65,13 +65,13 @@ class HeldPreferences:
             parts.append({name: x[: size - start] for name, x in told.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def told(self, tree: PyTree) -> dict[str, float]:
+    def measure(self, tree: PyTree) -> dict[str, float]:
         """`held_accuracy`, `held_margin`, `held_loss` over all rows; of pairs also the two likelihood accuracies."""
-        return {f"held_{name}": x for name, x in self._numbers(self.known(tree), ...).items()}
+        return {f"held_{name}": x for name, x in self._numbers(self.judge_rows(tree), ...).items()}
 
     def by_group(self, tree: PyTree) -> dict[str, dict[str, float]]:
         """The same for each group, and how many `rows` it has."""
-        known = self.known(tree)
+        known = self.judge_rows(tree)
         found = {}
         for group in dict.fromkeys(self.groups.tolist()):
             which = np.flatnonzero(self.groups == group)

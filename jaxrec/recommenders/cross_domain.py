@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from jaxrec import checkpoint, config
 from jaxrec.data.histories import Histories, Holdout
 from jaxrec.recommenders.implicit_als import ALSConfig, Factors, factorise
-from jaxrec.recommenders.linear_mapping import Mapped
+from jaxrec.recommenders.linear_mapping import MappedSpaces
 from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn
 
 CANDIDATES = 1000  # validation places a target as if among so many items, drawn from its shop
@@ -87,7 +87,7 @@ class CrossDomain(Recommender):
     def score(self, histories: Histories) -> Float[np.ndarray, "B I"]:
         """log P(shop) P(item | shop): a shop is as likely as its part of what the person took, plus one event."""
         out_BI = np.full((len(histories), histories.n_items), -np.inf, np.float32)
-        taken = self.taken(histories)
+        taken = self.ownership(histories)
         visits_BS = np.stack([taken[:, shop.items].getnnz(1) for shop in self._shops()], 1)
         chance_BS = (visits_BS + 1) / (visits_BS + 1).sum(1, keepdims=True)
         for s, shop in enumerate(self.shops):
@@ -150,7 +150,7 @@ class CrossDomain(Recommender):
             self.shop_I = np.zeros(train.n_items, np.int64)
         if len(self.shop_I) != train.n_items:
             raise ValueError(f"shops of {len(self.shop_I)} items, histories of {train.n_items}")
-        self.taken_UI = self.taken(train)
+        self.taken_UI = self.ownership(train)
         self.count_I = np.asarray(self.taken_UI.sum(0)).ravel()
         self.shops = []
         for s in range(int(self.shop_I.max()) + 1):
@@ -164,7 +164,7 @@ class CrossDomain(Recommender):
         ]
         self.maps = [self._maps(s) for s in range(len(self.shops))]
 
-    def _maps(self, s: int) -> dict[int, Mapped]:
+    def _maps(self, s: int) -> dict[int, MappedSpaces]:
         """Linear maps into a shop from each other one that it shares people with."""
         found, here = {}, self.shops[s]
         for other, there in enumerate(self.shops):
@@ -172,12 +172,12 @@ class CrossDomain(Recommender):
             if other != s and len(both):
                 known_UE = there.factors.people(self.taken_UI[both][:, there.items])
                 wanted_UE = here.factors.people(self.taken_UI[both][:, here.items])
-                found[other] = Mapped.fit(known_UE, wanted_UE, self.config.penalty)
+                found[other] = MappedSpaces.fit(known_UE, wanted_UE, self.config.penalty)
         return found
 
     def _evidence(self, histories: Histories, s: int) -> "_Evidence":
         """What attention is made of, before anything is chosen."""
-        shop, taken = self.shops[s], self.taken(histories)
+        shop, taken = self.shops[s], self.ownership(histories)
         like_BM = np.zeros((len(histories), len(shop.members)))
         for other, there in enumerate(self.shops):
             if other != s:
@@ -237,7 +237,7 @@ class CrossDomain(Recommender):
         if (valid.histories.user_B[rows] < 0).any():
             first, person_B = np.arange(len(rows)), np.arange(len(rows))
         asked = valid.histories.take(rows[first])
-        known, seen = self._evidence(asked, s), self.taken(asked)[:, shop.items].toarray() > 0
+        known, seen = self._evidence(asked, s), self.ownership(asked)[:, shop.items].toarray() > 0
         place_B = np.searchsorted(shop.items, valid.target_B[rows])
         best = (-1.0, self.chosen[s])
         for values in itertools.product(cfg.sharpness, cfg.overlap, cfg.blend):
@@ -258,7 +258,7 @@ class CrossDomain(Recommender):
         many = np.maximum(np.asarray(taken.sum(1)).ravel(), 1)
         return sp.diags(many**-0.5) @ taken @ sp.diags(np.maximum(self.count_I, 1) ** -0.25)
 
-    def taken(self, histories: Histories) -> Any:
+    def ownership(self, histories: Histories) -> Any:
         """Who has what, once each, as a sparse matrix of ones."""
         shape = (len(histories), histories.n_items)
         ones = np.ones(len(histories.item_T))

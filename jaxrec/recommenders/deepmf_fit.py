@@ -47,7 +47,7 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rated:
+class Ratings:
     """Ratings to learn from, one a row; people and items by number."""
 
     user_T: np.ndarray
@@ -60,7 +60,7 @@ class Rated:
     def __len__(self) -> int:
         return len(self.rating_T)
 
-    def take(self, rows: np.ndarray) -> "Rated":
+    def take(self, rows: np.ndarray) -> "Ratings":
         """Some of the ratings, by index."""
         part = {name: getattr(self, name)[rows] for name in ("user_T", "item_T", "rating_T")}
         return dataclasses.replace(
@@ -95,9 +95,9 @@ class Fit:
         self.shape, self.decay, self.cfg, self.features = shape, decay, cfg, features
         self.mesh = mesh.make(cfg.mesh, jax.devices()[: cfg.devices or None])
 
-    def __call__(self, train: Histories, out: Path) -> tuple[Any, Rated, dict[str, Any]]:
+    def __call__(self, train: Histories, out: Path) -> tuple[Any, Ratings, dict[str, Any]]:
         """(parameters on one device, the ratings learned from, facts: epoch, noise, the RMSE of those held back)."""
-        whole = rated(train, self.shape)
+        whole = ratings_of(train, self.shape)
         order = np.random.default_rng(self.cfg.seed).permutation(len(whole))
         held = round(self.cfg.valid_share * len(order))
         rest, valid = whole.take(np.sort(order[held:])), whole.take(np.sort(order[:held]))
@@ -110,7 +110,7 @@ class Fit:
         return params, rest, facts
 
     def run(
-        self, train: Rated, valid: Rated | None, out: Path, epochs: int
+        self, train: Ratings, valid: Ratings | None, out: Path, epochs: int
     ) -> tuple[Any, dict[str, Any]]:
         """One training, of `epochs` epochs of a schedule that is made for all of the config's."""
         cfg, size = self.cfg, len(train)
@@ -153,7 +153,7 @@ class Fit:
         return best, facts | ({"valid_rmse": error} if valid else {})
 
 
-def rated(train: Histories, shape: DeepMFShape) -> Rated:
+def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
     """Every event with its rating. Raises DeepMFError without ratings, out of range, or of unknown people."""
     if train.rating_T is None:
         raise DeepMFError("DeepMF learns from ratings: these histories have no rating_T")
@@ -172,13 +172,13 @@ def rated(train: Histories, shape: DeepMFShape) -> Rated:
             f"ratings lie in {low:g}..{high:g}, the model's range is {shape.low:g}..{shape.high:g}: "
             "set shape.low and shape.high"
         )
-    return Rated(
+    return Ratings(
         user.astype(np.int32), train.item_T.astype(np.int32), train.rating_T.astype(np.float32),
         train.time_T, train.n_users, train.n_items,
     )  # fmt: skip
 
 
-def context_of(shape: DeepMFShape, train: Rated) -> RatingContext | None:
+def context_of(shape: DeepMFShape, train: Ratings) -> RatingContext | None:
     """What tells of the ratings around a rating, from `train` alone; None where the shape has no windows."""
     if not shape.context:
         return None
@@ -188,7 +188,7 @@ def context_of(shape: DeepMFShape, train: Rated) -> RatingContext | None:
     )  # fmt: skip
 
 
-def known_of(shape: DeepMFShape, train: Rated, features: SideFeatures | None) -> SideFacts:
+def known_of(shape: DeepMFShape, train: Ratings, features: SideFeatures | None) -> SideFacts:
     """What the shape's options read of people and items, from the training ratings' places alone."""
     known = SideFacts()
     if shape.features and features is not None:
@@ -246,7 +246,7 @@ def _take(ratings: Ratings, rows: np.ndarray, pad: bool = False) -> Ratings:
     return part.replace(item_B=np.where(beyond, -1, part.item_B)) if pad else part
 
 
-def _unseen_as_mean(params: Any, train: Rated) -> Any:
+def _unseen_as_mean(params: Any, train: Ratings) -> Any:
     """A row that no rating ever moved holds its first random numbers, which say nothing: it takes the others' mean."""
     for name, ids in (("users", train.user_T), ("items", train.item_T)):
         table = np.array(params[name]["table"])

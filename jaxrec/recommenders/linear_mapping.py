@@ -16,7 +16,7 @@ PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # times the mean square of the
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
+class MappedSpaces:
     """Vectors of both spaces, and the map: target = (source - its mean) @ matrix + mean."""
 
     matrix_EW: np.ndarray
@@ -29,7 +29,7 @@ class Mapped:
         source_UE: Float[np.ndarray, "U E"],
         target_UW: Float[np.ndarray, "U W"],
         penalty: float,
-    ) -> "Mapped":
+    ) -> "MappedSpaces":
         """Ridge regression over the people of both shops, with an intercept."""
         x0, y0 = source_UE.mean(0), target_UW.mean(0)
         x, y = source_UE - x0, target_UW - y0
@@ -52,7 +52,7 @@ class LinearMapping:
         both = np.intersect1d(self.here.members, self.there.members)
         self.known_UE = self.there.factors.people(parts.taken_UI[both][:, self.there.items])
         self.wanted_UE = self.here.factors.people(parts.taken_UI[both][:, self.here.items])
-        self.map = Mapped.fit(self.known_UE, self.wanted_UE, PENALTIES[0])
+        self.map = MappedSpaces.fit(self.known_UE, self.wanted_UE, PENALTIES[0])
         self.penalty = PENALTIES[0]
 
     def fit(self, valid: Holdout, candidates: int = 1000) -> "LinearMapping":
@@ -61,7 +61,7 @@ class LinearMapping:
         share = min((candidates - 1) / max(len(self.here.items) - 1, 1), 1.0)
         best = -1.0
         for penalty in PENALTIES:
-            tried = Mapped.fit(self.known_UE, self.wanted_UE, penalty)
+            tried = MappedSpaces.fit(self.known_UE, self.wanted_UE, penalty)
             score_BW = self._scores(valid.histories, tried)
             own_B1 = np.take_along_axis(score_BW, place_B[:, None], 1)
             value = (1 / (1 + ((score_BW >= own_B1).sum(1) - 1) * share)).mean()
@@ -73,6 +73,6 @@ class LinearMapping:
         """Scores of the target shop's items, in the order of their numbers."""
         return self._scores(histories, self.map)
 
-    def _scores(self, histories: Histories, how: Mapped) -> Float[np.ndarray, "B W"]:
-        known = self.there.factors.people(self.parts.taken(histories)[:, self.there.items])
+    def _scores(self, histories: Histories, how: MappedSpaces) -> Float[np.ndarray, "B W"]:
+        known = self.there.factors.people(self.parts.ownership(histories)[:, self.there.items])
         return how(known) @ self.here.factors.item_IE.T

@@ -26,7 +26,7 @@ from jaxrec.retrieval.item_ids import ItemIds
 from jaxrec.retrieval.partitions import Partitions, Selection, Where
 from jaxrec.retrieval.structure import Structure, brute_force, sample_of
 from jaxrec.retrieval.top_k import SearchError
-from jaxrec.retrieval.vector_blocks import BLOCK, blocks_of, checked, items_of
+from jaxrec.retrieval.vector_blocks import BLOCK, blocks_of, items_of, prepare_block
 from jaxrec.retrieval.vector_store import VectorStore
 from jaxrec.types import Shortlist
 
@@ -86,7 +86,7 @@ class Index:
             bar = tqdm(desc="vectors", total=expected or None, unit="row", disable=not progress)
             with bar, contextlib.closing(store):
                 for given, block_ID in blocks:
-                    block_ID = checked(block_ID, dim, made.metric, first=len(store))
+                    block_ID = prepare_block(block_ID, dim, made.metric, first=len(store))
                     store.append(block_ID)
                     if given is not None:
                         items.append(np.asarray(given, np.int64))
@@ -214,7 +214,7 @@ class Index:
             raise SearchError(f"{len(vectors_ID)} vectors, but {len(ids)} ids")
         if (ids < 0).any():
             raise SearchError(f"item {ids[ids < 0][0]} is negative; -1 stands for no item")
-        block_ID = checked(vectors_ID, self.dim, self.config.metric)
+        block_ID = prepare_block(vectors_ID, self.dim, self.config.metric)
         self._ids.check_new(ids)
         self._partitions.check_new(labels or {}, len(ids))
         if self._structure is not None and self._structure.readonly:
@@ -244,7 +244,7 @@ class Index:
         """
         if k < 1:
             raise SearchError(f"k is {k}; it is at least 1")
-        q_BD = checked(q_BD, self.dim, self.config.metric, what="query")
+        q_BD = prepare_block(q_BD, self.dim, self.config.metric, what="query")
         chosen = self._partitions.select(where, self._ids.alive)
         n = self._ids.slots if chosen is None else len(chosen)
         if n == 0 or not len(q_BD):
@@ -335,7 +335,7 @@ def _structure(config: IndexConfig, store: VectorStore, progress: bool) -> Struc
         return None
     rows = config.train_rows
     sample_JD = sample_of(store.blocks(BLOCK), len(store), rows, store.dim, config.seed)
-    structure = Structure.trained(config, sample_JD)
+    structure = Structure.train(config, sample_JD)
     del sample_JD
     with tqdm(desc="index", total=len(store), unit="row", disable=not progress) as bar:
         for _, block_ID in store.blocks(BLOCK):

@@ -108,7 +108,7 @@ def read(folder: str | Path, *, mmap: bool = True, verify: bool = True) -> tuple
         _check(folder / name, mark, verify)
     config = configs.from_dict(IndexConfig, head["config"])
     slots, dim = head["slots"], head["dim"]
-    store = VectorStore.mapped(folder / VECTORS, dim, config.store, slots, mmap)
+    store = VectorStore.map_file(folder / VECTORS, dim, config.store, slots, mmap)
     structure = None
     if _STRUCTURE in marks:
         structure = Structure.read(config, folder / _STRUCTURE, mmap)

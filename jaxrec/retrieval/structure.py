@@ -29,7 +29,7 @@ class Structure:
         self.readonly = False
 
     @classmethod
-    def trained(cls, config: IndexConfig, sample_ID: Float[np.ndarray, "I D"]) -> "Structure":
+    def train(cls, config: IndexConfig, sample_ID: Float[np.ndarray, "I D"]) -> "Structure":
         """Cells and codes from a sample. Raises SearchError with FAISS's own words where it refuses."""
         import faiss
 

@@ -12,7 +12,7 @@ from jaxrec.retrieval.top_k import SearchError
 BLOCK = 16_384
 
 
-def checked(
+def prepare_block(
     block_ID: Float[np.ndarray, "I D"],
     dim: int,
     metric: str,

@@ -34,7 +34,7 @@ class VectorStore:
         self._written = 0
 
     @classmethod
-    def mapped(
+    def map_file(
         cls, path: str | Path, dim: int, dtype: str, rows: int, mmap: bool = True
     ) -> "VectorStore":
         """The store that lies in a file of `rows` rows, mapped, or read into memory.
@@ -86,7 +86,7 @@ class VectorStore:
         self._file.close()
         self._file = None
         rows, self._written = self._written, 0
-        done = VectorStore.mapped(self._path, self.dim, self.dtype.name, rows)
+        done = VectorStore.map_file(self._path, self.dim, self.dtype.name, rows)
         self._pieces, self._used = done._pieces, done._used
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from jaxrec.config import RunError
 from jaxrec.files import open_atomically
 
 
-class JudgeError(RunError, ValueError):
+class AnswerJudgeError(RunError, ValueError):
     """A judge that cannot be asked, or whose answer is none."""
 
 
@@ -111,9 +111,9 @@ class RuleJudge:
 
     def __post_init__(self):
         if not self.criteria or any(weight <= 0 for _, weight in self.criteria.values()):
-            raise JudgeError("a rule judge needs criteria, each with a weight above 0")
+            raise AnswerJudgeError("a rule judge needs criteria, each with a weight above 0")
         if self.scale <= 0:
-            raise JudgeError(f"scale {self.scale} must be above 0")
+            raise AnswerJudgeError(f"scale {self.scale} must be above 0")
 
     def __call__(self, choices: Sequence[Choice]) -> list[Verdict]:
         return [self._judge(choice) for choice in choices]
@@ -143,7 +143,7 @@ def reward_judge(
         asked = [(c.prompt, said) for c in choices for said in (c.first, c.second)]
         told = list(reward(asked))
         if len(told) != len(asked):
-            raise JudgeError(f"the reward gave {len(told)} numbers for {len(asked)} answers")
+            raise AnswerJudgeError(f"the reward gave {len(told)} numbers for {len(asked)} answers")
         return [
             _by_gap(
                 told[2 * i + 1] - told[2 * i],
@@ -187,7 +187,7 @@ class LanguageJudge:
     def __post_init__(self):
         for place in ("{prompt}", "{first}", "{second}"):
             if place not in self.template:
-                raise JudgeError(f"the judge's template lacks {place}")
+                raise AnswerJudgeError(f"the judge's template lacks {place}")
 
     def __call__(self, choices: Sequence[Choice]) -> list[Verdict]:
         asked = []
@@ -196,7 +196,7 @@ class LanguageJudge:
                 asked += [self._ask(choice.prompt, first, second)] * 2
         told = list(self.score(asked, list(self.names) * (2 * len(choices))))
         if len(told) != len(asked) or not all(math.isfinite(x) for x in told):
-            raise JudgeError(f"the judge's score must give {len(asked)} finite numbers")
+            raise AnswerJudgeError(f"the judge's score must give {len(asked)} finite numbers")
         return [self._preference(*told[4 * i : 4 * i + 4]) for i in range(len(choices))]
 
     def _ask(self, prompt: str, first: str, second: str) -> str:
@@ -218,7 +218,7 @@ class LanguageJudge:
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeConfig:
+class AnswerJudgeConfig:
     """A judge by settings. `kind` "": nobody; "rule": the criteria below; "language": a model, asked by `template`."""
 
     kind: Literal["", "rule", "language"] = ""
@@ -264,7 +264,9 @@ def label(
             counts["same answers"] += len(part) - len(asked)
             told = list(judge(asked)) if asked else []
             if len(told) != len(asked):
-                raise JudgeError(f"the judge gave {len(told)} preferences for {len(asked)} choices")
+                raise AnswerJudgeError(
+                    f"the judge gave {len(told)} preferences for {len(asked)} choices"
+                )
             for choice, said in zip(asked, told, strict=True):
                 row = _row(choice, said, threshold, counts)
                 if row:
@@ -277,7 +279,7 @@ def label(
 
 def _row(choice: Choice, said: Verdict, threshold: float, counts: Counter) -> dict | None:
     if not 0 <= said.confidence <= 1:
-        raise JudgeError(f"a confidence is from 0 to 1, not {said.confidence}")
+        raise AnswerJudgeError(f"a confidence is from 0 to 1, not {said.confidence}")
     if said.preferred is None:
         counts["no difference"] += 1
         return None
@@ -300,7 +302,7 @@ def _row(choice: Choice, said: Verdict, threshold: float, counts: Counter) -> di
 def _by_gap(gap: float, scale: float, why: str) -> Verdict:
     """A preference by how much better the second is."""
     if math.isnan(gap):
-        raise JudgeError(
+        raise AnswerJudgeError(
             "a criterion or reward is not a number (NaN): nothing can be said of that pair"
         )
     if gap == 0:

@@ -58,7 +58,7 @@ def read_items(path: Path, problems: Problems, named: Mapping[str, str]) -> dict
     return found
 
 
-def joined(
+def join_items(
     items: dict[str, Item], events: Sequence[str], path: Path, problems: Problems
 ) -> dict[str, Item]:
     """The facts by the names that the events use; what has no counterpart is counted and named.

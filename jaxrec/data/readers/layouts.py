@@ -50,7 +50,7 @@ def read_layout(
         path = path / file if file else main_file(path, problems, named)
         if not path.is_file():
             raise DataError(f"there is no file {path}")
-    layout = told(path, problems, named) if layout == "auto" else layout
+    layout = detect_layout(path, problems, named) if layout == "auto" else layout
     return FILES[layout](path, problems, named)
 
 
@@ -92,7 +92,7 @@ def main_file(
     )
 
 
-def told(path: Path, problems: Problems, named: Mapping[str, str]) -> str:
+def detect_layout(path: Path, problems: Problems, named: Mapping[str, str]) -> str:
     """The layout of one file. Raises DataError where its content fits none."""
     if layout := _tells(path, Problems(encoding=problems.encoding), named):
         return layout

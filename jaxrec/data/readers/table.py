@@ -66,7 +66,7 @@ def day_first_of(table: Table, columns: Columns, path: Path, problems: Problems)
         return problems.day_first
     place = columns.time
     head = [row[place] for row in table.head if len(row) == table.width]
-    if not times.slashed(head):
+    if not times.has_slashes(head):
         return None
     first = times.day_or_month(head)
     if first is None:

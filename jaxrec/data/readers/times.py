@@ -100,7 +100,7 @@ def day_or_month(values: Iterable[Any]) -> bool | None:
     return None if first == second else first
 
 
-def slashed(values: Iterable[Any]) -> bool:
+def has_slashes(values: Iterable[Any]) -> bool:
     """Whether there are dates that may begin with the day or with the month."""
     parts = (_PARTS.fullmatch(value.strip()) for value in values if isinstance(value, str))
     return any(found and len(found[1]) <= 2 and found[2] != "." for found in parts)

@@ -23,14 +23,13 @@ from jaxrec.recommenders.flow.pipeline import (
     Pipeline,
     weigh,
 )
-from jaxrec.recommenders.flow.reasons import Evidence
+from jaxrec.recommenders.flow.reasons import SupportingEvent
 from jaxrec.recommenders.flow.recommendation import Recommendation, Recommendations
 
 __all__ = [
     "STAGES",
     "Answer",
     "Candidates",
-    "Evidence",
     "Flow",
     "FlowConfig",
     "FlowError",
@@ -40,6 +39,7 @@ __all__ = [
     "Pipeline",
     "Recommendation",
     "Recommendations",
+    "SupportingEvent",
     "open_shop",
     "weigh",
 ]

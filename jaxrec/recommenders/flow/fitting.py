@@ -28,7 +28,7 @@ GRID = (0.0, 0.25, 0.5, 1.0, 2.0)  # weights that are tried
 AnyRecommender = TypeVar("AnyRecommender", bound=Recommender)
 
 
-def fitted(
+def fit_or_load(
     folder: Path, kind: type[AnyRecommender], config: object, split: Split
 ) -> AnyRecommender:
     """The recommender of `folder` where it was made by this config for as many items; else fitted, and saved there."""
@@ -108,7 +108,7 @@ def trend(rows: Histories, half_life: float = TREND_HALF_LIFE) -> Float[np.ndarr
     return out_I
 
 
-class Asked(NamedTuple):
+class HeldOut(NamedTuple):
     """Held-out people: each one's standardised scores of the candidates [S, J], and where the held-out item is [J]."""
 
     names: tuple[str, ...]
@@ -120,7 +120,7 @@ class Asked(NamedTuple):
         return [_place(weight_S @ z_SJ, own_J) for z_SJ, own_J in self.cases]
 
 
-def ask(parts: FlowParts, settings: FlowSettings, held: Holdout) -> Asked:
+def ask(parts: FlowParts, settings: FlowSettings, held: Holdout) -> HeldOut:
     """What a pipeline finds for held-out people who ask for nothing. parts: fitted without what is held out."""
     pipeline, names = Pipeline(parts, settings), ("text", *parts.rankers)
     score_BI = {name: np.asarray(r.score(held.histories)) for name, r in parts.rankers.items()}
@@ -131,10 +131,10 @@ def ask(parts: FlowParts, settings: FlowSettings, held: Holdout) -> Asked:
         found = pipeline.gather(history, Query(""), own)
         z = weigh(found.scores, FlowWeights(**dict.fromkeys(names, 1.0)))[1]
         cases.append((np.stack([z[name] for name in names]), found.items == target))
-    return Asked(names, cases)
+    return HeldOut(names, cases)
 
 
-def choose_weights(asked: Asked, start: FlowWeights) -> FlowWeights:
+def choose_weights(asked: HeldOut, start: FlowWeights) -> FlowWeights:
     """The weights of a small grid with the best N@10."""
     best, chosen = -1.0, start
     for weight in itertools.product(GRID, repeat=len(asked.names)):

@@ -29,7 +29,7 @@ STEPS = 20_000  # of the sequence model at most
 BLOCK = 4096  # people whose vectors are made at once
 
 
-class Made(NamedTuple):
+class Ingredients(NamedTuple):
     """What `Flow` is made of."""
 
     shop: Shop
@@ -47,7 +47,9 @@ class Text(NamedTuple):
     match: LexicalIndex | None
 
 
-def make(data: InteractionSet, config: FlowConfig, work: str | Path | None, progress: bool) -> Made:
+def make(
+    data: InteractionSet, config: FlowConfig, work: str | Path | None, progress: bool
+) -> Ingredients:
     """Everything that a flow needs; see `Flow.fit`."""
     if not len(data.interactions):
         raise NothingToLearn(f"{data.name} holds no event")
@@ -101,7 +103,7 @@ def make(data: InteractionSet, config: FlowConfig, work: str | Path | None, prog
     counts["titles"] = sum(map(bool, data.items.title or ()))
     chosen = {"encoder": config.encoder, "parts": [*rankers, *(["personas"] if personas else [])]}
     parts = dataclasses.replace(parts, rankers=rankers)
-    return Made(shop, parts, settings, counts | chosen | facts, notes)
+    return Ingredients(shop, parts, settings, counts | chosen | facts, notes)
 
 
 def encoder_of(name: str) -> Any:

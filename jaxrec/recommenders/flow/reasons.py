@@ -27,7 +27,7 @@ TITLE = 45  # characters of a title inside a reason
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class SupportingEvent:
     """An event of the person's own that speaks for an item. time: Unix seconds. together: others who took both."""
 
     item: str
@@ -42,7 +42,7 @@ class Why:
     """The reasons of one item, strongest first, and the events behind them."""
 
     reasons: tuple[str, ...]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[SupportingEvent, ...]
 
 
 class Reasons:
@@ -102,7 +102,7 @@ class Reasons:
         near = float(self.parts.vectors(np.array([item]))[0] @ self.query_D)
         return ["close in meaning to your query"] if near >= NEAR else []
 
-    def _events(self, item: int) -> tuple[list[Evidence], list[Evidence]]:
+    def _events(self, item: int) -> tuple[list[SupportingEvent], list[SupportingEvent]]:
         """At most two events that others have along with the item, and where there is one less, one that is like it."""
         if not len(self.places):
             return [], []
@@ -131,12 +131,12 @@ class Reasons:
         count_I = np.bincount(pairs % rows.n_items, minlength=rows.n_items)
         return count_I[own_T]
 
-    def _event(self, place: int, together: int) -> Evidence:
+    def _event(self, place: int, together: int) -> SupportingEvent:
         at, rows = int(self.places[place]), self.history
         item = int(rows.item_T[at])
         when = None if rows.time_T is None else int(rows.time_T[at])
         rating = None if rows.rating_T is None else float(rows.rating_T[at])
-        return Evidence(self.shop.ids[item], self.shop.titles[item], when, rating, together)
+        return SupportingEvent(self.shop.ids[item], self.shop.titles[item], when, rating, together)
 
     def _kinds(self, item: int) -> list[str]:
         """The category and the brand that the person has taken more often than the shop has them, counted."""
@@ -179,7 +179,7 @@ class Reasons:
         return [f"taken {times}, {recent:,} in the last 90 days of the data"]
 
 
-def _named(evidence: Evidence) -> str:
+def _named(evidence: SupportingEvent) -> str:
     """An event in words: the item, when it was taken and how it was rated."""
     title = evidence.title
     short = title if len(title) <= TITLE else title[: TITLE - 3].rstrip() + "..."

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-from jaxrec.recommenders.flow.reasons import Evidence
+from jaxrec.recommenders.flow.reasons import SupportingEvent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Recommendation:
     title: str
     score: float
     reasons: tuple[str, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[SupportingEvent, ...] = ()
 
     @property
     def why(self) -> str:
