@@ -80,7 +80,7 @@ class JudgedFlow:
         answer = self.flow.pipeline.answer(request.user, request.query, given)
         spent = dict(answer.latency_ms)
         began = time.perf_counter()
-        reader, subjects = reader_of(answer), self.flow.subjects(answer)
+        reader, subjects = reader_of(answer.persona, answer.query), self.flow.subjects(answer)
         reasons = self.flow.explain(answer)
         explained = time.perf_counter()
         samples = [

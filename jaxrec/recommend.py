@@ -25,6 +25,7 @@ import tyro
 from jaxrec import config
 from jaxrec.config import ConfigError
 from jaxrec.data.readers.raw import DataError
+from jaxrec.dialogue.explanation import Complete, Reason
 from jaxrec.recommenders.flow import Flow, FlowConfig, Recommendations, open_shop
 from jaxrec.recommenders.flow.keep import say_on_stderr
 
@@ -47,6 +48,7 @@ class RecommendConfig:
     query: str = ""  # what they ask for, in words
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10  # how many items
     why: bool = False  # with reasons
+    writer: str = ""  # a language model's folder or hub id (or an adapter's) that writes a sentence for each item
     again: bool = False  # also what they have taken already
     liked: tuple[str, ...] = ()  # ids of items that somebody who is not known likes
     keep: str = ""  # the folder of the fitted shop; without: one in ~/.cache/jaxrec/shops
@@ -81,14 +83,35 @@ def main(cfg: RecommendConfig) -> list[Recommendations]:
         )
     except DataError as error:
         raise DataError(own_flags(str(error))) from None
+    write = writer_of(cfg) if cfg.writer else None
     lists = []
     for user in people:
         found = flow.recommend(
             user, cfg.query, cfg.k, why=cfg.why or cfg.json, again=cfg.again, liked=cfg.liked
         )
+        if write is not None:
+            found = written(found, flow.explain(found, write))
         print(json.dumps(record(found), ensure_ascii=False) if cfg.json else block(found, flow))
         lists.append(found)
     return lists
+
+
+def writer_of(cfg: RecommendConfig) -> Complete:
+    """The language model as a callable. Raises ModelError and others of `load_tuned` where there is none."""
+    from jaxrec.models.language.tuned_folder import load_tuned
+    from jaxrec.models.language.writing import PromptWriter
+
+    return PromptWriter(load_tuned(cfg.writer), batch=cfg.k)
+
+
+def written(found: Recommendations, reasons: list[Reason]) -> Recommendations:
+    """A list with each item's sentence before its other reasons; a template's says why it stands there."""
+    told = [r.text if r.by == "model" else f"{r.text} (by template: {r.why})" for r in reasons]
+    ones = [
+        dataclasses.replace(one, reasons=(text, *one.reasons))
+        for one, text in zip(found, told, strict=True)
+    ]
+    return Recommendations(ones, found.user, found.query, found.persona, found.notes)
 
 
 def columns_of(cfg: RecommendConfig) -> dict[str, str]:

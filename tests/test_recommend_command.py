@@ -184,6 +184,16 @@ def test_a_sequence_model_is_kept_as_vectors_and_read_anew_for_strangers(shop, t
     assert "1." in str(ours) or "  1  " in str(ours)
 
 
+def test_a_models_sentence_stands_where_it_is_true(shop, tmp_path, monkeypatch):
+    say = {"Лейка зелёная": "A watering can.", "Секатор": "As good as Семена укропа.", "": ""}
+    complete = lambda prompts: [next(t for name, t in say.items() if name in p) for p in prompts]
+    monkeypatch.setattr(recommend, "writer_of", lambda cfg: complete)
+    (found,) = ask(shop, tmp_path, query="лейка секатор", writer="a model", k=2)
+    first = {one.title: one.reasons[0] for one in found}
+    assert first["Лейка зелёная"] == "A watering can."
+    assert "by template: the model named another item" in first["Секатор"]
+
+
 def test_terms_are_kinds_or_telling_words(shop):
     items = read(DataConfig(path=shop[0], items=shop[1])).items
     terms = item_terms(items)  # three kinds are too few to tell tastes apart: words of titles

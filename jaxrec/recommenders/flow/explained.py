@@ -42,7 +42,9 @@ class ExplainedFlow:
 
     def explain(self, answer: Answer) -> list[Reason]:
         """A reason for each item of an answer, from one call of the model."""
-        return self.explainer.explain(self.subjects(answer), reader_of(answer))
+        return self.explainer.explain(
+            self.subjects(answer), reader_of(answer.persona, answer.query)
+        )
 
     def subjects(self, answer: Answer) -> list[Subject]:
         """What may be told of each item of an answer."""
@@ -55,7 +57,7 @@ class ExplainedFlow:
         return Subject(fact.title, fact.category, fact.features, known)
 
 
-def reader_of(answer: Answer) -> Reader:
+def reader_of(persona: str | None, query: str) -> Reader:
     """Who reads the reasons, as the flow knows them."""
-    persona = answer.persona or ""
-    return Reader(persona, tuple(words(persona)[1:]), answer.query.strip())
+    persona = persona or ""
+    return Reader(persona, tuple(words(persona)[1:]), query.strip())

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrec.data.histories import Histories
 from jaxrec.data.interaction_sets import InteractionSet
+from jaxrec.dialogue.explanation import Complete, Reason
 from jaxrec.recommenders.flow import folder as folders
 from jaxrec.recommenders.flow.config import FlowConfig
 from jaxrec.recommenders.flow.pipeline import (
@@ -112,6 +113,22 @@ class Flow:
             for item, score, w in zip(items, answer.scores.tolist(), reasons, strict=False)
         ]
         return Recommendations(found, user, query, answer.persona or "", self._said(answer, liked))
+
+    def explain(self, found: Recommendations, complete: Complete) -> list[Reason]:
+        """A sentence for each item of a list, written by a language model and held against the catalogue.
+
+        complete: prompts to texts (`models.language.writing.PromptWriter` is one). A text that is empty, names another
+        item or claims what is not true of its own is replaced by a template, and `Reason.by` and `.why` say so. Raises
+        FlowError where items have no titles.
+        """
+        from jaxrec.recommenders.flow.explained import ExplainedFlow, reader_of
+
+        pipeline = Pipeline(self.parts, self.settings)
+        named = dataclasses.replace(self.shop.items, title=self.shop.titles)
+        items = named if self.shop.items.title else self.shop.items
+        flow = ExplainedFlow(pipeline, items, self.shop.rating_I, complete)
+        subjects = [flow.subject(self.shop.number[one.item]) for one in found]
+        return flow.explainer.explain(subjects, reader_of(found.persona, found.query))
 
     def _reasons(self, answer: Answer, pipeline: Pipeline, liked: Sequence[str]) -> list[Why]:
         history = self._history(answer.user, liked)
