@@ -52,7 +52,9 @@ def hold_out_last(pairs: Sequence[Pair], held: int) -> tuple[list[Pair], list[Pa
     train, apart = [], []
     for group, own in by_group.items():
         if len(own) <= held:
-            raise PairError(f"{group} has {len(own)} pairs; {held} are to be held out")
+            raise PairError(
+                f"{group} has {len(own)} pairs; {held} are to be held out: hold out fewer"
+            )
         train += own[:-held]
         known = {said for pair in own[:-held] for said in (pair.chosen, pair.rejected)}
         apart += [pair for pair in own[-held:] if not known & {pair.chosen, pair.rejected}]
