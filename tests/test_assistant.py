@@ -17,6 +17,7 @@ from jaxrec.assistant import assistant as library
 from jaxrec.config import RunError
 from jaxrec.data.tenant import Turn
 from jaxrec.delta import DeltaConfig
+from jaxrec.models.personal.profile_folder import find_personal
 
 SHOP = {"key": "shop", "guide": "Say aye. Be short.", "dialogues": TALKS}
 JUDGED = {
@@ -124,11 +125,11 @@ def test_what_cannot_be_is_said_in_words(assistant, ask, said):
 def test_a_folder_that_is_something_else(folder, tmp_path):
     for place, said in (
         (tmp_path / "none", "no such folder"),
-        (tmp_path, "neither model nor profile"),
+        (tmp_path, "nor profile/ or model/ as a run writes them: it holds nothing"),
         (folder / "backbone", "it is a language model"),
     ):
         with pytest.raises(RunError, match=said):
-            library.find(place)
+            find_personal(place)
 
 
 # ---------------------------------------------------------------------------------------------- the command

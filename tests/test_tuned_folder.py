@@ -14,7 +14,7 @@ from jaxrec.config import RunError
 from jaxrec.data.chat import OwnChat, PlainChat, TemplateChat
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
-from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, chat_of
+from jaxrec.models.language.model_folder import BackboneMismatch, base_hash, chat_of, part_of_run
 from jaxrec.models.language.tuned_folder import (
     base_of,
     is_adapter,
@@ -132,6 +132,30 @@ def test_a_backbone_alone_is_no_adapter(folder):
     assert is_adapter(runs / "out" / "adapter") and not is_adapter(runs / "base")
     with pytest.raises(ValueError, match="save_model"):
         save_tuned(runs / "x", {"backbone": {}}, cfg=CFG, base=str(runs / "base"), spec=SPEC)
+
+
+def test_the_folder_of_a_run_is_what_it_wrote(folder, capsys):
+    """A run's config.json is of its settings; the adapter goes before the model, and that is said."""
+    runs, delta = folder
+    out = runs / "out"
+    (out / "config.json").write_text('{"base": "x", "out": "y"}')
+    assert part_of_run(out, ("adapter", "model")) == str(out / "adapter")
+    assert not capsys.readouterr().err
+    same(load_tuned(out).tree["delta"], delta)
+    same(load_tuned(runs / "base", out).tree["delta"], delta)
+    with pytest.raises(
+        hub.ModelMissing, match=r"nor model/ as a run writes them: it holds adapter/, conf"
+    ):
+        load_tuned(out, runs / "out" / "adapter")
+    shutil.copytree(runs / "base", out / "model")
+    assert part_of_run(out, ("adapter", "model")) == str(out / "adapter")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{out / 'adapter'} is taken (not {out / 'model'})" in said
+    assert part_of_run("some/hub-id", ("model",)) == "some/hub-id"
+    # a personal model names a base as well, and is still no adapter
+    checkpoint.save_params(runs / "voices" / "model", {"x": np.ones(2)}, {"personal": {}})
+    with pytest.raises(RunError, match="speaks for tenants"):
+        load_tuned(runs / "voices")
 
 
 def test_the_chat_format_follows_from_the_folder(folder, tmp_path):

@@ -101,8 +101,8 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     )  # fmt: skip
     kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {
-        "backbone": cfg.backbone,
-        **place_facts(Path(cfg.out) / "lfe", cfg.backbone),
+        "backbone": base.source,
+        **place_facts(Path(cfg.out) / "lfe", base.source),
         "base_hash": base.hashed,
         "sentinels": chat.marks().sentinels,  # ids that stood for masked spans
         "lfe": config.to_dict(cfg.lfe),

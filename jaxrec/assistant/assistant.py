@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, mesh
+from jaxrec import mesh
 from jaxrec.assistant.fitting import By, OnboardConfig, onboard
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -27,7 +27,13 @@ from jaxrec.delta import DeltaConfig, bank, take
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import Personal, load_personal
-from jaxrec.models.personal.profile_folder import Profile, load_profile, profile_facts, save_profile
+from jaxrec.models.personal.profile_folder import (
+    Profile,
+    find_personal,
+    find_profile,
+    load_profile,
+    save_profile,
+)
 from jaxrec.structs import Delta
 from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
@@ -98,10 +104,10 @@ class Assistant:
         Raises RunError for a folder that is neither, and what `load_personal` raises.
         """
         devices = mesh.make(MeshConfig()) if devices is None else devices
-        model_folder, own = find(folder)
+        model_folder, own = find_personal(folder)
         model = load_personal(model_folder, devices, quantise)
         assistant = cls(model, devices, model_folder, rows=rows, limit=limit)
-        others = [_profile_at(profile)] if str(profile) else []
+        others = [find_profile(profile)] if str(profile) else []
         for found in ([own] if own else []) + others:
             assistant.add(load_profile(found, model.lm), found)
         return assistant
@@ -314,43 +320,6 @@ def as_turns(question: Conversation) -> list[tuple[str, str]]:
     except ValueError as error:
         raise RunError(f"the question cannot be read: {error}") from error
     return told
-
-
-def find(folder: str | Path) -> tuple[str, str]:
-    """(a personal model's folder, a profile's folder or "") of a stage's OUT or of what lies in it.
-
-    Raises RunError for a folder that is neither.
-    """
-    folder = Path(folder).expanduser()
-    for place in (folder, folder / "profile", folder / "model"):
-        if not (place / "facts.json").is_file():
-            continue
-        facts = checkpoint.load_facts(place)
-        if "personal" in facts:
-            return str(place), ""
-        if {"tenants", "model"} <= set(facts):
-            return profile_facts(place)["model"], str(place)
-    what = (
-        "there is no such folder"
-        if not folder.is_dir()
-        else "it has neither model nor profile in it"
-    )
-    if (folder / "config.json").is_file():
-        what = (
-            "it is a language model; train.retrofit and train.universal make a personal one of it"
-        )
-    raise RunError(
-        f"{folder} is no personal model: {what}. A universal stage's OUT is meant, or a personalize stage's"
-    )
-
-
-def _profile_at(folder: str | Path) -> str:
-    model, own = find(folder)
-    if not own:
-        raise RunError(
-            f"{folder} is no profile but a model, {model}: a personalize stage's OUT is meant"
-        )
-    return own
 
 
 def _turn(turn: tuple[str, str] | Mapping[str, Any] | Turn) -> tuple[str, str]:

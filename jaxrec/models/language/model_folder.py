@@ -7,7 +7,8 @@ by its file's own weights, so what was trained on NF4 codes of a base belongs to
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from jaxrec import mesh
 from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
-from jaxrec.files import content_hash
+from jaxrec.files import content_hash, whole_folder
+from jaxrec.hub.config import ModelMissing
 from jaxrec.hub.tokenizer import Tokenizer
-from jaxrec.hub.weights import check_vocabulary, find, load
+from jaxrec.hub.weights import check_vocabulary, find, is_weights, load
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 _SAMPLES, _CHUNK = 16, 256  # bytes of each tensor that its hash reads
+_MARKS = ("facts.json", "adapter_config.json", "config.json")  # of a folder that can be loaded
 
 
 class BackboneMismatch(RunError, ValueError):
@@ -33,12 +36,13 @@ class BackboneMismatch(RunError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """What a folder holds. `hashed` is its `base_hash`."""
+    """What a folder holds. `hashed` is its `base_hash`; `source` where it lies, a folder or a hub id."""
 
     cfg: DecoderConfig
     params: PyTree
     chat: ChatFormat
     hashed: str
+    source: str
 
     @property
     def model(self) -> Decoder:
@@ -58,7 +62,7 @@ def load_model(
     """A model from a Hugging Face folder or by its hub id.
 
     Args:
-      source: the folder or id.
+      source: the folder or id, or the OUT of a run that wrote OUT/model.
       devices: the mesh that the weights are placed on; the default device when None.
       quantise: "nf4" or "int8" kernels.
       param_dtype: of the weights; that of the file when None.
@@ -69,6 +73,7 @@ def load_model(
     don't fit, and for a tokenizer with more tokens than the embedding has rows; RunError for a model that is no
     causal one. More rows than tokens are fine.
     """
+    source = part_of_run(source, ("model",))
     folder = find(source)
     chat = chat_of(folder, plain)
     if quantise:
@@ -83,7 +88,53 @@ def load_model(
     if not isinstance(cfg, DecoderConfig):
         raise RunError(f"{source} is no causal language model, and these stages stand on one")
     check_vocabulary(chat.size, cfg)
-    return ModelFolder(cfg, params, chat, base_hash(folder))
+    return ModelFolder(cfg, params, chat, base_hash(folder), source)
+
+
+def part_of_run(source: str | Path, parts: Sequence[str]) -> str:
+    """The folder that is meant where a run's OUT is given: OUT/adapter, OUT/model, ...
+
+    The OUT of a run has a config.json too, of the run's settings, so what counts as a model is told by its weights.
+    What can be loaded itself, and what is no folder here (a hub id), is given back as it is; a choice among several
+    parts is said on stderr.
+
+    Args:
+      source: a folder or a hub id.
+      parts: folders in OUT that would do, the best one first.
+
+    Raises ModelMissing, with what the folder holds, for one that is neither loadable nor has such a part.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or _is_loadable(folder):
+        return str(source)
+    there = [name for name in parts if any(whole_folder(folder / name, mark) for mark in _MARKS)]
+    if not there:
+        names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir())
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:8])
+        shown += f" and {len(names) - 8} more" if len(names) > 8 else ""
+        wanted = " or ".join(f"{name}/" for name in parts)
+        raise ModelMissing(
+            f"{folder} has no facts.json and no weights, nor {wanted} as a run writes them: it holds"
+            f" {shown or 'nothing'}"
+        )
+    if len(there) > 1:
+        others = ", ".join(str(folder / name) for name in there[1:])
+        print(f"{source}: {folder / there[0]} is taken (not {others})", file=sys.stderr, flush=True)
+    return str(folder / there[0])
+
+
+def _is_loadable(folder: Path) -> bool:
+    """Whether it holds weights or facts of its own, or a config.json that names a kind of model."""
+    if whole_folder(folder, "facts.json") or (folder / "adapter_config.json").is_file():
+        return True
+    if any(is_weights(path) for path in folder.iterdir()):
+        return True
+    path = folder / "config.json"
+    try:
+        named = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    except ValueError:
+        return True  # a damaged one is named by whoever reads it
+    return isinstance(named, Mapping) and "model_type" in named
 
 
 def place_facts(folder: str | Path, source: str | Path) -> dict[str, str]:

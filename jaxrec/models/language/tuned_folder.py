@@ -30,6 +30,7 @@ from jaxrec.models.language.model_folder import (
     base_hash,
     chat_of,
     load_model,
+    part_of_run,
     place_facts,
     place_of,
 )
@@ -92,8 +93,9 @@ def load_tuned(
     """A model as one tree, from where it lies.
 
     Args:
-      source: a Hugging Face folder or hub id; or an adapter's folder, whose base is then found by itself.
-      adapter: a folder of ours (`save_tuned`) or of HF PEFT, on top of `source`.
+      source: a Hugging Face folder or hub id; an adapter's folder, whose base is then found by itself; or the OUT of
+        a run, whose OUT/adapter goes before OUT/model.
+      adapter: a folder of ours (`save_tuned`) or of HF PEFT, or the OUT of a run with one, on top of `source`.
       devices: the mesh that everything is placed on; the default device when None.
       quantise: "nf4" or "int8" weights for the backbone.
       param_dtype: of the weights; that of the file when None.
@@ -103,13 +105,14 @@ def load_tuned(
 
     Raises BackboneMismatch where the adapter belongs to another base, and what hub and checkpoint raise.
     """
-    source = str(source)
-    if not adapter and is_adapter(source):
-        source, adapter = base_of(source), source
+    if adapter:
+        source, adapter = part_of_run(source, ("model",)), part_of_run(adapter, ("adapter", "peft"))
+    else:
+        source = part_of_run(source, ("adapter", "model"))
+        if is_adapter(source):
+            source, adapter = base_of(source), source
     folder = find(source)
-    facts = checkpoint.load_facts(adapter) if adapter and not _is_peft(adapter) else {}
-    if adapter and not _is_peft(adapter) and "base_hash" not in facts:
-        raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_hash'")
+    facts = _facts_of(adapter, "base_hash") if adapter and not _is_peft(adapter) else {}
     found = base_hash(folder)  # before the weights are read, which may take minutes
     if facts and facts["base_hash"] != found:
         raise BackboneMismatch(
@@ -153,10 +156,7 @@ def base_of(adapter: str | Path) -> str:
     if _is_peft(adapter):
         named = json.loads((Path(adapter) / "adapter_config.json").read_text())
         return str(named.get("base_model_name_or_path") or "")
-    facts = checkpoint.load_facts(adapter)
-    if "base_given" not in facts:
-        raise RunError(f"{adapter} is no adapter's folder: its facts.json lacks 'base_given'")
-    return place_of(adapter, facts)
+    return place_of(adapter, _facts_of(adapter, "base_given"))
 
 
 # ------------------------------------------------------------------------------------------------- saving
@@ -294,6 +294,20 @@ def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
 
 def _is_peft(folder: str | Path) -> bool:
     return (Path(folder) / "adapter_config.json").is_file()
+
+
+def _facts_of(adapter: str | Path, needed: str) -> dict[str, Any]:
+    """The facts of an adapter of ours. Raises RunError for a folder of something else, which may name a base, too."""
+    facts = checkpoint.load_facts(adapter)
+    if "personal" in facts or {"tenants", "model"} <= set(facts):
+        raise RunError(
+            f"{adapter} speaks for tenants, and is no adapter of a language model; jaxrec answer asks it"
+        )
+    if missing := {needed, "delta"} - set(facts):
+        raise RunError(
+            f"{adapter} is no adapter's folder: its facts.json lacks {sorted(missing)[0]!r}"
+        )
+    return facts
 
 
 def _own_parts(

@@ -20,6 +20,7 @@ from jaxrec.models.language.model_folder import (
     BackboneMismatch,
     ModelFolder,
     load_model,
+    part_of_run,
     place_facts,
     place_of,
 )
@@ -57,13 +58,14 @@ def load_backbone(
     """What a personal model stands on, frozen: a Hugging Face folder, a hub id, or an adapter's folder.
 
     Args:
-      source: where it lies.
+      source: where it lies, or the OUT of a run that wrote it.
       devices: the mesh that the weights are placed on.
       cuts: of the layers into stacks.
       quantise: "nf4" or "int8" kernels; an adapter is folded into its base, which must then be whole.
 
     Raises as `load_model` and `load_tuned`, and RunError for an adapter that cannot be folded in.
     """
+    source = part_of_run(source, ("adapter", "model"))
     if not is_adapter(source):
         return load_model(source, devices=devices, quantise=quantise, cuts=cuts)
     if quantise:
@@ -77,7 +79,7 @@ def load_backbone(
     except ValueError as error:
         raise RunError(f"{source} cannot be folded into its base: {error}") from error
     hashed = f"{tuned.base_hash}+{checkpoint.fingerprint(tuned.tree['delta'])}"
-    return ModelFolder(tuned.cfg, params, tuned.chat, hashed)
+    return ModelFolder(tuned.cfg, params, tuned.chat, hashed, source)
 
 
 def load_teacher(
@@ -110,10 +112,11 @@ def load_teacher(
 def load_lfe(
     folder: str | Path, devices: jax.sharding.Mesh, quantise: str = ""
 ) -> tuple[Any, LFEConfig, PyTree, ChatFormat, dict[str, Any]]:
-    """(backbone module, LFE config, {"backbone", "lfe"}, chat format, facts) of a retrofit's OUT/lfe.
+    """(backbone module, LFE config, {"backbone", "lfe"}, chat format, facts) of a retrofit's OUT or OUT/lfe.
 
     quantise: as in `load_backbone`. Raises BackboneMismatch when the backbone that it names has other weights now.
     """
+    folder = part_of_run(folder, ("lfe",))
     facts = _facts(folder, "lfe", "a retrofit's OUT/lfe")
     base = _backbone_of(folder, facts, devices, quantise)
     own = _own(folder, devices, base.model, facts)
@@ -189,7 +192,7 @@ def load_personal(
     """A whole personal model from its folder, the backbone from where the folder says it lies.
 
     Args:
-      folder: a universal stage's OUT/model.
+      folder: a universal stage's OUT or OUT/model.
       devices: the mesh that the weights are placed on.
       quantise: "nf4" or "int8" for the backbone's kernels, as in `load_backbone`.
       head: "nf4" or "int8" for the kernels of the generative head, which is then for decoding and not for training.
@@ -197,6 +200,7 @@ def load_personal(
     Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError, and QuantError for a kind that is not known or a
     model without a head of its own.
     """
+    folder = part_of_run(folder, ("model",))
     facts = _facts(folder, "personal", "a personal model's folder, a universal stage's OUT/model")
     base = _backbone_of(folder, facts, devices, quantise)
     params = {"backbone": base.params, **_own(folder, devices, base.model, facts)}

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, files, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.tenant import Tenant
 from jaxrec.delta import DeltaConfig, shapes
-from jaxrec.models.language.model_folder import place_facts, place_of
+from jaxrec.models.language.model_folder import part_of_run, place_facts, place_of
 from jaxrec.models.personal.onboarding import infer_p, read_pieces
 from jaxrec.models.personal.personal_folder import Personal
 from jaxrec.models.personal.personal_lm import PersonalLM
@@ -58,6 +58,7 @@ def load_profile(folder: str | Path, lm: PersonalLM) -> Profile:
 
     Raises CheckpointError for no such folder, and RunError for one that is something else.
     """
+    folder = part_of_run(folder, ("profile",))
     facts = profile_facts(folder)
     saved = checkpoint.load_params(folder)
     own, spec, delta = tuple(facts.get("own", ())), DeltaConfig(), None
@@ -76,15 +77,51 @@ def load_profile(folder: str | Path, lm: PersonalLM) -> Profile:
 
 
 def profile_facts(folder: str | Path) -> dict[str, Any]:
-    """The facts of a profile's folder. Raises RunError where it is no such folder."""
+    """The facts of a profile's folder, or of the OUT that it lies in. Raises RunError where it is no such folder."""
     if not str(folder):
         raise RunError("name a profile, a personalize stage's OUT/profile, with --profile")
+    folder = part_of_run(folder, ("profile",))
     facts = checkpoint.load_facts(folder)
     if missing := {"tenants", "model"} - set(facts):
         raise RunError(
             f"{folder} is no profile, a personalize stage's OUT/profile: its facts.json lacks {sorted(missing)[0]!r}"
         )
     return facts | {"model": place_of(folder, facts)} if "base" in facts else facts
+
+
+def find_personal(folder: str | Path) -> tuple[str, str]:
+    """(a personal model's folder, a profile's folder or "") of a stage's OUT or of what lies in it.
+
+    Raises RunError for a folder that is neither.
+    """
+    place = part_of_run(folder, ("profile", "model"))
+    whole = files.whole_folder(Path(place).expanduser(), "facts.json")
+    facts = checkpoint.load_facts(whole) if whole else {}
+    if "personal" in facts:
+        return place, ""
+    if {"tenants", "model"} <= set(facts):
+        return profile_facts(place)["model"], place
+    if "lfe" in facts:
+        what = "it is a retrofit; train.universal makes a personal model of it"
+    elif Path(place).expanduser().is_dir():
+        what = (
+            "it is a language model; train.retrofit and train.universal make a personal one of it"
+        )
+    else:
+        what = "there is no such folder"
+    raise RunError(
+        f"{folder} is no personal model: {what}. A universal stage's OUT is meant, or a personalize stage's"
+    )
+
+
+def find_profile(folder: str | Path) -> str:
+    """A profile's folder of a stage's OUT or of OUT/profile. Raises RunError for a model, and as `find_personal`."""
+    model, own = find_personal(folder)
+    if not own:
+        raise RunError(
+            f"{folder} is no profile but a model, {model}: a personalize stage's OUT is meant"
+        )
+    return own
 
 
 def sources_of(
