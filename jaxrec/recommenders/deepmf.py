@@ -20,7 +20,7 @@ from jaxrec.data.histories import Histories, Holdout
 from jaxrec.models.items import deepmf as model
 from jaxrec.models.items.deepmf import DeepMFError, DeepMFShape, SideFacts
 from jaxrec.objectives import RatingDecay
-from jaxrec.recommenders.deepmf_fit import Fit, FitConfig, Ratings, context_of, known_of
+from jaxrec.recommenders.deepmf_fit import Fit, FitConfig, RatingRows, context_of, known_of
 from jaxrec.recommenders.rating_context import RatingContext
 from jaxrec.recommenders.recommender import NotFitted, Recommender, must_learn
 from jaxrec.recommenders.side_features import SideFeatures
@@ -61,7 +61,7 @@ class DeepMF(Recommender):
         self.params: Any = None
         self.known: SideFacts = SideFacts()
         self.context: RatingContext | None = None
-        self.train: Ratings | None = None  # what the context was made of
+        self.train: RatingRows | None = None  # what the context was made of
         self.facts: dict[str, Any] = {}
 
     def fit(
@@ -230,11 +230,11 @@ class DeepMF(Recommender):
         found.params, found.known = jax.tree.map(jnp.asarray, (tree["params"], known))
         if "train" in tree:
             size = len(found.params["users"]["table"]), len(found.params["items"]["table"])
-            found._remember(Ratings(**tree["train"], n_users=size[0], n_items=size[1]))
+            found._remember(RatingRows(**tree["train"], n_users=size[0], n_items=size[1]))
         found.facts = {name: value for name, value in facts.items() if name != "kind"}
         return found
 
-    def _remember(self, train: Ratings) -> None:
+    def _remember(self, train: RatingRows) -> None:
         self.context = context_of(self.config.shape, train)
         self.train = train if self.context else None
 

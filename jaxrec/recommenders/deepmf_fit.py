@@ -47,7 +47,7 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ratings:
+class RatingRows:
     """Ratings to learn from, one a row; people and items by number."""
 
     user_T: np.ndarray
@@ -60,7 +60,7 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.rating_T)
 
-    def take(self, rows: np.ndarray) -> "Ratings":
+    def take(self, rows: np.ndarray) -> "RatingRows":
         """Some of the ratings, by index."""
         part = {name: getattr(self, name)[rows] for name in ("user_T", "item_T", "rating_T")}
         return dataclasses.replace(
@@ -95,7 +95,7 @@ class Fit:
         self.shape, self.decay, self.cfg, self.features = shape, decay, cfg, features
         self.mesh = mesh.make(cfg.mesh, jax.devices()[: cfg.devices or None])
 
-    def __call__(self, train: Histories, out: Path) -> tuple[Any, Ratings, dict[str, Any]]:
+    def __call__(self, train: Histories, out: Path) -> tuple[Any, RatingRows, dict[str, Any]]:
         """(parameters on one device, the ratings learned from, facts: epoch, noise, the RMSE of those held back)."""
         whole = ratings_of(train, self.shape)
         order = np.random.default_rng(self.cfg.seed).permutation(len(whole))
@@ -110,7 +110,7 @@ class Fit:
         return params, rest, facts
 
     def run(
-        self, train: Ratings, valid: Ratings | None, out: Path, epochs: int
+        self, train: RatingRows, valid: RatingRows | None, out: Path, epochs: int
     ) -> tuple[Any, dict[str, Any]]:
         """One training, of `epochs` epochs of a schedule that is made for all of the config's."""
         cfg, size = self.cfg, len(train)
@@ -153,7 +153,7 @@ class Fit:
         return best, facts | ({"valid_rmse": error} if valid else {})
 
 
-def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
+def ratings_of(train: Histories, shape: DeepMFShape) -> RatingRows:
     """Every event with its rating. Raises DeepMFError without ratings, out of range, or of unknown people."""
     if train.rating_T is None:
         raise DeepMFError("DeepMF learns from ratings: these histories have no rating_T")
@@ -172,13 +172,13 @@ def ratings_of(train: Histories, shape: DeepMFShape) -> Ratings:
             f"ratings lie in {low:g}..{high:g}, the model's range is {shape.low:g}..{shape.high:g}: "
             "set shape.low and shape.high"
         )
-    return Ratings(
+    return RatingRows(
         user.astype(np.int32), train.item_T.astype(np.int32), train.rating_T.astype(np.float32),
         train.time_T, train.n_users, train.n_items,
     )  # fmt: skip
 
 
-def context_of(shape: DeepMFShape, train: Ratings) -> RatingContext | None:
+def context_of(shape: DeepMFShape, train: RatingRows) -> RatingContext | None:
     """What tells of the ratings around a rating, from `train` alone; None where the shape has no windows."""
     if not shape.context:
         return None
@@ -188,7 +188,7 @@ def context_of(shape: DeepMFShape, train: Ratings) -> RatingContext | None:
     )  # fmt: skip
 
 
-def known_of(shape: DeepMFShape, train: Ratings, features: SideFeatures | None) -> SideFacts:
+def known_of(shape: DeepMFShape, train: RatingRows, features: SideFeatures | None) -> SideFacts:
     """What the shape's options read of people and items, from the training ratings' places alone."""
     known = SideFacts()
     if shape.features and features is not None:
@@ -246,7 +246,7 @@ def _take(ratings: Ratings, rows: np.ndarray, pad: bool = False) -> Ratings:
     return part.replace(item_B=np.where(beyond, -1, part.item_B)) if pad else part
 
 
-def _unseen_as_mean(params: Any, train: Ratings) -> Any:
+def _unseen_as_mean(params: Any, train: RatingRows) -> Any:
     """A row that no rating ever moved holds its first random numbers, which say nothing: it takes the others' mean."""
     for name, ids in (("users", train.user_T), ("items", train.item_T)):
         table = np.array(params[name]["table"])
