@@ -269,6 +269,7 @@ def test_the_sample_world_by_name(small_world):
     ("source", "said"),
     [
         ((), "no tenants are given"),
+        ("", "name of a source of tenants is empty"),
         ("kestrel_travel", "did you mean world:kestrel_travel"),
         ("world:kestrel", "did you mean 'kestrel_travel'"),
         ("world:held:0", "no number of tenants"),

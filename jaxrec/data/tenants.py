@@ -116,6 +116,8 @@ def _of(source: Source, skipped: Skipped, world: Callable[[str], list[Tenant]]) 
         if tenant is None:
             raise TenantError(f"a tenant cannot be read: {'; '.join(skipped.lines())}")
         return [tenant]
+    if not str(source).strip():
+        raise TenantError("the name of a source of tenants is empty")
     path = Path(source).expanduser()
     name, _, rest = str(source).partition(":")
     if name == "world" and not path.exists():
