@@ -21,7 +21,7 @@ from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
 from jaxrec.files import content_hash, whole_folder
-from jaxrec.hub.config import ModelMissing
+from jaxrec.hub.config import ModelMissing, read_config
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, is_weights, load
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -75,6 +75,8 @@ def load_model(
     """
     source = part_of_run(source, ("model",))
     folder = find(source)
+    if not isinstance(read_config(folder)[0], DecoderConfig):
+        raise RunError(f"{source} is no causal language model, and these stages stand on one")
     chat = chat_of(folder, plain)
     if quantise:
         from jaxrec.hub import quantised
@@ -85,8 +87,6 @@ def load_model(
     else:
         at = None if devices is None else lambda tree: mesh.shardings(devices, tree)
         cfg, params = load(source, param_dtype=param_dtype, shardings=at, **changes)
-    if not isinstance(cfg, DecoderConfig):
-        raise RunError(f"{source} is no causal language model, and these stages stand on one")
     check_vocabulary(chat.size, cfg)
     return ModelFolder(cfg, params, chat, base_hash(folder), source)
 

@@ -16,9 +16,12 @@ from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig, shapes
+from jaxrec.hub.config import read_config
+from jaxrec.hub.weights import find as find_model
 from jaxrec.models.language.model_folder import (
     BackboneMismatch,
     ModelFolder,
+    chat_of,
     load_model,
     part_of_run,
     place_facts,
@@ -95,13 +98,15 @@ def load_teacher(
 
     Raises RunError for another tokenizer, and for fewer rows than the backbone's vocabulary has.
     """
-    told = load_model(source, devices=devices)
-    vocab = backbone.cfg.vocab
-    if told.cfg.vocab < vocab or any(chat.encode(x) != told.chat.encode(x) for x in _ANY_TEXT):
+    folder, vocab = find_model(source), backbone.cfg.vocab
+    has = read_config(folder)[0].vocab
+    alike = lambda other: all(chat.encode(x) == other.encode(x) for x in _ANY_TEXT)
+    if has < vocab or not alike(chat_of(folder)):  # known before the weights are read
         raise RunError(
-            f"teacher {source} ({told.cfg.vocab} tokens) splits texts in another way than the backbone ({vocab}): a"
-            " teacher must share the backbone's tokenizer"
+            f"teacher {source} ({has} tokens) splits texts in another way than the backbone ({vocab}): a teacher must"
+            " share the backbone's tokenizer"
         )
+    told = load_model(source, devices=devices)
     cfg, params = dataclasses.replace(told.cfg, vocab=vocab), dict(told.params)
     params["embed"] = {"table": params["embed"]["table"][:vocab]}
     if "head" in params:
