@@ -364,7 +364,9 @@ def test_no_stage_learns_from_what_nobody_named(script, kind, said):
     with pytest.raises(config.RunError, match=said):
         module.main(getattr(module, kind)())
     for given in ({"model": "x"}, {"personal": "x"}, {"lfe": "x"}):
-        fields = {f.name for f in dataclasses.fields(getattr(module, kind))}
+        fields = {
+            f.name for f in dataclasses.fields(getattr(module, kind)) if f.default in ("", ())
+        }
         if given.keys() <= fields and "tenants" in fields:
             with pytest.raises(config.RunError, match="tenants"):
                 module.main(getattr(module, kind)(**given))
