@@ -2,6 +2,7 @@
 
     python -m eval.text --model FOLDER --data my.jsonl                  a Hugging Face folder, or one of ours
     python -m eval.text --model FOLDER --adapter runs/sft/adapter --data my.jsonl       an adapter, ours or PEFT's
+    python -m eval.text --model runs/personalize --tenant KEY --data my.jsonl           a personal model, in KEY's voice
     python -m eval.text --predictions answers.jsonl --data my.jsonl     answers that are there already: no model
     python -m eval.text --model FOLDER --data my.jsonl --metrics rouge nats my_metrics:politeness
 
@@ -15,6 +16,7 @@ answers that it wrote, and they are saved before they are scored: `--predictions
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import time
@@ -23,13 +25,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxrec import config, results, text_metrics
 from jaxrec.config import RunError
 from jaxrec.data.instructions import Instruction, json_lines, read_instructions, shorten
 from jaxrec.files import content_hash, write_json_lines
 from jaxrec.metrics import ratio
+from jaxrec.models.language.kept_answers import in_parts
 
 OWN = ("rouge", "exact", "similarity", "nats")
 PREDICTED = (
@@ -45,7 +47,8 @@ SHOWN = 3
 class TextConfig:
     """What is measured, on what, and how answers are written."""
 
-    model: str = ""  # a Hugging Face folder or hub id, ours, or an adapter's folder
+    model: str = ""  # a folder of Hugging Face's or ours, a run's OUT, or a hub id
+    tenant: str = ""  # of a personal model: who answers
     adapter: str = ""  # on top of the model: a folder of ours or of HF PEFT
     data: tuple[str, ...] = ()  # files of chats with their answers, see jaxrec.data.instructions
     predictions: str = ""  # answers that are there already: a .jsonl, a line for each row of `data`
@@ -72,7 +75,7 @@ class TextError(RunError, ValueError):
 def main(cfg: TextConfig) -> dict[str, float]:
     """Answers where no answers are given, scores and writes; gives each measure's mean."""
     began = time.monotonic()
-    own = check(cfg)
+    own, personal = check(cfg), personal_folder(cfg)
     asked, measures = read(cfg), list(cfg.metrics)
     similar = similarity(measures)
     if "nats" in measures and not cfg.model:
@@ -81,7 +84,8 @@ def main(cfg: TextConfig) -> dict[str, float]:
     if cfg.predictions:
         written = read_predictions(Path(cfg.predictions), asked)
     if cfg.model:
-        written, surprise = by_model(cfg, asked, written, "nats" in measures)
+        ask = functools.partial(by_tenant, personal) if personal else by_model
+        written, surprise = ask(cfg, asked, written, "nats" in measures)
     assert written is not None
     rows = [
         {
@@ -100,7 +104,7 @@ def main(cfg: TextConfig) -> dict[str, float]:
             row |= {"nats": float(nats), "tokens": int(tokens)}
     write_json_lines(out / "rows.jsonl", rows)
     found = summary(rows, cfg.draws, cfg.seed)
-    record = {"model": cfg.model, "adapter": cfg.adapter, "n": len(rows)}
+    record = {"model": cfg.model, "adapter": cfg.adapter, "tenant": cfg.tenant, "n": len(rows)}
     record |= {
         f"{m}{end}": v
         for m, i in found.items()
@@ -125,6 +129,8 @@ def check(cfg: TextConfig) -> dict[str, Callable[..., Any]]:
         )
     if cfg.adapter and not cfg.model:
         raise TextError("an adapter lies on a model: name it with --model")
+    if cfg.tenant and not cfg.model:
+        raise TextError("a tenant is of a personal model: name it with --model")
     if min(cfg.rows, cfg.new, cfg.draws) < 1 or cfg.length <= cfg.new or cfg.limit < 0:
         raise TextError(
             "rows, new and draws must be above 0, length above new, and limit not below 0"
@@ -143,6 +149,28 @@ def check(cfg: TextConfig) -> dict[str, Callable[..., Any]]:
     if not cfg.metrics:
         raise TextError(f"no metrics: name one of {', '.join(OWN)}, or MODULE:CALLABLE")
     return own
+
+
+def personal_folder(cfg: TextConfig) -> str:
+    """The personal model's folder, or that of its tenants, if `model` is one; "" for any other model.
+
+    Raises TextError for a tenant of a model that has none, and for settings that a personal model lacks.
+    """
+    if not cfg.model:
+        return ""
+    from jaxrec.models.personal.profile_folder import find_personal
+
+    try:
+        found, profile = find_personal(cfg.model)
+    except RunError as error:
+        if cfg.tenant:
+            raise TextError(f"there is no tenant to answer: {error}") from error
+        return ""
+    plain = TextConfig()
+    for name in ("adapter", "top_p", "length", "plain", "dtype"):
+        if getattr(cfg, name) != getattr(plain, name):
+            raise TextError(f"{cfg.model} is a personal model, which has no setting {name!r}")
+    return profile or found
 
 
 def read(cfg: TextConfig) -> list[Instruction]:
@@ -196,7 +224,7 @@ def by_model(
     if written is None:
         if room <= cfg.new:
             raise TextError(f"the model reads {room} tokens: ask for fewer than that with --new")
-        written = answers(tuned, asked, cfg, room - cfg.new)
+        written = by_decoder(tuned, asked, cfg, room - cfg.new)
     surprise = None
     if with_nats:
         examples = [tuned.chat.example(one.messages, "last") for one in asked]
@@ -211,11 +239,48 @@ def by_model(
     return written, surprise
 
 
-def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int) -> list[str]:
-    """An answer to each row, similar lengths together; a prompt longer than `room` tokens loses its start.
+def by_tenant(
+    folder: str,
+    cfg: TextConfig,
+    asked: Sequence[Instruction],
+    written: list[str] | None,
+    with_nats: bool,
+) -> tuple[list[str], np.ndarray | None]:
+    """As `by_model`, in the voice of a tenant of the personal model in `folder`.
 
-    Each batch is kept in OUT/answers.part.jsonl until all are there, so an interrupted run goes on from it.
+    Raises TextError where no tenant is named, and TenantError for one that the model does not know.
     """
+    from jaxrec import checkpoint
+    from jaxrec.assistant import Assistant
+    from jaxrec.data.tenants import nearest
+
+    assistant = Assistant.load(folder, quantise=cfg.quantise, rows=cfg.rows, limit=cfg.new)
+    if not cfg.tenant:
+        raise TextError(
+            f"{cfg.model} answers for tenants: say for whom with --tenant{nearest('', assistant.tenants)}"
+        )
+    voice, prompts = assistant.voice(cfg.tenant), [one.prompt for one in asked]
+    if written is None:
+        weights = (assistant.model.params, voice.p_E, voice.delta)
+        write = lambda some, seed: assistant.answers(
+            [prompts[i] for i in some], cfg.tenant, temperature=cfg.temperature, seed=seed
+        )
+        lengths = [sum(len(said) for _, said in prompt) for prompt in prompts]
+        of = content_of(cfg, prompts, checkpoint.fingerprint(weights))
+        written = in_parts(lengths, write, kept_in(cfg), of, rows=cfg.rows, seed=cfg.seed)
+    if not with_nats:
+        return written, None
+    surprise = assistant.nats(prompts, [one.answer for one in asked], cfg.tenant)
+    whole = [sum(w > 0 for w in assistant.model.chat.answer(one.answer).loss[1:]) for one in asked]
+    if cut := int((surprise[:, 1] < whole).sum()):
+        print(f"nats: {cut} references are longer than the model answers, and lose their end")
+    return written, surprise
+
+
+def by_decoder(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int) -> list[str]:
+    """An answer to each row by a language model; a prompt longer than `room` tokens loses its start."""
+    import jax
+
     from jaxrec.dialogue.prompts import Generation
     from jaxrec.models.language.writing import decoder_writer, openings_of
 
@@ -230,42 +295,31 @@ def answers(tuned: Any, asked: Sequence[Instruction], cfg: TextConfig, room: int
         print(
             f"{cut} prompts fill the {room} tokens there are, or lost their beginning", flush=True
         )
-    order = sorted(range(len(openings)), key=lambda i: len(openings[i]))
-    of = _made_from(tuned, openings, cfg)
-    part = Path(cfg.out) / "answers.part.jsonl"
-    texts = _begun(part, of, cfg.rows)
-    if texts:
-        print(f"{len(texts)} answers are there from an interrupted run", flush=True)
-    write_json_lines(part, [{"of": of}, *({"text": text} for text in texts)])
-    for start in tqdm(range(0, len(order), cfg.rows), "answers", disable=None):
-        if start < len(texts):
-            continue
-        some = order[start : start + cfg.rows]
-        made = write(tuned.tree, [openings[i] for i in some], cfg.seed + start)
-        texts += [text.strip() for text in made.texts or []]
-        with part.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in texts[start:])
-    part.unlink()
-    out = dict(zip(order, texts, strict=True))
-    return [out[i] for i in range(len(order))]
-
-
-def _begun(part: Path, of: str, rows: int) -> list[str]:
-    """The answers that an interrupted run of the same model, prompts and settings left, whole batches alone."""
-    lines = part.read_text("utf-8").split("\n")[:-1] if part.is_file() else []
-    if not lines or json.loads(lines[0]) != {"of": of}:
-        return []
-    whole = (len(lines) - 1) // rows * rows
-    return [json.loads(line)["text"] for line in lines[1 : 1 + whole]]
-
-
-def _made_from(tuned: Any, openings: Sequence[Sequence[int]], cfg: TextConfig) -> str:
-    """A hash of everything that answers depend on."""
-    import jax
-
-    how = (cfg.new, cfg.temperature, cfg.top_p, cfg.rows, cfg.quantise, cfg.dtype, cfg.seed)
     trained = [np.asarray(leaf) for leaf in jax.tree.leaves(tuned.tree.get("delta"))]
-    return content_hash(tuned.base_hash, json.dumps([how, list(map(list, openings))]), *trained)
+    of = content_of(cfg, openings, tuned.base_hash, *trained)
+    some_of = lambda some, seed: write(tuned.tree, [openings[i] for i in some], seed).texts or []
+    lengths = [len(ids) for ids in openings]
+    return in_parts(lengths, some_of, kept_in(cfg), of, rows=cfg.rows, seed=cfg.seed)
+
+
+def kept_in(cfg: TextConfig) -> Path:
+    """Where the answers of a run that was interrupted lie."""
+    return Path(cfg.out) / "answers.part.jsonl"
+
+
+def content_of(cfg: TextConfig, prompts: Sequence[Any], *weights: Any) -> str:
+    """A hash of everything that answers depend on."""
+    how = (
+        cfg.new,
+        cfg.temperature,
+        cfg.top_p,
+        cfg.rows,
+        cfg.quantise,
+        cfg.dtype,
+        cfg.seed,
+        cfg.tenant,
+    )
+    return content_hash(json.dumps([how, list(map(list, prompts))]), *weights)
 
 
 def similarity(measures: list[str]) -> Callable[[Sequence[str]], np.ndarray] | None:

@@ -99,6 +99,7 @@ def evaluate(
     model: str | Path,
     data: Chats,
     *,
+    tenant: str = "",
     adapter: str | Path = "",
     metrics: Sequence[str] = ("rouge", "exact", "similarity", "nats"),
     new: int = 128,
@@ -111,8 +112,10 @@ def evaluate(
     Prints a few answers and the table with 95 % intervals; OUT/rows.jsonl has each answer with its measures.
 
     Args:
-      model: a Hugging Face folder or hub id, one of ours, or an adapter's folder (as `tune` gives).
+      model: a Hugging Face folder or hub id, one of ours, an adapter's folder (as `tune` gives), a personal model's or
+        its tenants' (`Assistant.save`), or the OUT of a run that wrote one of them.
       data: as the `chats` of `tune`; what each one's last answer says is the reference.
+      tenant: who answers, where `model` is a personal one.
       adapter: an adapter's folder, ours or of PEFT, on top of `model`.
       metrics: "rouge", "exact", "similarity", "nats", or "module:callable" of (prediction, reference).
       new: tokens of an answer at most.
@@ -126,8 +129,8 @@ def evaluate(
 
     files, inline = _files(data, Path(out) / "data.jsonl")
     known = {
-        "model": str(model), "adapter": str(adapter), "data": files, "metrics": tuple(metrics),
-        "new": new, "limit": limit, "out": str(out),
+        "model": str(model), "tenant": tenant, "adapter": str(adapter), "data": files,
+        "metrics": tuple(metrics), "new": new, "limit": limit, "out": str(out),
     }  # fmt: skip
     cfg = _settings(text.TextConfig, known, settings)
     for path, chats in inline.items():

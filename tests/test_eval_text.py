@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_assistant
 from jaxrec.eval import text as eval_text
 from jaxrec.eval.text import TextConfig, TextError
 
 from jaxrec import hub
-from jaxrec.config import ConfigError
+from jaxrec.assistant import Assistant
+from jaxrec.config import ConfigError, RunError
 from jaxrec.data.instructions import read_instructions
 from jaxrec.data.text import train_tokenizer
 from jaxrec.files import write_json_lines
@@ -76,7 +78,7 @@ def test_a_model_answers_and_is_scored(folder, tmp_path, capsys):
     asked = eval_text.read(cfg)
     openings = [tuned.chat.opening(one.prompt) for one in asked]
     kept = [
-        {"of": eval_text._made_from(tuned, openings, cfg)},
+        {"of": eval_text.content_of(cfg, openings, tuned.base_hash)},
         *({"text": f"kept {i}"} for i in range(5)),
     ]
     part.write_text("".join(json.dumps(row) + "\n" for row in kept) + '{"te')
@@ -94,6 +96,35 @@ def test_a_model_answers_and_is_scored(folder, tmp_path, capsys):
     told = eval_text.main(again)
     assert told == {name: found[name] for name in ("rouge1", "rouge2", "rougeL", "exact")}
     assert "nats: left out" in capsys.readouterr().out
+
+
+def test_a_personal_model_answers_for_a_tenant(tmp_path, capsys):
+    """By the folder of its run, as by OUT/model; nats are those of its assistant, and of no other voice."""
+    tiny_assistant.make(tmp_path)
+    rows = [{"prompt": t["question"], "completion": t["answer"]} for t in tiny_assistant.TALKS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cfg = config_of(
+        tmp_path, tmp_path / "out", model=str(tmp_path), tenant="trained",
+        metrics=("rouge", "nats"), new=4, rows=3,
+    )  # fmt: skip
+    found = eval_text.main(cfg)
+    written = lines(tmp_path / "out" / "rows.jsonl")
+    assistant = Assistant.load(tmp_path, rows=3, limit=4)
+    questions = [row["prompt"] for row in rows]
+    assert [row["prediction"] for row in written] == assistant.answers(questions, "trained")
+    told, nobody = (
+        assistant.nats(questions, [row["completion"] for row in rows], whose)
+        for whose in ("trained", None)
+    )
+    assert found["nats"] == pytest.approx(told[:, 0].sum() / told[:, 1].sum(), rel=1e-5)
+    assert (told[:, 1] == nobody[:, 1]).all() and np.abs(told - nobody).max() > 1e-3
+    for changes, said in (
+        ({"tenant": ""}, "say for whom with --tenant; there are: trained$"),
+        ({"tenant": "traind"}, "did you mean 'trained'"),
+        ({"dtype": "bfloat16"}, "a personal model, which has no setting 'dtype'"),
+    ):
+        with pytest.raises(RunError, match=said):
+            eval_text.main(dataclasses.replace(cfg, **changes))
 
 
 def test_nats_do_not_depend_on_the_batch(folder):
@@ -125,6 +156,11 @@ def test_predictions_of_a_file(folder, tmp_path, monkeypatch):
         ({"data": ()}, "no data"),
         ({}, "neither --model"),
         ({"adapter": "x", "predictions": "x"}, "name it with --model"),
+        ({"tenant": "x", "predictions": "x"}, "a tenant is of a personal model"),
+        (
+            {"tenant": "x", "model": "few.jsonl"},
+            "no tenant to answer: few.jsonl is no personal model",
+        ),
         ({"predictions": "few.jsonl"}, "has 1 answers, and the data 6 rows"),
         ({"predictions": "bad.jsonl"}, "bad.jsonl:1: a text is expected"),
         ({"predictions": "away.jsonl"}, "there is no file"),

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxrec import mesh
 from jaxrec.assistant.fitting import By, OnboardConfig, onboard
 from jaxrec.config import RunError
-from jaxrec.data import turns
+from jaxrec.data import text, turns
 from jaxrec.data.tenant import Turn
 from jaxrec.data.tenant_rows import check_text
 from jaxrec.data.tenants import Source, TenantError, nearest, read_tenants
@@ -222,10 +223,7 @@ class Assistant:
         voices = [self.voice(key) for key in whose]
         asked, length = self._asked(questions)
         said = [""] * len(questions)
-        groups: dict[Any, list[int]] = {}
-        for i, voice in enumerate(voices):  # rows of a batch have one kind of change
-            groups.setdefault(None if voice.delta is None else voice.spec, []).append(i)
-        for rows in groups.values():
+        for rows in _alike(voices):
             texts = self._writes(len(rows)).write(
                 self.model.params,
                 _together([voices[i] for i in rows]),
@@ -234,8 +232,8 @@ class Assistant:
                 temperature=temperature,
                 seed=seed + rows[0],
             )
-            for i, text in zip(rows, texts, strict=True):
-                said[i] = text.strip()
+            for i, one in zip(rows, texts, strict=True):
+                said[i] = one.strip()
         return said
 
     def stream(
@@ -255,6 +253,36 @@ class Assistant:
             self.model.params, _together([voice]), asked, length, temperature=temperature, seed=seed
         )
         return (piece for (piece,) in pieces if piece)
+
+    def nats(
+        self,
+        questions: Sequence[Conversation],
+        answers: Sequence[str],
+        tenant: str | None,
+    ) -> Float[np.ndarray, "N 2"]:
+        """How unexpected answers are of a tenant: -log p of each in nats, and how many tokens that was.
+
+        Args:
+          questions: as of `answers`.
+          answers: one to each; of more tokens than a question may have, or than `limit` where the backbone itself
+            answers, the rest is not counted.
+          tenant: a key; None: nobody in particular.
+
+        Raises as `answers`.
+        """
+        voice, (asked, length) = self.voice(tenant), self._asked(questions)
+        if not asked:
+            return np.zeros((0, 2))
+        most = self.limit if self.model.lm.inside else LONGEST
+        chat = self.model.chat
+        told = [turns.answer_of(chat, one, most) for one in answers]
+        width = _rounded(max((len(row.ids) for row in told), default=1))
+        question, answer = (
+            text.pad(rows, size, chat.pad_id) for rows, size in ((asked, length), (told, width))
+        )
+        whose = _together([voice] * len(asked))
+        log_p_N = self._writes(self.rows).logprob(self.model.params, whose, question, answer)
+        return np.stack([-log_p_N, answer["loss_BL"][:, 1:].sum(1)], axis=1)
 
     def voice(self, tenant: str | None) -> Voice:
         """How it speaks for a tenant; p = 0 for nobody. Raises TenantError, with the nearest names, for a stranger."""
@@ -306,8 +334,7 @@ class Assistant:
 
     def _asked(self, questions: Sequence[Conversation]) -> tuple[list[turns.Example], int]:
         rows = [turns.question_of(self.model.chat, as_turns(q), self._room) for q in questions]
-        longest = max((len(row.ids) for row in rows), default=1)
-        return rows, -(-longest // ROUNDED) * ROUNDED
+        return rows, _rounded(max((len(row.ids) for row in rows), default=1))
 
 
 def as_turns(question: Conversation) -> list[tuple[str, str]]:
@@ -331,6 +358,18 @@ def _turn(turn: tuple[str, str] | Mapping[str, Any] | Turn) -> tuple[str, str]:
             "a turn of a conversation is (role, text), or has the fields role and content"
         )
     return ("user" if role in ("customer", "human") else role), said
+
+
+def _rounded(length: int) -> int:
+    return -(-length // ROUNDED) * ROUNDED
+
+
+def _alike(voices: Sequence[Voice]) -> list[list[int]]:
+    """Places of those whose voices are of one kind, so that they can share a batch: by p, or by a Delta of a layout."""
+    groups: dict[Any, list[int]] = {}
+    for i, voice in enumerate(voices):
+        groups.setdefault(None if voice.delta is None else voice.spec, []).append(i)
+    return list(groups.values())
 
 
 def _together(voices: Sequence[Voice]) -> np.ndarray | Delta:

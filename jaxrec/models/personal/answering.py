@@ -58,21 +58,20 @@ class Answering:
         self._writer = Writer(generator, prepare, chat.decode, how, rows=rows)
 
     def logprob(
-        self, params: PyTree, p_NE: Float[np.ndarray, "N E"], question: Rows, answer: Rows
+        self, params: PyTree, p_NE: Float[np.ndarray, "N E"] | Delta, question: Rows, answer: Rows
     ) -> Float[np.ndarray, " N"]:
         """Log-probability of each whole answer, nats.
 
         Args:
           params: the whole tree.
-          p_NE: who answers, a row for each question.
+          p_NE: who answers, a row for each question: p, or a Delta of its own.
           question, answer: token rows, of `turns.turn_rows`.
         """
         parts = []
-        for cut, real in batches(len(p_NE), self.rows):
+        for cut, real in batches(len(question["ids_BL"]), self.rows):
             q, a = ({k: v[cut] for k, v in rows.items()} for rows in (question, answer))
-            parts.append(
-                np.asarray(self._score(params, p_NE[cut], Tokens(**q), Tokens(**a)))[:real]
-            )
+            who = take(p_NE, jnp.asarray(cut)) if isinstance(p_NE, Delta) else p_NE[cut]
+            parts.append(np.asarray(self._score(params, who, Tokens(**q), Tokens(**a)))[:real])
         return np.concatenate(parts)
 
     def nll(
@@ -148,6 +147,7 @@ class Answering:
         return [(one(i), *cut(i)) for i in range(len(questions))]
 
     def _scored(self, params, p_BE, question: Tokens, answer: Tokens):
-        context, delta = self.lm.read(params, question), self.lm.personal(params, p_BE)
+        context = self.lm.read(params, question)
+        delta = p_BE if isinstance(p_BE, Delta) else self.lm.personal(params, p_BE)
         log_p_BL, _ = self.lm.log_probs(params, context, answer, delta)
         return jnp.sum(log_p_BL * following(answer.loss_BL), axis=-1)
