@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,16 @@ def write_results(
     path = Path(out_dir) / filename
     files.write_json(path, _plain(record), allow_nan=False)
     return path
+
+
+def conclude(written: Sequence[str | Path], then: Sequence[str | Path] = ()) -> None:
+    """Prints the last line of a stage: what it wrote, and the command that goes on from there.
+
+    written: the folders. then: the words of the command, with capitals for what the reader puts in; none if there is
+    none.
+    """
+    further = f"; next: {shlex.join(map(str, then))}" if then else ""
+    print(f"wrote {', '.join(map(str, written))}{further}", flush=True)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:

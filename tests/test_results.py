@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrec.results import commit, print_table, write_results
+from jaxrec import train
+from jaxrec.results import commit, conclude, print_table, write_results
 
 ROW = {"race": "r", "contender": "jaxrec", "base": "peer", "ratio": 2.0}
 ROW |= {"lo": 1.9, "hi": 2.1, "n": 5, "unit": "tokens/s", "value": 10.0}
@@ -93,3 +94,14 @@ def test_table(capsys):
         "own p    0.1235   -",
         "mean          -  30",
     ]
+
+
+def test_every_stage_ends_with_what_it_wrote_and_what_comes_next(capsys):
+    conclude(["runs/x/adapter", "runs/x/peft"], ["jaxrec", "answer", "--tenant", "Corner Bakery"])
+    conclude([Path("runs/x")])
+    assert capsys.readouterr().out.splitlines() == [
+        "wrote runs/x/adapter, runs/x/peft; next: jaxrec answer --tenant 'Corner Bakery'",
+        "wrote runs/x",
+    ]
+    stages = Path(train.__file__).parent.glob("[!_]*.py")
+    assert [one.name for one in stages if "results.conclude(" not in one.read_text("utf-8")] == []

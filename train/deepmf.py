@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config, mesh
+from jaxrec import config, mesh, results
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories
 from jaxrec.data.interaction_sets import DataConfig, read
@@ -50,7 +50,8 @@ def main(cfg: DeepMFTraining) -> dict[str, float]:
     rating_T = fitted.predict(test.user_T, test.item_T, test.time_T)
     rmse = float(np.sqrt(((rating_T - test.rating_T) ** 2).mean()))
     fitted.save(Path(cfg.out) / "model")
-    print(f"RMSE {rmse:.4f} on {len(test):,} ratings held out; {cfg.out}/model")
+    print(f"RMSE {rmse:.4f} on {len(test):,} ratings held out")
+    results.conclude([Path(cfg.out) / "model"])
     return {"rmse": rmse, "epoch": fitted.facts["epoch"]}
 
 

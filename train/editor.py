@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, mesh, results
 from jaxrec.data.candidate_sets import (
     TRAIN,
     VALID,
@@ -72,6 +72,7 @@ def main(cfg: EditorTrainConfig) -> dict[str, float]:
         for variant in cfg.variants:
             name = f"{fold}/{variant}"
             found[name] = train_one(cfg, data, texts, fold, variant, devices, name)
+    results.conclude([cfg.out], ("jaxrec", "eval", "editor", "--model", cfg.out))
     return found
 
 

@@ -10,7 +10,7 @@ OUT/model is what the recommender's `load` reads. A row of the tables comes from
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, ranking
+from jaxrec import config, ranking, results
 from jaxrec.data.histories import histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.recommenders.generative_rec import GenerativeRec, GenerativeRecConfig
@@ -40,6 +40,7 @@ def main(cfg: TrainGenerativeRecConfig) -> dict[str, float]:
     measures = ranking.measures(ranking.ranks_in_lists(listed.items_BJ, split.test.target_B))
     print(", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
     print(", ".join(f"{name} {value}" for name, value in fitted.facts.items()))
+    results.conclude([out / "model"])
     return measures
 
 

@@ -13,7 +13,7 @@ OUT/model is what `Judge.load` and `jaxrec.judge` read.
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, mesh
+from jaxrec import config, mesh, results
 from jaxrec.config import ConfigError
 from jaxrec.data.judgements import JudgementsConfig, read, with_columns
 from jaxrec.recommenders.judge import Judge, JudgeConfig, Validation
@@ -52,7 +52,8 @@ def main(cfg: JudgementsTraining) -> Path:
         show(Judge.validate(data, cfg.judge), cfg.judge)
     model = Path(cfg.out) / "model"
     Judge.fit(data, cfg.judge, out=Path(cfg.out) / "fit", progress=True).save(model)
-    print(f"learned from {len(data.people):,} people: {model}")
+    print(f"learned from {len(data.people):,} people")
+    results.conclude([model], ("jaxrec", "judge", "--model", cfg.out))
     return model
 
 

@@ -14,7 +14,7 @@ facts.json naming the tenants; `python -m jaxrec.answer --model OUT --tenant KEY
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, mesh
+from jaxrec import config, mesh, results
 from jaxrec.assistant.fitting import OnboardConfig, onboard
 from jaxrec.config import RunError
 from jaxrec.data.tenants import read_tenants
@@ -46,9 +46,13 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     model = load_personal(cfg.model, devices)
     found = onboard(model, tenants, cfg, devices=devices, out=cfg.out, name=cfg.model)
     facts = {**found.facts, "sources": list(cfg.tenants)}
-    save_profile(Path(cfg.out) / "profile", dataclasses.replace(found, facts=facts))
+    folder = Path(cfg.out) / "profile"
+    save_profile(folder, dataclasses.replace(found, facts=facts))
     more = f" and {len(tenants) - 5} more" if len(tenants) > 5 else ""
-    print(f"{', '.join(found.tenants[:5])}{more}: onboarded, in {cfg.out}/profile", flush=True)
+    print(f"{', '.join(found.tenants[:5])}{more}: onboarded", flush=True)
+    results.conclude(
+        [folder], ("jaxrec", "answer", "--model", cfg.out, "--tenant", found.tenants[0])
+    )
     return {"tenants": float(len(tenants))}
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, mesh, results
 from jaxrec.calibration import Calibration, calibrate
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -91,6 +91,7 @@ def main(cfg: PolicyConfig) -> dict[str, float]:
         for variant in cfg.variants:
             name = f"{fold}/{variant}"
             found[name] = train_one(cfg, data, texts, fold, variant, devices, name)
+    results.conclude([cfg.out], ("jaxrec", "eval", "policy", "--model", cfg.out))
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives
+from jaxrec import config, mesh, objectives, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
@@ -115,9 +115,13 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     facts = {"stage": cfg.variant, "before": before, "after": after}
     plain = cfg.plain or bool(tuned.facts.get("plain", False))
     own = fitted.state.params
-    save_stage(cfg.out, tuned, own, backbone="backbone" in own, facts=facts, plain=plain)
+    _, written = save_stage(
+        cfg.out, tuned, own, backbone="backbone" in own, facts=facts, plain=plain
+    )
     result = {"held_reward_before": before["held_reward"], "held_reward": after["held_reward"]}
     print(", ".join(f"{name} {value:.3f}" for name, value in result.items()), flush=True)
+    ask = ("jaxrec", "eval", "text", "--model", written[0], "--data", "HELD.jsonl")
+    results.conclude(written, ask)
     return {**result, "best": fitted.value, "rollouts": int(fitted.state.source["rollouts"])}
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import checkpoint, config, mesh
+from jaxrec import checkpoint, config, mesh, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.pairs import (
@@ -151,9 +151,15 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     best = tuning.best_of(cfg.out, fitted.state.params)
     told = judged.measure(whole(best))
     facts = {"stage": "prefer", "loss": config.to_dict(how), "step": fitted.best, **told}
-    save(cfg, start, whole(best), facts)
+    places = save(cfg, start, whole(best), facts)
     after = judged.by_group(whole(best))
     write_json(Path(cfg.out) / "held.json", {"overall": told, "before": before, "after": after})
+    asks = {
+        "profile": ("jaxrec", "answer", "--model", cfg.out, "--tenant", *start.names[:1]),
+        "parts": (),
+    }
+    text = ("jaxrec", "eval", "text", "--model", places[0], "--data", "HELD.jsonl")
+    results.conclude(places, asks.get(places[0].name, text))
     return told | {"best_step": float(fitted.best)}
 
 
@@ -305,8 +311,8 @@ def batches(cfg: PreferConfig, rows: Pairs | Thumbs, share: slice) -> tuple[Any,
     return Prefetch(source), len(made)
 
 
-def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> None:
-    """OUT/adapter, OUT/model, or for tenants OUT/profile (p alone) or OUT/parts (what else trained)."""
+def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> list[Path]:
+    """OUT/adapter, OUT/model, or for tenants OUT/profile (p alone) or OUT/parts (what else trained); which it was."""
     out = Path(cfg.out)
     if cfg.personal:
         told = {"tenants": list(start.names), "model": cfg.personal, "sources": list(cfg.tenants)}
@@ -314,11 +320,12 @@ def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> N
         if start.rule == "profile/p":
             p = {"p": tree["profile"]["p"], "p_start": tree["start"]}
             checkpoint.save_params(out / "profile", p, told)
-        else:
-            trained, _ = partition.split(tree, start.rule)
-            checkpoint.save_params(out / "parts", trained, told | {"train": start.rule})
-        return
-    save_stage(out, start.loaded, tree, backbone="backbone" in start.rule, facts=facts)
+            return [out / "profile"]
+        trained, _ = partition.split(tree, start.rule)
+        checkpoint.save_params(out / "parts", trained, told | {"train": start.rule})
+        return [out / "parts"]
+    _, written = save_stage(out, start.loaded, tree, backbone="backbone" in start.rule, facts=facts)
+    return written
 
 
 if __name__ == "__main__":

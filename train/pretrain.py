@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives
+from jaxrec import config, hub, mesh, objectives, results
 from jaxrec.config import RunError
 from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource, Prefetch
@@ -86,6 +86,9 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     folder = Path(cfg.out) / "model"
     hub.save(folder, cfg.model, jax.device_get(fitted.state.params))
     tok.save(folder / "tokenizer.json")
+    results.conclude(
+        [folder], ("jaxrec", "train", "sft", "--base", folder, "--data", "CHATS.jsonl")
+    )
     return {"bits_per_byte": fitted.value, "best_step": float(fitted.best)}
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, objectives
+from jaxrec import checkpoint, config, mesh, objectives, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -110,7 +110,11 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
         "lora": config.to_dict(cfg.lora),
         "stopped": fitted.stopped,
     }
-    checkpoint.save_params(Path(cfg.out) / "lfe", kept, facts)
+    folder = Path(cfg.out) / "lfe"
+    checkpoint.save_params(folder, kept, facts)
+    results.conclude(
+        [folder], ("jaxrec", "train", "universal", "--lfe", cfg.out, "--tenants", "TENANTS")
+    )
     return {"loss": fitted.value, "step": float(fitted.state.step)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrec import config, mesh, objectives
+from jaxrec import config, mesh, objectives, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
@@ -85,7 +85,9 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     kept = {name: part for name, part in frozen.items() if name != "backbone"}
     whole = {**kept, **own, "profile": {"p": table}}
     keys = [t.key for t in tenants]
-    save_personal(Path(cfg.out) / "model", model.lm, model.encoder, whole, keys, model.facts)
+    folder = Path(cfg.out) / "model"
+    save_personal(folder, model.lm, model.encoder, whole, keys, model.facts)
+    results.conclude([folder], ("jaxrec", "eval", "rewrite", "--model", cfg.out))
     return {"step": float(fitted.state.step)}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config
+from jaxrec import config, results
 from jaxrec.data.histories import histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.data.item_codes import ItemCodesError
@@ -56,6 +56,7 @@ def main(cfg: TrainSemanticIdConfig) -> dict[str, object]:
     codes.save(cfg.out)
     for name, value in codes.facts.items():
         print(f"{name:18} {value}")
+    results.conclude([cfg.out])
     return dict(codes.facts)
 
 

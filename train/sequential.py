@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config, ranking
+from jaxrec import config, ranking, results
 from jaxrec.data.histories import Histories, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
@@ -37,6 +37,7 @@ def main(cfg: TrainSequentialConfig) -> dict[str, float]:
     found = ranking.measures(fitted.ranks(split.test, cfg.recommender.mask_seen))
     print(", ".join(f"{name} {value:.4f}" for name, value in found.items()))
     print(", ".join(f"{name} {value}" for name, value in fitted.facts.items()))
+    results.conclude([out / "model"])
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives, quant
+from jaxrec import config, hub, mesh, objectives, quant, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -122,12 +122,11 @@ def main(cfg: SftConfig) -> dict[str, float]:
     )  # fmt: skip
     best = tuning.best_of(cfg.out, fitted.state.params)
     save(cfg, tuned, best, frozen, fitted)
-    places = [str(Path(cfg.out) / name) for name in ("model", "adapter", "peft")]
-    print(
-        f"best {cfg.loop.monitor} {fitted.value:.4g}, at step {fitted.best}:"
-        f" {', '.join(place for place in places if Path(place).is_dir())}",
-        flush=True,
-    )
+    print(f"best {cfg.loop.monitor} {fitted.value:.4g}, at step {fitted.best}", flush=True)
+    places = [Path(cfg.out) / name for name in ("adapter", "model", "peft")]
+    there = [place for place in places if place.is_dir()]
+    held = cfg.held or ("HELD.jsonl",)
+    results.conclude(there, ("jaxrec", "eval", "text", "--model", there[0], "--data", *held))
     return {cfg.loop.monitor: fitted.value, "best_step": float(fitted.best)}
 
 
@@ -229,7 +228,9 @@ def save(cfg: SftConfig, tuned: Tuned, best: Any, frozen: Any, fitted: loop.FitR
     out = Path(cfg.out)
     tree = partition.merge(best, frozen)
     facts = {"stage": "sft", "step": fitted.best, cfg.loop.monitor: fitted.value}
-    base = save_stage(out, tuned, tree, backbone="backbone" in best, facts=facts, plain=cfg.plain)
+    base, _ = save_stage(
+        out, tuned, tree, backbone="backbone" in best, facts=facts, plain=cfg.plain
+    )
     written = {"model"} if "backbone" in best else set()
     if "delta" in tree:
         written |= {"adapter", *_save_delta(cfg, tuned, tree, base)}

@@ -20,7 +20,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives
+from jaxrec import config, mesh, objectives, results
 from jaxrec.assistant.fitting import ruled_out
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -139,7 +139,11 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     table = infer_p(encoder, own["encoder"], known, 30)
     kept = {name: part for name, part in frozen.items() if name != "backbone"}
     whole = {**kept, "profile": {"p": table}, **own}
-    save_personal(Path(cfg.out) / "model", lm, encoder, whole, [t.key for t in tenants], facts)
+    folder = Path(cfg.out) / "model"
+    save_personal(folder, lm, encoder, whole, [t.key for t in tenants], facts)
+    results.conclude(
+        [folder], ("jaxrec", "train", "personalize", "--model", cfg.out, "--tenants", "TENANTS")
+    )
     return {cfg.loop.monitor: fitted.value, "step": float(fitted.state.step)}
 
 

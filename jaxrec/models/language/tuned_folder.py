@@ -208,11 +208,11 @@ def save_stage(
     backbone: bool,
     facts: Mapping[str, Any],
     plain: bool = False,
-) -> str:
+) -> tuple[str, list[Path]]:
     """What a tuning stage leaves: OUT/model where weights of the backbone trained, OUT/adapter where there is a
     Delta.
 
-    Gives the base of the Delta.
+    Gives (the base of the Delta, the folders that were written, the adapter's first).
 
     Args:
       out: the run's folder.
@@ -222,17 +222,19 @@ def save_stage(
       facts: for the adapter's facts.json.
       plain: trained without a chat template.
     """
-    base = tuned.base
+    base, written = tuned.base, []
     if backbone:
         base = str(Path(out) / "model")
         save_model(base, tuned.cfg, tree["backbone"], tuned.base)
+        written.append(Path(base))
     if "delta" in tree:
         kept = {name: part for name, part in tree.items() if name != "start"}
         save_tuned(
             Path(out) / "adapter", kept,
             cfg=tuned.cfg, base=base, spec=tuned.spec, plain=plain, facts=facts,
         )  # fmt: skip
-    return base
+        written.insert(0, Path(out) / "adapter")
+    return base, written
 
 
 def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str | Path) -> None:
