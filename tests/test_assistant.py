@@ -125,7 +125,7 @@ def test_what_cannot_be_is_said_in_words(assistant, ask, said):
 def test_a_folder_that_is_something_else(folder, tmp_path):
     for place, said in (
         (tmp_path / "none", "no such folder"),
-        (tmp_path, "nor profile/ or model/ as a run writes them: it holds nothing"),
+        (tmp_path, "and no profile/ or model/ as a run writes them: it holds nothing"),
         (folder / "backbone", "it is a language model"),
     ):
         with pytest.raises(RunError, match=said):

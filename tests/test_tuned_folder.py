@@ -144,7 +144,7 @@ def test_the_folder_of_a_run_is_what_it_wrote(folder, capsys):
     same(load_tuned(out).tree["delta"], delta)
     same(load_tuned(runs / "base", out).tree["delta"], delta)
     with pytest.raises(
-        hub.ModelMissing, match=r"nor model/ as a run writes them: it holds adapter/, conf"
+        hub.ModelMissing, match=r"and no model/ as a run writes them: it holds adapter/, conf"
     ):
         load_tuned(out, runs / "out" / "adapter")
     shutil.copytree(runs / "base", out / "model")

@@ -114,7 +114,7 @@ def part_of_run(source: str | Path, parts: Sequence[str]) -> str:
         shown += f" and {len(names) - 8} more" if len(names) > 8 else ""
         wanted = " or ".join(f"{name}/" for name in parts)
         raise ModelMissing(
-            f"{folder} has no facts.json and no weights, nor {wanted} as a run writes them: it holds"
+            f"{folder} has neither weights nor facts.json, and no {wanted} as a run writes them: it holds"
             f" {shown or 'nothing'}"
         )
     if len(there) > 1:

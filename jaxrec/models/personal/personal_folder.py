@@ -255,6 +255,8 @@ def _own(
 
 
 def _facts(folder: str | Path, needed: str, what: str) -> dict[str, Any]:
+    if (Path(folder).expanduser() / "config.json").is_file():
+        raise RunError(f"{folder} is a language model, and not {what}")
     facts = checkpoint.load_facts(folder)
     hashed = "base_hash" if "base_hash" in facts else "backbone_hash"  # older folders have this one
     if missing := {needed, "backbone", hashed} - set(facts):
