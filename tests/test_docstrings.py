@@ -9,37 +9,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # parameters that a signature explains by itself
 # Modules that do not keep it yet. None may be added; one that keeps it has to go from here.
 EXEMPT = """
-jaxrec/data/message.py
-jaxrec/data/readers/item_table.py
-jaxrec/data/readers/layouts.py
-jaxrec/data/readers/raw.py
-jaxrec/data/readers/rows.py
-jaxrec/data/readers/table.py
-jaxrec/dialogue/prompts.py
 jaxrec/hub/chat_template.py
 jaxrec/hub/gguf.py
 jaxrec/hub/peft.py
 jaxrec/hub/peft_lora.py
 jaxrec/hub/peft_modules.py
 jaxrec/hub/weights.py
-jaxrec/people/event_columns.py
-jaxrec/people/profiles.py
-jaxrec/people/unified.py
-jaxrec/recommenders/deepmf_fit.py
-jaxrec/recommenders/flow/explained.py
-jaxrec/recommenders/flow/fitting.py
-jaxrec/recommenders/flow/flow.py
-jaxrec/recommenders/flow/folder.py
-jaxrec/recommenders/flow/making.py
-jaxrec/recommenders/flow/pipeline.py
-jaxrec/recommenders/flow/reasons.py
-jaxrec/recommenders/flow/recommendation.py
-jaxrec/recommenders/item_codes.py
-jaxrec/recommenders/judge.py
-jaxrec/recommenders/judgement_fit.py
-jaxrec/recommenders/rating_context.py
-jaxrec/recommenders/vector_ranks.py
-jaxrec/rewards/judges.py
 """.split()
 
 

@@ -57,7 +57,11 @@ class ChatMessage(tuple[str, str]):
 
 
 def message(role: str, text: str, fields: Mapping[str, Any], context: Mapping[str, Any]) -> Message:
-    """A plain pair where nothing else is there to be said."""
+    """A plain pair where nothing else is there to be said.
+
+    role: who speaks. text: what is said. fields: what else the message holds (tool calls, a name), as the template
+    reads it. context: what the template is given beside the messages (schemas of tools, documents).
+    """
     return ChatMessage(role, text, fields, context) if fields or context else (role, text)
 
 

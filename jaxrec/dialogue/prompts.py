@@ -73,6 +73,9 @@ def rating_prompt(
 ) -> str:
     """rating/1 or rating/2. A rating that is not known leaves its line out, and so do no features.
 
+    persona: the person's group in words. title, category: of the item ("" leaves the category out). rating: from 0 to
+    5. features: the item's attributes, which rating/2 alone has. template: which of the two.
+
     Raises PromptError without a persona or a title, for a rating that is no number from 0 to 5, for another template.
     """
     if template not in ("rating/1", "rating/2"):
@@ -95,7 +98,8 @@ def rating_response(
 ) -> str:
     """The answer to a rating-aware prompt: one of three, by the rating (phase 6); begins with a space.
 
-    keywords: what the person is interested in. Something taken without a rating counts as what fits. Raises PromptError
+    rating: from 0 to 5. keywords: what the person is interested in. category: of the item ("" says "item"). features:
+    its attributes. Something taken without a rating counts as what fits. Raises PromptError
     for a rating that is no number from 0 to 5, and for a favourite without keywords or features.
     """
     kind = one_line(category) or "item"
@@ -114,7 +118,11 @@ def rating_response(
 def template_reason(
     title: str, interests: Sequence[str], category: str, features: Sequence[str]
 ) -> str:
-    """The reason that needs no model, in the words of GenRec's data flow; it tells nothing but what it was given."""
+    """The reason that needs no model, in the words of GenRec's data flow; it tells nothing but what it was given.
+
+    title: of the item. interests: of the person, those that the item meets. category: of the item, "" unknown.
+    features: its attributes. Of interests and features the first three are named.
+    """
     reason = f"You might enjoy {_needed('title', title)}"
     if interests:
         reason += f" because it matches your interest in {one_line(join_words(interests[:3]))}"

@@ -84,7 +84,12 @@ class EventColumns:
         length: int,
         sentiment: float | None,
     ) -> None:
-        """One more event; `words` are the distinct ones, `length` counts all (-1: no text)."""
+        """One more event.
+
+        review: gives rating and time. user, item: their numbers. category: numbers of the item's categories. words:
+        numbers of the distinct words; length: how many there are with repeats, -1 without text. sentiment: -1 to 1,
+        None unknown.
+        """
         nan = float("nan")
         self.user.append(user)
         self.item.append(item)

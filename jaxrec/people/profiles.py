@@ -79,7 +79,11 @@ class Profiles:
         config: ProfileConfig = ProfileConfig(),
         rate: Callable[[str], float] = sentiment,
     ) -> "Profiles":
-        """One pass over `source` (see `reviews.reviews`), a batch at a time."""
+        """One pass over `source` (see `reviews.reviews`), a batch at a time.
+
+        source: as `reviews.reviews` takes it. columns: what the parts of a review are called there, None: the
+        usual names. config: how much a profile lists. rate: text to sentiment, -1 to 1.
+        """
         made = cls(config, rate)
         for review in reviews(source, columns or ReviewColumns()):
             made.update(review)

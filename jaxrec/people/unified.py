@@ -41,7 +41,11 @@ class ItemKnowledge:
 
 
 class UnifiedProfile:
-    """All that is known of one person over all shops. `demographics` should come out of `anonymised`."""
+    """All that is known of one person over all shops. `demographics` should come out of `anonymised`.
+
+    person: a name. items: vectors, shops and codes of the items that events refer to. events: the first ones, in
+    any order. half_lives: how fast the weight of an event fades, None: the defaults.
+    """
 
     def __init__(
         self,

@@ -77,7 +77,12 @@ class RatingRows:
 
 
 class Fit:
-    """fit(train, out) -> (params, ratings, facts)."""
+    """fit(train, out) -> (params, ratings, facts).
+
+    shape: the sizes of the model. decay: the L2 penalties. cfg: settings of the fit. features:
+    values of people and items beside the ratings, None: there are none. Raises DeepMFError for settings that
+    contradict each other.
+    """
 
     def __init__(
         self,
@@ -112,7 +117,12 @@ class Fit:
     def run(
         self, train: RatingRows, valid: RatingRows | None, out: Path, epochs: int
     ) -> tuple[Any, dict[str, Any]]:
-        """One training, of `epochs` epochs of a schedule that is made for all of the config's."""
+        """One training, of `epochs` epochs of a schedule that is made for all of the config's.
+
+        train: what is learned from. valid: ratings by whose RMSE the best epoch is chosen, None: the last epoch is
+        taken. out: folder of log and checkpoints. Gives the parameters and facts: the best epoch, the variance of
+        the error (noise), the RMSE on `valid`.
+        """
         cfg, size = self.cfg, len(train)
         updates = min(cfg.updates, max(1, size // cfg.batch))
         rows = cfg.batch * updates

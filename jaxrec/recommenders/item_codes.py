@@ -52,6 +52,8 @@ def read_or_make(
 ) -> ItemCodes:
     """The table in `folder`, or a new one from `vectors()`, saved there.
 
+    cfg: settings by which a new one is made. n_items: how many items the histories know.
+
     Raises ItemCodesError where the table is of another catalogue.
     """
     folder = Path(folder)
@@ -191,6 +193,9 @@ def taken_together(
 
     Two items of a history count 1 / distance when at most `reach` apart. An item that is never taken is at 0, and so
     are all where no two are taken together oftener than by chance.
+
+    train: who took what, in order. dims: width of the vectors, at most the items less one. seed: of the vector that the
+    factorisation starts from.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import ArpackError, svds

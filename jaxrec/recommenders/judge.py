@@ -70,7 +70,10 @@ class Validation:
 
 
 class Judge:
-    """Made by `fit` or `load`. labels: in their order. people: whose p is known, row by row of `p_UE`."""
+    """Made by `fit` or `load`. labels: in their order. people: whose p is known, row by row of `p_UE`.
+
+    cfg: the settings it was fitted by. tree: all weights: projection, reading, the models, and p of the people.
+    """
 
     def __init__(
         self, cfg: JudgeConfig, labels: Sequence[str], people: Sequence[str], tree: PyTree
@@ -95,7 +98,10 @@ class Judge:
         out: str | Path | None = None,
         progress: bool = False,
     ) -> "Judge":
-        """Learns from all judgements. out: log and checkpoints of the fit. Raises NonFinite, ModelMissing."""
+        """Learns from all judgements. out: log and checkpoints of the fit. Raises NonFinite, ModelMissing.
+
+        data: who gave which label to what. cfg: the settings. progress: bars on stderr.
+        """
         every_N = np.ones(len(data.person_N), bool)
         return cls._fitted(data, every_N, _vectors(data.parts, cfg), cfg, out, progress)
 

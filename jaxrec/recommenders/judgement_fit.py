@@ -48,8 +48,9 @@ class JudgementFit:
     ) -> PyTree:
         """Weights after `steps` steps of episodes of the people in `known`.
 
-        frozen: what is read of each item (`judgement.frozen_of`). out: log and checkpoints, from which a stopped run
-        goes on; None: a temporary folder. Raises NonFinite.
+        frozen: what is read of each item (`judgement.frozen_of`). known: the people's judgements, a row a person.
+        seed: of the first weights and of the episodes. progress: a bar on stderr. out: log and checkpoints, from
+        which a stopped run goes on; None: a temporary folder. Raises NonFinite.
         """
         if out is None:
             with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +71,11 @@ class JudgementFit:
 
 
 class Episodes:
-    """A source of episodes. Its state is that of numpy's generator, so a resumed run draws what it would have."""
+    """A source of episodes. Its state is that of numpy's generator, so a resumed run draws what it would have.
+
+    known: the people's judgements, a row a person. batch: people an episode. most: judgements shown of one, at
+    most. seed: of the draws.
+    """
 
     def __init__(self, known: Cards, batch: int, most: int, seed: int):
         self.known, self.batch, self.most, self.seed = known, batch, most, seed
@@ -86,7 +91,11 @@ class Episodes:
 
 
 def episodes(known: Cards, batch: int, most: int, rng: np.random.Generator) -> PyTree:
-    """Random people, each with k judgements shown (k log-uniform from 0 to `most`) and the others asked."""
+    """Random people, each with k judgements shown (k log-uniform from 0 to `most`) and the others asked.
+
+    known: the judgements, a row a person. batch: how many people are drawn, with replacement. rng: what draws.
+    Gives `item`, `label`, `shown` and `asked`, each of `batch` rows.
+    """
     row = rng.choice(np.flatnonzero(known.person_U >= 0), batch)
     mask = known.mask_US[row]
     place = np.argsort(np.argsort(np.where(mask, rng.random(mask.shape), 2.0), 1), 1)

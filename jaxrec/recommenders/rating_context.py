@@ -41,7 +41,11 @@ def biases(
     n_items: int,
     rounds: int = 10,
 ) -> Biases:
-    """Alternating damped means (Koren 2010, section 2.1), as Surprise's BaselineOnly fits them."""
+    """Alternating damped means (Koren 2010, section 2.1), as Surprise's BaselineOnly fits them.
+
+    user_T, item_T: numbers of who rated what. rating_T: on the scale of the data set. n_users, n_items: how many of
+    each there are. rounds: how often both sides are fitted in turn.
+    """
     rating_T = rating_T.astype(np.float64)
     mean, user_U, item_I = float(rating_T.mean()), np.zeros(n_users), np.zeros(n_items)
     count_I = np.bincount(item_T, minlength=n_items) + DAMPING[0]
@@ -72,7 +76,11 @@ class Windows:
     def __call__(
         self, row_B: np.ndarray, time_B: np.ndarray, seconds: float, own_B: np.ndarray | None = None
     ) -> Float[np.ndarray, " B"]:
-        """The shrunk mean within `seconds` on either side; own_B: residuals of the rows themselves, to be left out."""
+        """The shrunk mean of the residuals within `seconds` on either side.
+
+        row_B: the person or item asked about. time_B: the moment, Unix seconds. own_B: residuals of the rows
+        themselves, to be left out; None where they are not among those that the windows were made of.
+        """
         reach = int(min(seconds, 1 << 40))  # `_key` keeps it within the row
         low = np.searchsorted(self.key_T, self._key(row_B, time_B - reach), "left")
         high = np.searchsorted(self.key_T, self._key(row_B, time_B + reach), "right")
@@ -83,7 +91,12 @@ class Windows:
 
 
 class RatingContext:
-    """context(user_B, item_B, time_B) -> [B, K]: first the person's windows, then the item's."""
+    """context(user_B, item_B, time_B) -> [B, K]: first the person's windows, then the item's.
+
+    user_T, item_T: numbers of who rated what. rating_T: on the scale of the data set. time_T: Unix seconds.
+    n_users, n_items: how many of each there are. user_windows, item_windows: half widths in seconds, a column of
+    the context each.
+    """
 
     def __init__(
         self,

@@ -20,7 +20,11 @@ def ranks(
     holdout: Holdout,
     mask_seen: bool = True,
 ) -> Int[np.ndarray, " B"]:
-    """The place of each row's target, from 1, among all items or among those that the row does not hold already."""
+    """The place of each row's target, from 1, among all items or among those that the row does not hold already.
+
+    z_BD: the vector of each row. items_ID: of each item. holdout: the histories and the target of each row.
+    mask_seen: whether items that the history holds are left out.
+    """
     blocks = [np.arange(at, min(at + BLOCK, len(holdout))) for at in range(0, len(holdout), BLOCK)]
     start_B = holdout.histories.start_B
     held = [int(start_B[b[-1] + 1] - start_B[b[0]]) if mask_seen else 0 for b in blocks]

@@ -251,6 +251,10 @@ def label(
 ) -> dict[str, int]:
     """Writes the pairs that a judge is sure of as .jsonl, as `data.pairs` reads it, whole or not at all; gives counts.
 
+    choices: two answers to a prompt each. judge: choices to preferences. path: of the file. threshold: confidence, 0
+    to 1, below which a pair is left out. batch: choices that the judge is asked at once. group: a name written to
+    every row.
+
     A row: prompt, chosen, rejected, confidence, why, group. The counts: `written`, of them `second` (the second was
     preferred); left out: `below threshold`, `no difference`, `same answers` (not asked at all).
 

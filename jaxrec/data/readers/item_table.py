@@ -63,8 +63,8 @@ def join_items(
 ) -> dict[str, Item]:
     """The facts by the names that the events use; what has no counterpart is counted and named.
 
-    items: what `read_items` gave. events: the names of the events' items. path: of the facts, for messages.
-    Raises DataError where the two have no item in common.
+    items: what `read_items` gave. events: the names of the events' items. path: of the facts, for messages. problems:
+    is told how many items have no title and how many no event. Raises DataError where the two have no item in common.
     """
     renamed = _renamed(items, events, path, problems)
     there = set(events)

@@ -34,7 +34,12 @@ ARROW = (".parquet", ".pq", ".feather", ".arrow")
 def read_layout(
     path: Path, layout: str, file: str, problems: Problems, named: dict[str, str]
 ) -> RawSet:
-    """Everything of a file or folder. Raises DataError where no layout fits, saying what was looked for."""
+    """Everything of a file or folder. Raises DataError where no layout fits, saying what was looked for.
+
+    path: the file or folder. layout: one of `LAYOUTS`, or "auto" to tell it by looking. file: which file of a
+    folder, "" to choose the main one. problems: is told of guesses, malformed rows and what is not read. named:
+    columns by meaning ("user", "item", "rating", "time"), "" where the header tells.
+    """
     if layout not in ("auto", *LAYOUTS):
         raise DataError(f"there is no layout {layout!r}; there are: auto, {', '.join(LAYOUTS)}")
     if not path.exists():

@@ -45,7 +45,11 @@ class Problems:
         return self.reasons.total()
 
     def note(self, path: Path, line: int, why: str, text: str = "") -> None:
-        """One malformed row: file, line counted from 1, reason, and the row itself."""
+        """One malformed row: file, line counted from 1, reason, and the row itself.
+
+        path: the file. line: its number, from 1. why: the reason, by which rows are counted. text: the row, of
+        which the first 80 characters are shown.
+        """
         said = f"{path}:{line}: {why}" + (f": {text.strip()[:80]!r}" if text else "")
         if self.strict:
             raise MalformedRow(said)
@@ -91,7 +95,11 @@ class Events:
         review: str | None = None,
         summary: str | None = None,
     ) -> None:
-        """One event. A data set gives rating, time, review and summary to all of its events or to none."""
+        """One event. A data set gives rating, time, review and summary to all of its events or to none.
+
+        user, item: their names. rating: on the scale of the data set. time: Unix seconds. review, summary: what was
+        written, and its heading.
+        """
         self._user.append(self.users.setdefault(user, len(self.users)))
         self._item.append(self.items.setdefault(item, len(self.items)))
         if rating is not None:
@@ -112,7 +120,11 @@ class Events:
         reviews: Sequence[str] | None = None,
         summaries: Sequence[str] | None = None,
     ) -> None:
-        """Many events at once, in far less time than one by one."""
+        """Many events at once, in far less time than one by one.
+
+        users, items: names, one of each an event. ratings: on the scale of the data set. times: Unix seconds.
+        reviews, summaries: what was written, and the headings. None: the data set has none of the kind.
+        """
         for names, known, into in (users, self.users, self._user), (items, self.items, self._item):
             into.extend([known.setdefault(name, len(known)) for name in names])
         if ratings is not None:

@@ -139,6 +139,9 @@ def is_header(
     It does where it has a name that the configuration gives, or the names of people and items. A number among its cells
     says that it does not; text above a column of numbers or times that it does; and so does a known name in a row
     whose cells come again in no other.
+
+    row: the first row. others: rows below it, to compare with. named: columns that the configuration gives, by
+    meaning. tells: whether a row has the names that are looked for (default: people and items).
     """
     cells = {cell.strip() for cell in row}
     if any(place and not place.isdigit() and place in cells for place in named.values()):

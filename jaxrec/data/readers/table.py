@@ -42,7 +42,11 @@ def read_table(
 def with_facts(
     rows: Iterator[tuple[int, Row]], header: Sequence[str], columns: Columns, facts: dict[str, Item]
 ) -> Iterator[tuple[int, Row]]:
-    """The rows as they pass, of which the first about each item tells its title and more (`headers.fact_places`)."""
+    """The rows as they pass, of which the first about each item tells its title and more (`headers.fact_places`).
+
+    rows: with their line numbers. header: the names of the columns. columns: where each part of an event stands.
+    facts: items by name, which is filled on the way.
+    """
     places = fact_places(header, columns)
     for at, row in rows:
         if not places:
@@ -61,7 +65,12 @@ def with_facts(
 
 
 def day_first_of(table: Table, columns: Columns, path: Path, problems: Problems) -> bool | None:
-    """Whether dates between slashes begin with the day: as the first rows tell, or else the whole column."""
+    """Whether dates between slashes begin with the day: as the first rows tell, or else the whole column.
+
+    table: the rows. columns: where each part of an event stands. path: of the file, for messages. problems: holds
+    the setting `day_first`, and is told which order was found. None: there are no such dates, or nothing decides
+    it.
+    """
     if columns.time is None or problems.day_first is not None:
         return problems.day_first
     place = columns.time
@@ -135,7 +144,12 @@ def add_row(
     problems: Problems,
     day_first: bool | None = None,
 ) -> None:
-    """One row as an event, or a note of what is wrong with it; the arguments are those of `add_rows`."""
+    """One row as an event, or a note of what is wrong with it.
+
+    events: what it is added to. row: its cells. columns: where each part of an event stands. path, at: the file and the
+    line, from 1, for messages. problems: is told what is wrong. day_first: how dates between slashes begin, None where
+    nothing decides it (`times.seconds`).
+    """
     shown = lambda: " ".join(map(str, row))
     try:
         user, item = identity(row[columns.user]), identity(row[columns.item])
@@ -172,6 +186,9 @@ def guess(table: Table, named: Mapping[str, str], path: Path, problems: Problems
     Four columns are user, item, rating, time, as MovieLens and Amazon 2014 publish them; where the first column holds
     ASINs and the second does not, item comes first (Amazon 2018). Three are user, item and a rating of 0..10 or a time;
     two are user, item. What was taken for what is said. Raises DataError for anything else.
+
+    table: its rows and their width. named: positions by meaning, as the configuration gives them; with any of them
+    nothing is guessed. path: of the file, for messages. problems: is told what was taken for what.
     """
     width = table.width
     rows = [row for row in table.head if len(row) == width]

@@ -24,6 +24,8 @@ class ExplainedFlow:
 
     items: what is known of each item, titles above all. rating_I: their mean ratings, NaN where there is none. Raises
     FlowError where items have no titles.
+
+    pipeline: what recommends. complete: the language model, prompts to texts.
     """
 
     def __init__(

@@ -31,7 +31,11 @@ AnyRecommender = TypeVar("AnyRecommender", bound=Recommender)
 def fit_or_load(
     folder: Path, kind: type[AnyRecommender], config: object, split: Split
 ) -> AnyRecommender:
-    """The recommender of `folder` where it was made by this config for as many items; else fitted, and saved there."""
+    """The recommender of `folder` where it was made by this config for as many items; else fitted, and saved there.
+
+    folder: where it lies, or is saved. kind: the class of the recommender. config: its settings. split: histories
+    to learn from, and the held-out events to stop by.
+    """
     if folder.is_dir():
         saved = kind.load(folder)
         if saved.config == config and len(saved.item_vectors()) == split.train.n_items:
@@ -86,7 +90,11 @@ def personas_of(
     config: PersonasConfig,
     people: int = 1,
 ) -> Personas | None:
-    """Personas of everybody who has a vector; None where there are not two for `people` people each."""
+    """Personas of everybody who has a vector; None where there are not two for `people` people each.
+
+    vectors_UE: a vector of taste a person, all zeros where nothing is known. terms: (row of a person, word or words
+    of what they took), by which groups are described. config: how many groups, and how they are made.
+    """
     there = np.flatnonzero(np.abs(vectors_UE).sum(1) > 0)
     k = min(config.k, len(there) // people, len(np.unique(vectors_UE[there], axis=0)))
     if k < 2:

@@ -34,6 +34,9 @@ class Flow:
 
     facts: what the fit has to tell (counts, how often a held-out item was among the ten). notes: what was chosen for
     want of something better, a line each.
+
+    shop: the names of people and items, and the events. parts: what searches, ranks and describes. settings: how
+    many candidates, which weights.
     """
 
     def __init__(

@@ -42,7 +42,11 @@ def save(
     facts: dict[str, Any],
     notes: Sequence[str],
 ) -> None:
-    """Writes all of it, whole or not at all."""
+    """Writes all of it, whole or not at all.
+
+    folder: what is written or replaced. shop, parts, settings: what the flow is made of. facts: what the fit has to
+    tell. notes: what was chosen for want of something better, a line each.
+    """
     with files.replace_folder(folder.expanduser()) as fresh:
         _write(fresh, shop, parts, settings, facts, notes)
 

@@ -50,7 +50,11 @@ class Text(NamedTuple):
 def make(
     data: InteractionSet, config: FlowConfig, work: str | Path | None, progress: bool
 ) -> Ingredients:
-    """Everything that a flow needs; see `Flow.fit`."""
+    """Everything that a flow needs; see `Flow.fit`.
+
+    data: events, and what is known of the items. config: settings of all parts. work: a folder from which a fit
+    that was stopped goes on, None: a temporary one. progress: bars on stderr. Raises NothingToLearn without events.
+    """
     if not len(data.interactions):
         raise NothingToLearn(f"{data.name} holds no event")
     if work is None:

@@ -195,7 +195,8 @@ class Pipeline:
     ) -> Candidates:
         """The candidates of one request after diversification, with all scores of them.
 
-        history: one row. score_I: `rank_scores` of it.
+        history: one row. asked: the query, as `read` gives it. score_I: `rank_scores` of the history. clock: adds up
+        the milliseconds of each stage, None where nobody wants them.
         """
         clock, settings = clock or _Clock(), self.settings
         silent = not (asked.text or asked.words)

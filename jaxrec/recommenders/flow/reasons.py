@@ -46,7 +46,11 @@ class Why:
 
 
 class Reasons:
-    """Finds the reasons for items of a list, for one person and one query."""
+    """Finds the reasons for items of a list, for one person and one query.
+
+    shop: titles, facts and events. parts: the encoder and the vectors, if there are any. history: the person's
+    events, one row. query: what was asked, "" for nothing.
+    """
 
     def __init__(self, shop: Shop, parts: FlowParts, history: Histories, query: str):
         self.shop, self.parts, self.history = shop, parts, history

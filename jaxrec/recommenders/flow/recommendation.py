@@ -29,6 +29,7 @@ class Recommendation:
 class Recommendations(list[Recommendation]):
     """A list of recommendations, best first. `print` shows it as a table.
 
+    found: the items, best first. user: whom they are for, "" for nobody. query: what was asked, "" for nothing.
     notes: what was guessed, left aside or not known. persona: the taste of the person's group, in words ("" unknown).
     """
 
