@@ -12,50 +12,32 @@ log-probabilities, from which a stopped run goes on.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
-from jaxrec.data.pairs import (
-    Pair,
-    Thumb,
-    hold_out,
-    join_thumbs,
-    pair_rows,
-    read_pairs,
-    read_thumbs,
-    thumb_rows,
-)
-from jaxrec.data.row_buckets import BucketedRows, in_buckets
-from jaxrec.data.source import ArraySource, Prefetch
-from jaxrec.data.tenant_pairs import (
-    both_thumbs,
-    hold_out_last,
-    pairs_of,
-    tenant_pair_rows,
-    tenant_thumb_rows,
-    thumbs_of,
-)
 from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.files import write_json
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.mesh import HostsConfig, MeshConfig
-from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
-from jaxrec.models.language.tuned_lm import LM, TenantLM, TunedLM
-from jaxrec.models.personal.continuations import plain, scorer
+from jaxrec.models.language.tuned_folder import load_tuned, save_stage
 from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.models.personal.profile_folder import starting_p
 from jaxrec.objectives.held_preferences import HeldPreferences
 from jaxrec.objectives.prefer import prefer
+from jaxrec.objectives.preference_start import (
+    PreferenceStart,
+    language_start,
+    preference_batches,
+    read_preferences,
+    relabel_pairs,
+    tenant_start,
+)
 from jaxrec.objectives.reference import with_reference
-from jaxrec.rewards.judges import AnswerJudgeConfig, Choice, LanguageJudge, label
-from jaxrec.structs import Pairs, Thumbs
-from jaxrec.tables import RowAdam
+from jaxrec.rewards.judges import AnswerJudgeConfig
 from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -107,27 +89,12 @@ class PreferError(RunError, ValueError):
     """Settings of a preference training that contradict each other."""
 
 
-class Start(NamedTuple):
-    """What a run begins with, whatever model it is."""
-
-    lm: LM
-    tree: dict[str, Any]  # what trains, and all that stays
-    reference: dict[str, Any]  # the tree of the reference policy: the same arrays
-    rule: str
-    by_row: dict[str, RowAdam] | None
-    train: Pairs | Thumbs
-    held: Pairs | Thumbs
-    groups: list[str]  # of the held-out rows
-    loaded: Any
-    names: tuple[str, ...]  # tenants
-
-
 def main(cfg: PreferConfig) -> dict[str, float]:
     """Trains and saves; gives `held_accuracy`, `held_margin` and so on of the weights that it wrote."""
     check(cfg)
     mesh.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    start = start_tenants(cfg, devices) if cfg.personal else start_tuned(cfg, devices)
+    start = start_of(cfg, devices)
     trained, frozen = tuning.parts(start.tree, start.rule)
     rows, held, how = start.train, start.held, cfg.loss
     asked = "switched" if cfg.reference == "switched" else "batch"
@@ -136,7 +103,9 @@ def main(cfg: PreferConfig) -> dict[str, float]:
             start.lm, start.reference, rows, Path(cfg.out) / "reference", devices, cfg.rows
         )
         rows, held = told(rows), told(held)
-    source, programs = batches(cfg, rows, mesh.process_rows(devices, cfg.rows))
+    lengths = (*cfg.buckets, cfg.length) if cfg.buckets and not cfg.personal else ()
+    share = mesh.process_rows(devices, cfg.rows)
+    source, programs = preference_batches(rows, cfg.rows, lengths, seed=cfg.loop.seed, share=share)
     take = gradients.spanning if how.kind == "kto" else gradients.summed
     judged = HeldPreferences(start.lm, held, start.groups, how, asked, devices, cfg.rows)
     whole = lambda params: partition.merge(params, frozen)
@@ -194,124 +163,34 @@ def check(cfg: PreferConfig) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------- a language model
-
-
-def start_tuned(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
-    """A language model with the Delta that trains, and its token rows."""
+def start_of(cfg: PreferConfig, devices: jax.sharding.Mesh) -> PreferenceStart:
+    """The model, what of it trains, and the rows, as the settings name them."""
+    kind = "thumbs" if cfg.loss.kind == "kto" else "pairs"
+    if cfg.personal:
+        model = load_personal(cfg.personal, devices)
+        tenants, left = read_tenants(cfg.tenants)
+        tuning.say("tenants, left out", left)
+        return tenant_start(
+            model, tenants, devices, profile=cfg.profile, kind=kind, held=cfg.hold_out_last, rule=cfg.train,
+            question=cfg.question, answer=cfg.answer,
+        )  # fmt: skip
     tuned = load_tuned(
         cfg.base, cfg.adapter, devices=devices, quantise=cfg.quantise, dtype=cfg.dtype
     )
     reference = dict(tuned.tree)
-    if "delta" in reference:
-        tree = {**reference, "start": {"delta": reference["delta"]}}
-    else:
+    if "delta" not in reference:
         tuned = tuned.with_delta(deltas.choose(cfg.method, cfg.delta), cfg.loop.seed, devices)
-        tree = tuned.tree
-    rule = cfg.train or ("delta" if "delta" in tree else "backbone/.*")
-    train, held = read(cfg, tuned)
-    encode = lambda rows, what: encoded(cfg, tuned, rows, what)
-    rows, _ = encode(train, "train")
-    held_rows, kept = encode(held, "held out")
-    groups = [row.group for row in kept]
-    lm = TunedLM(tuned.model, lora_dropout=cfg.lora_dropout)
-    return Start(lm, tree, reference, rule, None, rows, held_rows, groups, tuned, ())
-
-
-def read(cfg: PreferConfig, tuned: Tuned) -> tuple[list, list]:
-    """(training, held-out) pairs or thumbs; what was left out of them is printed."""
-    ask = read_thumbs if cfg.loss.kind == "kto" else read_pairs
-    all_of = lambda sources: tuning.read_all(sources, lambda source: ask(source, cfg.strict))
-    if cfg.held:
-        train, held = all_of(cfg.data), all_of(cfg.held)
-    else:
-        train, held = hold_out(all_of(cfg.data), cfg.hold_out_every)
-    if cfg.loss.kind == "kto":
-        held = join_thumbs(held) or held  # measured as the other losses are, where that can be
-    if cfg.judge.kind:
-        train = all_of(
-            (relabelled(cfg, tuned, join_thumbs(train) if ask is read_thumbs else train),)
-        )
-    return train, held
-
-
-def relabelled(cfg: PreferConfig, tuned: Tuned, pairs: list[Pair]) -> str:
-    """OUT/judged.jsonl: training pairs as the judge sees them. What their file prefers is not shown to it."""
-    judge = cfg.judge.rule()
-    if cfg.judge.kind == "language":
-        first, encode = plain(tuned.chat)
-        score = scorer(tuned.lm, tuned.tree, encode, first=first, length=cfg.judge.length)
-        judge = LanguageJudge(score, cfg.judge.template)
-    asked = lambda p: "\n".join(said for _, said in p.prompt)
-    turned = lambda n, p: (p.chosen, p.rejected) if n % 2 else (p.rejected, p.chosen)
-    choices = [Choice(asked(p), *turned(n, p), p.prompt) for n, p in enumerate(pairs)]
-    path = Path(cfg.out) / "judged.jsonl"
-    counts = label(choices, judge, path, cfg.judge.threshold)
-    print("judged: " + ", ".join(f"{n} {what}" for what, n in counts.items()), flush=True)
-    return str(path)
-
-
-def encoded(cfg: PreferConfig, tuned: Tuned, rows: list[Pair] | list[Thumb], what: str) -> tuple:
-    """(token rows, the pairs or thumbs that they are); what was cut or left out is printed."""
-    ask = pair_rows if isinstance(rows[0], Pair) else thumb_rows
-    made, kept, skipped = ask(tuned.chat, rows, cfg.length, cfg.strict)
-    print(f"{what}: {len(kept)} rows of {len(rows)}", *skipped.lines(), sep="; ", flush=True)
-    return made, kept
-
-
-# ---------------------------------------------------------------------------------------------------- tenants
-
-
-def start_tenants(cfg: PreferConfig, devices: jax.sharding.Mesh) -> Start:
-    """A personal model with a table of the tenants' p, and rows of their questions and answers."""
-    model = load_personal(cfg.personal, devices)
-    tenants, left = read_tenants(cfg.tenants)
-    judged = [tenant for tenant in tenants if tenant.preferences]
-    if not judged:
-        raise PreferError(
-            f"of {len(tenants)} tenants none has preferences (pairs of answers); from thumbs alone p is fitted by"
-            " train.personalize --by gradient"
-        )
-    tuning.say("tenants, left out", left)
-    names = tuple(tenant.key for tenant in judged)
-    train, held = hold_out_last(pairs_of(judged), cfg.hold_out_last)
-    p_UE = starting_p(model, judged, cfg.profile)
-    tree = {name: part for name, part in model.params.items() if name not in ("encoder", "profile")}
-    # two arrays: the step gives the trained one's memory away
-    tree |= {"profile": {"p": jnp.asarray(p_UE)}, "start": mesh.place(devices, jnp.asarray(p_UE))}
-    made, kept, skipped = tenant_pair_rows(model.chat, train, names, cfg.question, cfg.answer)
-    if cfg.loss.kind == "kto":
-        thumbs = [*both_thumbs(kept), *thumbs_of(judged)]
-        made, _, _ = tenant_thumb_rows(model.chat, thumbs, names, cfg.question, cfg.answer)
-    held_rows, held_kept, held_skipped = tenant_pair_rows(
-        model.chat, held, names, cfg.question, cfg.answer
-    )
-    for line in (*skipped.lines(), *(f"held out: {x}" for x in held_skipped.lines())):
-        print(line, flush=True)
-    print(f"{len(names)} tenants: {len(kept)} pairs, {len(held_kept)} held out", flush=True)
-    rule = cfg.train or "profile/p"
-    side = "said" if cfg.loss.kind == "kto" else "chosen"
-    by_row = {"profile/p": RowAdam(ids=lambda batch: getattr(batch, side).tenant_B)}
-    groups = [pair.group for pair in held_kept]
-    return Start(
-        TenantLM(model.lm), tree, tree, rule, by_row if rule == "profile/p" else None, made, held_rows, groups,
-        model, names,
+    relabel = lambda pairs: relabel_pairs(tuned, pairs, cfg.judge, cfg.out)
+    train, held = read_preferences(
+        cfg.data, cfg.held, kind=kind, hold_out_every=cfg.hold_out_every, strict=cfg.strict,
+        relabel=relabel if cfg.judge.kind else None,
+    )  # fmt: skip
+    return language_start(
+        tuned, reference, train, held, rule=cfg.train, length=cfg.length, dropout=cfg.lora_dropout, strict=cfg.strict
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------- the rest
-
-
-def batches(cfg: PreferConfig, rows: Pairs | Thumbs, share: slice) -> tuple[Any, int]:
-    """(source, how many shapes its batches have)."""
-    if not cfg.buckets or cfg.personal:
-        return Prefetch(ArraySource(rows, cfg.rows, seed=cfg.loop.seed, share=share)), 1
-    made = in_buckets(rows, sorted({*cfg.buckets, cfg.length}))
-    source = BucketedRows(made, cfg.rows, seed=cfg.loop.seed, share=share)
-    return Prefetch(source), len(made)
-
-
-def save(cfg: PreferConfig, start: Start, tree: Any, facts: dict[str, Any]) -> list[Path]:
+def save(cfg: PreferConfig, start: PreferenceStart, tree: Any, facts: dict[str, Any]) -> list[Path]:
     """OUT/adapter, OUT/model, or for tenants OUT/profile (p alone) or OUT/parts (what else trained); which it was."""
     out = Path(cfg.out)
     if cfg.personal:
