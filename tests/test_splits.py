@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxrec.data.filters import compact, core, in_order, without_duplicates
 from jaxrec.data.histories import Interactions, histories
+from jaxrec.data.interaction_sets import compact, core, in_order, without_duplicates
 from jaxrec.data.splits import block_folds, by_shop, by_time, folds, ratio_split, time_split
 
 
