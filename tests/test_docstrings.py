@@ -9,12 +9,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # parameters that a signature explains by itself
 # Modules that do not keep it yet. None may be added; one that keeps it has to go from here.
 EXEMPT = """
-jaxrec/hub/chat_template.py
-jaxrec/hub/gguf.py
-jaxrec/hub/peft.py
-jaxrec/hub/peft_lora.py
-jaxrec/hub/peft_modules.py
-jaxrec/hub/weights.py
 """.split()
 
 

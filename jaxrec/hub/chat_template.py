@@ -49,8 +49,13 @@ def ends_of_answers(
 ) -> tuple[int, ...]:
     """The tokens that a template puts behind an answer: behind a last one, and behind one that calls a tool.
 
-    write(messages, answer_next=False) renders; encode gives ids of a text; added: the tokenizer's own tokens that no
-    text is split into. Nothing where the template closes an answer by no token of these, or cannot be probed.
+    Nothing where the template closes an answer by no token of these, or cannot be probed.
+
+    Args:
+      write: (messages, answer_next=False) -> the rendered text.
+      encode: a text -> its ids.
+      added: {id: text} of the tokenizer's own tokens, which no text is split into.
+      parts: the template reads a message's content as a list of parts (`reads_parts`).
     """
     call = {"type": "function", "function": {"name": _PROBE, "arguments": {}}}
     found = []

@@ -53,8 +53,15 @@ def export(
 ) -> None:
     """Writes a model with the tokenizer of the folder `tokenizer`; one tensor at a time is in memory as floats.
 
-    Quantised weights are written as what they stand for. Raises GgufError on an unknown kind or a model
-    of another family, ModelError on a tokenizer that llama.cpp has no equal of.
+    Args:
+      out: the file; its folder is made.
+      cfg: of the decoder.
+      params: its weights; quantised ones are written as what they stand for.
+      tokenizer: a folder, whose tokenizer and chat template go along.
+      kind: of the matrices, one of TYPES.
+
+    Raises GgufError on an unknown kind or a model of another family, ModelError on a tokenizer that llama.cpp has no
+    equal of.
     """
     family = check_model(cfg)
     _check_type(kind)
@@ -71,6 +78,12 @@ def export(
 
 def export_adapter(out: str | Path, cfg: DecoderConfig, delta: Delta, kind: str = "f32") -> None:
     """Writes the LoRA of a Delta (one row) as a GGUF adapter to a model of this config.
+
+    Args:
+      out: the file; its folder is made.
+      cfg: of the decoder that the adapter belongs to.
+      delta: one row, LoRA alone, all of one rank.
+      kind: of the matrices, one of TYPES.
 
     Raises GgufError when the Delta holds anything else than LoRA, or more than one row.
     """
@@ -93,6 +106,7 @@ def export_adapter(out: str | Path, cfg: DecoderConfig, delta: Delta, kind: str 
         name = names[path].format(n=layer)
         parts = (lora.a_NBDR, lora.b_NBRF, lora.scale_NB)
         a, b, scale = (np.asarray(x, np.float32)[(*at, 0)] for x in parts)
+        # GGUF's matrices lie as [out, in], as torch's. A permutation of q's rows permutes the outputs of `b` alone.
         down, up = a.T, _reordered((b * scale).T, path, cfg, family)
         tensors += [
             Tensor(f"{name}.lora_{x}", y.shape, lambda y=y: y) for x, y in (("a", down), ("b", up))
@@ -171,6 +185,7 @@ def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor
     if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "llama3":
         plain, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, None)
         slower, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, cfg.rope_scaling)
+        # llama.cpp divides its plain frequencies by this vector; it has no metadata for Llama 3's own stretching.
         yield Tensor("rope_freqs.weight", plain.shape, lambda: plain / slower)
     starts = _starts(cfg)
     for path, leaf in flatten_dict(params, sep="/").items():
@@ -182,7 +197,7 @@ def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor
         shape = tuple(leaf.shape if stack is None else leaf.shape[1:])
         shape = shape[::-1] if ours.endswith("kernel") else shape
         for i in layers:
-
+            # Defaults bind the loop's variables now: the tensor is made when its turn to be written comes.
             def make(leaf: Any = leaf, i: int | None = i, ours: str = ours) -> np.ndarray:
                 one = leaf if i is None else jax.tree.map(lambda x: x[i], leaf)
                 rows = (
@@ -209,6 +224,7 @@ def _reordered(rows: np.ndarray, ours: str, cfg: DecoderConfig, family: str) -> 
     if ours not in PERMUTED.get(family, ()):
         return rows
     heads = cfg.heads if "/q/" in ours else cfg.groups
+    # From [half, pair] to [pair, half] within each head: row i and row i + half become neighbours.
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -243,6 +259,8 @@ def _write(writer: Any, tensors: list[Tensor], kind: str) -> None:
 
 
 def _write_all(writer: Any, tensors: list[Tensor], kind: str, gguf: Any) -> None:
+    # Names, shapes and types of all tensors stand in the file's head, before any number: they are known without
+    # making one, so a single tensor at a time is in memory as floats.
     for tensor in tensors:
         form = _type_of(tensor.shape, kind)
         if form == "q8_0":
@@ -269,6 +287,7 @@ def _write_all(writer: Any, tensors: list[Tensor], kind: str, gguf: Any) -> None
 
 
 def _type_of(shape: tuple[int, ...], kind: str) -> str:
+    # llama.cpp keeps norms and biases in f32 whatever the type of the file.
     if len(shape) < 2:
         return "f32"
     return "f16" if kind == "q8_0" and shape[-1] % _BLOCK else kind

@@ -61,8 +61,15 @@ def save_peft(
 ) -> None:
     """Writes a Delta of one row and one kind as a PEFT folder, in place of an adapter that was there.
 
-    `params`: the base's, needed for DoRA only. `base`: its folder or hub id, which PEFT keeps with the adapter.
-    A folder is named by its whole path, as PEFT looks for a relative one from wherever it is started.
+    Args:
+      folder: where adapter_model.safetensors and adapter_config.json go.
+      delta: the changes, every leaf with a single row.
+      spec: the layout that it was made with; LoRA's alpha and rsLoRA's root are read from it.
+      cfg: of the base.
+      params: the base's, needed for DoRA only.
+      base: its folder or hub id, which PEFT keeps with the adapter. A folder is named by its whole path, as PEFT looks
+        for a relative one from wherever it is started.
+
     Raises PeftError for a Delta of several rows or kinds, of a kind that PEFT does not have, or for another model
     than the base (one that was cut, say).
     """
@@ -92,8 +99,13 @@ def load_peft(
 ) -> tuple[Delta, DeltaConfig]:
     """(a Delta of one row, the DeltaConfig whose layout it has) of a PEFT folder or hub id.
 
-    `params`: the base's, needed for DoRA only. `base`: what the base is called; an adapter that names another one is
-    refused. Raises ModelMissing when a file is not there, and PeftError when one is damaged, the method or an option
+    Args:
+      source: of the adapter.
+      cfg: of the base, whose layers and cuts the Delta gets.
+      params: the base's, needed for DoRA only.
+      base: what the base is called; an adapter that names another one is refused.
+
+    Raises ModelMissing when a file is not there, and PeftError when one is damaged, the method or an option
     is not supported, or the adapter is for another model.
     """
     folder = find(source)
@@ -163,6 +175,7 @@ def _ia3_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray], d
             continue
         if len(sites) == 2:
             raise PeftError("PEFT's IA3 scales what the MLP's last matrix reads or gives, not both")
+        # PEFT keeps what scales a matrix's input as [1, in], and what scales its output as [out, 1].
         factor = 1 + np.asarray(own[sites[0]][module.layer, 0])
         reads = sites[0] == "hidden"
         tensors[f"{PREFIX}{module.name}.ia3_l"] = factor[None] if reads else factor[:, None]
@@ -196,6 +209,7 @@ def _ia3_in(
         site = "hidden" if reads else site
         width = widths[site]
         check_shape(name, x.shape, (1, width) if reads else (width, 1))
+        # All layers of a stack share one array; a layer that the adapter leaves alone keeps 0, the identity.
         zeros = np.zeros((sizes[module.stack], 1, width), np.float32)
         scales.setdefault(module.stack, {}).setdefault(site, zeros)[module.layer, 0] = x.ravel() - 1
     sites = [site for site in widths if any(site in own for own in scales.values())]
@@ -230,6 +244,7 @@ def _prefix_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray]
             )
         length = prefix.k_NBPGK.shape[2]
         keys = _turned(prefix.k_NBPGK[:, 0], cfg, length)
+        # PEFT's table is one row a virtual token: for each layer its keys, then its values, head by head.
         both = np.stack([np.asarray(keys), np.asarray(prefix.v_NBPGK[:, 0])], axis=1)  # N 2 P G K
         flat += list(both.transpose(0, 2, 1, 3, 4).reshape(len(both), length, -1))
     width = cfg.groups * cfg.head_dim

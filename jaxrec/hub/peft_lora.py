@@ -37,6 +37,12 @@ def lora_tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, options of the config) of a Delta of LoRAs with one row.
 
+    Args:
+      delta: the changes, every leaf with a single row.
+      spec: the layout that it was made with: alpha, and whether it is divided by the root of the rank.
+      cfg: of the base.
+      params: the base's weights, which DoRA's magnitudes are relative to; None where there is no DoRA.
+
     Raises PeftError for a settled DoRA, for a DoRA without the base's `params`, and for one beside plain LoRAs (on the
     output head too): PEFT would give those a magnitude as well.
     """
@@ -61,6 +67,7 @@ def lora_tensors(
             raise PeftError("a settled DoRA has lost its magnitude; save the Delta before settle()")
         if lora.magnitude_NBF is not None:
             magnitudes += 1
+            # Ours is an offset relative to the column, so that zero is the identity; PEFT keeps the length itself.
             absolute_F = _norms(module, params) * (1 + np.asarray(lora.magnitude_NBF[i, 0]))
             tensors[f"{PREFIX}{module.name}.lora_magnitude_vector"] = absolute_F
     options = target_options(chosen, cfg, by_layer=True)
@@ -69,6 +76,7 @@ def lora_tensors(
         options["target_modules"] = [*options["target_modules"], HEAD]
     if magnitudes and magnitudes != len(ranks):
         raise PeftError("PEFT has DoRA on all modules of an adapter or on none; this Delta mixes")
+    # PEFT has one rank and alpha for all, and patterns for exceptions: the commonest makes the shortest config.
     rank, alpha = (Counter(x.values()).most_common(1)[0][0] for x in (ranks, alphas))
     return tensors, options | {
         "r": rank,
@@ -87,6 +95,12 @@ def lora_delta(
     params: PyTree | None,
 ) -> tuple[Delta, DeltaConfig]:
     """(Delta, the DeltaConfig whose layout it has) of a LORA adapter's tensors.
+
+    Args:
+      tensors: [out, in] each, by their names without the wrapper's prefix.
+      config: of the adapter, as `read_peft_config` gives it.
+      cfg: of the base.
+      params: the base's weights, needed for DoRA only.
 
     Raises PeftError when they do not fit the model or the adapter's config, and for a DoRA without `params`.
     """
@@ -157,10 +171,12 @@ def _stacked(
         if module.name not in parts:
             continue
         part, i, own = parts[module.name], module.layer, _rank(config, module.name)
+        # Ranks differ by module in PEFT, here a stack has one array: columns beyond a module's own rank stay zero.
         a[i, 0, :, :own], b[i, 0, :own] = part["lora_A"].T, part["lora_B"].T
         scale[i] = _scale(config, module.name)
         if magnitude is not None:
             norm_F = _norms(module, params)
+            # A column of zeros has no direction that a magnitude could stretch: 0 leaves it as it is.
             alive = norm_F > 0
             relative = part["lora_magnitude_vector"] / np.where(alive, norm_F, 1.0) - 1
             magnitude[i, 0] = np.where(alive, relative, 0.0)

@@ -33,6 +33,7 @@ def modules_of(cfg: DecoderConfig, bare: bool = False) -> dict[str, Module]:
 
     Raises ModelError when no supported HF architecture holds the model.
     """
+    # PEFT counts layers through the whole model; here each stack counts its own.
     names, sites = NAMES[family_of(cfg)], Decoder.sites(cfg).stacks
     found, number = {}, 0
     for stack, layers in stack_sizes(cfg.layers, cfg.cuts).items():
@@ -82,7 +83,14 @@ def check_modules(
     found: Sequence[str], modules: Mapping[str, Module], config: Mapping[str, Any], cfg: Any
 ) -> None:
     """Raises PeftError when an adapter changes a module that the model does not have, or that its own config does not
-    target, or lacks one that it does."""
+    target, or lacks one that it does.
+
+    Args:
+      found: names of the modules that the adapter has tensors for.
+      modules: every matrix in the model's layers, from `modules_of`.
+      config: of the adapter, which says what it targets.
+      cfg: of the model.
+    """
     family = family_of(cfg)
     for name in found:
         output = name == HEAD

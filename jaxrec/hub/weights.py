@@ -74,6 +74,7 @@ def model_of(cfg: Config) -> Decoder | Encoder:
 def shapes_of(cfg: Config) -> PyTree:
     """The parameters of a config as `jax.ShapeDtypeStruct`s."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    # Only traced: the shapes of a 7B model cost no memory.
     return jax.eval_shape(model_of(cfg).init, jax.random.key(0), ids)["params"]
 
 
@@ -133,9 +134,19 @@ def _name(path: str, family: str) -> str:
 def read_array(
     tensors: "Tensors", path: str, names: list[str], shape: tuple, dtype: Any, sharding: Any = None
 ) -> jax.Array:
-    """The parameter at our path, of all layers of its stack; dtype: that of the file when None."""
+    """The parameter at our path, of all layers of its stack.
+
+    Args:
+      tensors: the checkpoint's.
+      path: of the parameter, its keys joined by "/".
+      names: the tensors that make it, from `locate`: one for each layer, or just one.
+      shape: ours, which leads with layers where the path is of a stack.
+      dtype: that of the file when None.
+      sharding: where it goes; each process then reads its devices' slices only.
+    """
     stacked, turn = path.startswith("stack_"), transposed(path)
 
+    # `index` is in our axes, [N, D, F]: the file has a tensor for each layer, and kernels the other way round.
     def part(index: tuple[slice, ...]) -> np.ndarray:
         layers, rest = (names[index[0]], index[1:]) if stacked else (names, index)
         read = [tensors.slice(name, rest[::-1] if turn else rest) for name in layers]
@@ -224,6 +235,13 @@ def save(folder: str | Path, cfg: Config, params: PyTree, shard_bytes: int = SHA
 
     `transformers` loads the folder with `from_pretrained`. An older model there, or an adapter, goes as a whole, in
     whatever files it lies; a tokenizer stays. A folder whose saving was cut short has no config.json.
+
+    Args:
+      folder: is made where it is not there.
+      cfg: of the model.
+      params: its weights; they are copied to numpy arrays file by file.
+      shard_bytes: the most that one file holds, unless a single tensor is larger.
+
     Raises ModelError when no supported architecture holds the model.
     """
     with files.replace_files(folder, is_weights, "config.json") as fresh:
@@ -236,7 +254,12 @@ def is_weights(path: Path) -> bool:
 
 
 def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SHARD_BYTES) -> None:
-    """The files of `save`, into a folder that holds no model."""
+    """The files of `save`, into a folder that holds no model.
+
+    Args:
+      folder: is there already.
+      cfg, params, shard_bytes: as of `save`.
+    """
     from safetensors.numpy import save_file
 
     if quant.kinds_in(params):
@@ -269,7 +292,7 @@ def _hf_tensors(
     for path, leaf in flatten_dict(params, sep="/").items():
         names = locate(path, cfg, family)
         for i, name in enumerate(names):
-
+            # Defaults bind the loop's variables now, because the array is made when its file is written.
             def make(leaf=leaf, i=i, path=path) -> np.ndarray:
                 x = np.asarray(leaf[i] if path.startswith("stack_") else leaf)
                 return np.ascontiguousarray(x.T if transposed(path) else x)

@@ -64,11 +64,14 @@ def attend_by_head(
     """
     b, length, h, size = q_BLHK.shape
     g = k_BGMK.shape[1]
+    # The query heads of a group become further rows of one product, X = H / G * L: a group's keys are read once and
+    # never repeated for each of its heads.
     q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
     q_BGXK = q_BGXK.reshape(b, g, h // g * length, size)
 
     def scores(k_BGMK: Array) -> Array:
         s = jnp.einsum("bgxk,bgmk->bgxm", q_BGXK, k_BGMK, preferred_element_type=jnp.float32)
+        # Without the root, scores spread with K and the softmax has next to no slope (Vaswani 2017, 3.2.1).
         return (s / math.sqrt(size)).reshape(b, h, length, -1)
 
     by_group = lambda x_BHLX: x_BHLX.reshape(b, g, h // g * length, -1)
@@ -82,10 +85,12 @@ def attend_by_head(
         s_BHLM = s_BHLM + bias_BHLM
     # added, not selected: compiled for a CPU the softmax takes as little as half the time
     s_BHLM = s_BHLM + jnp.where(mask_BLM, 0.0, _UNSEEN)[:, None]
+    # A softmax is the same whatever is subtracted, so the maximum keeps exp finite and needs no gradient.
     top = jax.lax.stop_gradient(s_BHLM.max(-1, keepdims=True))
     sees = mask_BLM.any(-1)[:, None, :, None]
     if prefix is None:
         e = jnp.exp(s_BHLM - top)
+        # Without a visible key all scores are the same -1e30 and all weights 1; an infinite total makes the mean 0.
         total = jnp.where(sees, e.sum(-1, keepdims=True), jnp.inf)
         return whole_heads(_mean(by_group(e), by_group(total), v_BGMK))
     return _with_prefix(s_BHLM, sees, top, v_BGMK, prefix, scores, mix)
@@ -112,6 +117,7 @@ def attend_causally(
       prefix: as of `attend`; every block sees it.
     """
     length = q_BLHK.shape[1]
+    # The loop stands in the program, so a long row has longer blocks and not more of them.
     size = max(_BLOCK, -(-length // _BLOCKS))
 
     def block(start: int) -> Array:
@@ -153,6 +159,7 @@ def attend_fused(
     out = jax.nn.dot_product_attention(
         q_BLHK, k_BLGK, v_BLGK, bias=bias, mask=mask, implementation=kernel
     )
+    # A kernel's softmax has nothing to go by where no key is seen; `attend` gives 0 there, and so does this.
     return jnp.where(mask_BLL.any(-1)[..., None, None], out, 0)
 
 
@@ -180,6 +187,7 @@ def _mean_backward(kept: tuple, do_BGXK: Array) -> tuple[Array, Array, Array]:
     mean_BGX1 = (e_BGXM * dw_BGXM).sum(-1, keepdims=True) / total_BGX1
     do_BGXK = (do_BGXK / total_BGX1).astype(v_BGMK.dtype)
     dv_BGMK = jnp.einsum("bgxm,bgxk->bgmk", e_BGXM.astype(v_BGMK.dtype), do_BGXK)
+    # The slope through `total`, which is the sum of e, is in the first result already.
     return (dw_BGXM - mean_BGX1) / total_BGX1, jnp.zeros_like(total_BGX1), dv_BGMK
 
 
@@ -203,8 +211,10 @@ def _with_prefix(s_BHLM, sees, top, v_BGMK, prefix: Prefix, scores, mix) -> Floa
     # rows that see no key have no maximum of their own: theirs is the prefix's
     top = jnp.where((gate != 0) | ~sees, jnp.maximum(top, top_p), top)
     e = jnp.exp(s_BHLM - top)
+    # A closed prefix has no part in the maximum and may lie far above it: exp would be inf, and inf * 0 is NaN.
     e_p = jnp.exp(jnp.minimum(s_BHLP - top, _FAR)) * gate
     total = e.sum(-1, keepdims=True) + e_p.sum(-1, keepdims=True)
+    # No key and a closed gate leave no mass at all: 0 / 1 instead of 0 / 0, in the gradient too.
     total = jnp.where(total > 0, total, 1.0)
     out_BHLK = (mix(e, v_BGMK) + mix(e_p, whole(prefix.v_NBPGK))) / total
     return out_BHLK.astype(v_BGMK.dtype).swapaxes(1, 2)
@@ -277,6 +287,7 @@ def distance_bias(
     between = key_BM[:, None, :] - query_BL[:, :, None]
     bucket_BLM = distance_buckets(between, table_BHX.shape[-1], causal)
     b = max(table_BHX.shape[0], bucket_BLM.shape[0])
+    # Distances that all rows share are looked up once, and the bias keeps its leading 1.
     if bucket_BLM.shape[0] == 1:
         return table_BHX.astype(jnp.float32)[:, :, bucket_BLM[0]]
     table_BHX = jnp.broadcast_to(table_BHX, (b, *table_BHX.shape[1:])).astype(jnp.float32)

@@ -36,6 +36,7 @@ def slots_for(
 ) -> Int[Array, "B L"]:
     """The slot of each token: a row's real tokens in order from `filled`; padding gets a slot that does not exist."""
     order_BL = jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) - 1
+    # A slot beyond the end, together with mode="drop" in `write`, is how padding leaves no gap in a row.
     return jnp.where(mask_BL, filled_B[:, None] + order_BL, n_slots)
 
 
@@ -52,6 +53,8 @@ class LayerCache:
         self, k_BGLK: Float[Array, "B G L K"], v_BGLK: Float[Array, "B G L K"]
     ) -> "LayerCache":
         """Puts the tokens into their slots; those whose slot does not exist (padding) are dropped."""
+        # The indices broadcast to [B, G, L], so one scatter writes all rows. The stack's whole cache goes through the
+        # scan as its carry: given in and out a layer at a time, a second cache would be written at every token.
         rows = jnp.arange(k_BGLK.shape[0])[:, None, None]
         heads = jnp.arange(k_BGLK.shape[1])[None, :, None]
         at = (self.n, rows, heads, self.slots_BL[:, None, :])

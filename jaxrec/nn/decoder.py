@@ -179,6 +179,7 @@ class Decoder(nn.Module):
             "positions": (entry.positions_BL, entry.key_positions_BM),
         }
         x_BLD = entry.x_BLD if self.constrain is None else self.constrain(entry.x_BLD)
+        # parent=None: the block owns no parameters here. `run_stacks` holds them stacked and applies it layer by layer.
         x_BLD, cache, states = run_stacks(
             self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
             delta=delta, cache=cache, slots_BL=entry.positions_BL, hidden=hidden,
@@ -190,8 +191,10 @@ class Decoder(nn.Module):
         normed = Norm(c.norm, c.norm_eps, name="norm")(x_BLD[:, own])
         states = {i: x[:, own] for i, x in states.items()} | {c.layers: normed}
         out = HeadOutput(hidden=tuple(states[i] for i in hidden) or None, cache=cache)
+        # While initialising the head has to be passed through, or its parameters would not be made.
         if logits == "none" and not self.is_initializing():
             return out
+        # Cut before the vocabulary is met: of a prompt, [B, L, V] would be the largest array of the program.
         normed = last_real(normed, mask_BL) if logits == "last" else normed[:, since:]
         return out.replace(logits=self._logits(normed, embed, outer))
 
@@ -203,6 +206,7 @@ class Decoder(nn.Module):
             y = Dense(c.vocab, c.head_bias, c.init_std, name="head")(x_BLD)
         if outer.head is not None:
             y = y + low_rank(x_BLD, outer.head)
+        # A softmax sums over the whole vocabulary, so scores are f32 whatever the layers compute in.
         return y.astype(jnp.float32)
 
     @staticmethod
@@ -256,7 +260,9 @@ def decoder_cache(cfg: DecoderConfig, batch: int, slots: int) -> KVCache:
 
 def last_real(x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]) -> Float[Array, "B 1 D"]:
     """Each row's vector at its last real token (at the last position where a row has none)."""
+    # A decoded token is its row's last; in a row that has ended nobody looks at what is chosen.
     if x_BLD.shape[1] == 1:
         return x_BLD
+    # argmax finds the first True, in the reversed mask the last one, and 0 (the last position) where there is none.
     last_B = mask_BL.shape[1] - 1 - jnp.argmax(mask_BL[:, ::-1], axis=1)
     return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt32
 
+# 2^32 over the golden ratio: multiples of it spread neighbouring counters over all 32 bits (Knuth, volume 3, 6.4).
 _GOLDEN = 0x9E3779B9
 
 
@@ -31,6 +32,7 @@ def dropout(
         raise ValueError(f"a dropout rate lies in [0, 1), not {rate}")
     if key_B is None or rate == 0:
         return x_BX
+    # The bits are compared as integers, which saves turning each of them into a float.
     limit = jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
     keep = hashed_bits(key_B, x_BX.shape[1:], site) >= limit
     return jnp.where(keep, x_BX * (1 / (1 - rate)), 0)

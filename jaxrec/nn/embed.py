@@ -82,8 +82,10 @@ def enter(
     """
     begins_B1 = jnp.ones((x_BLD.shape[0], 1), bool)
     if cache is not None:
+        # Prompts of a batch end in different chunks, and p must enter a row once: with its first real token.
         begins_B1 = (cache.filled_B[:, None] == 0) & mask_BL.any(1, keepdims=True)
     if positions_BL is None:
+        # The padding at a row's left would count as -1; nobody sees it, but tables are read at its position.
         positions_BL = jnp.maximum(jnp.cumsum(mask_BL.astype(jnp.int32), axis=1) - 1, 0)
     if outer.embed_BD is not None:
         # one vector at one place: every later token can attend to it, so it is the least way in which p can enter
@@ -93,9 +95,11 @@ def enter(
     if outer.prompt_BPD is not None:
         shared = outer.prompt_BPD.shape[1]
         fill = lambda rows: jnp.broadcast_to(rows, (x_BLD.shape[0], shared))
+        # In a row that has begun already, the prompt's places are padding: they take no slot and are seen by nobody.
         mask_BL = _before(fill(begins_B1), mask_BL)
         positions_BL = _before(fill(jnp.arange(shared)[None]), positions_BL + shared)
         if segments_BL is not None:
+            # No example has segment 0; `self_mask` shows these places to all segments by `shared`.
             segments_BL = _before(fill(jnp.zeros((1, 1), segments_BL.dtype)), segments_BL)
         prompt = outer.prompt_BPD.astype(x_BLD.dtype)
         x_BLD = _before(jnp.broadcast_to(prompt, (x_BLD.shape[0], *prompt.shape[1:])), x_BLD)

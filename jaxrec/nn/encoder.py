@@ -152,6 +152,7 @@ class Encoder(nn.Module):
             # distances; but with left padding it lies between a soft prompt and them.
             places = entry.positions_BL if entry.shared else jnp.arange(length)[None]
             normal = nn.initializers.normal(c.init_std)
+            # MPNet's layers share one table, so the bias is made once, before them.
             table = weight(self, "distance_bias", (c.heads, c.distance_buckets), normal)
             context["bias_BHLM"] = distance_bias(table[None], places, places, causal=False)
         x_BLD = x_BLD if self.constrain is None else self.constrain(x_BLD)
@@ -170,6 +171,7 @@ class Encoder(nn.Module):
         x_BLD = x_BLD + places(positions_BL + c.first_position).astype(x_BLD.dtype)
         if c.types:
             normal = nn.initializers.normal(c.init_std)
+            # Every text here is a single one, BERT's type 0. The other row is kept, so that published weights fit.
             kinds = weight(self, "types", (c.types, c.d_model), normal)
             x_BLD = x_BLD + kinds[0].astype(x_BLD.dtype)[None, None]
         return Norm("layer", c.norm_eps, name="embed_norm")(x_BLD)

@@ -69,6 +69,7 @@ class Generator:
     ):
         self.bind, self.new_cache, self.limit, self.chunk = bind, new_cache, limit, chunk
         self.eos = tuple(eos)
+        # Cache and state are donated: a program writes into the memory that it was given instead of into a copy.
         self._empty = jax.jit(new_cache, static_argnums=(1, 2))
         self._read = jax.jit(self._read_chunk, donate_argnums=(1,))
         self._begin = jax.jit(self._first_token, static_argnames=("length",), donate_argnums=(0,))
@@ -96,6 +97,8 @@ class Generator:
 
         Raises ValueError when a prompt is empty or has no room for its new tokens, or when `stop` has no `text_of`.
         """
+        # Texts exist on the host alone, so stop strings are looked for between stretches of the program. A row that has
+        # met one decodes on to the end of its stretch, and what it wrote beyond is cut off.
         every = 16 if stop else None
         *_, last = self.stream(
             weights, prompts, how, every=every, stop=stop, text_of=text_of, at_least=at_least
@@ -184,6 +187,7 @@ class Generator:
         if prompt is not None:
             ids_BL, mask_BL = prompt
             seen_BV = jnp.zeros((batch, n_vocab), bool)
+            # max and not set: padding has id 0 as well, and its False must not wipe out a token 0 that was there.
             seen_BV = seen_BV.at[jnp.arange(batch)[:, None], ids_BL].max(mask_BL)
         ids_BT = jnp.zeros((batch, length), jnp.int32)
         state = _State(cache, ids_BT, zeros, none, none, jnp.int32(0), seen_BV)
@@ -194,6 +198,7 @@ class Generator:
 
         def body(state: _State) -> _State:
             last_B = jax.lax.dynamic_index_in_dim(state.ids_BT, state.t - 1, 1, keepdims=True)
+            # A row that has ended goes along as padding: it fills no slot, and the shapes stay the same.
             scores_BV, cache = step(last_B, ~state.done_B[:, None], state.cache)
             return self._append(state.replace(cache=cache), scores_BV, how)
 
@@ -269,6 +274,8 @@ def _snapshot(
         own = row[: count_B[i]].tolist()
         text = None if text_of is None else text_of(own)
         if i not in stopped and text is not None and any(s in text for s in stop):
+            # A stop string may begin inside a token, so the ids cannot be counted off the text: the shortest run of
+            # tokens whose text contains it is looked for.
             kept = next(
                 n for n in range(1, len(own) + 1) if _cut(text_of(own[:n]), stop) is not None
             )

@@ -75,6 +75,7 @@ def dense(
       bias_F: added to the result.
     """
     if lora is not None and _folds(x_BLD, w, lora):
+        # The scale, alpha / rank, is a setting and not a weight. It is a leaf because layers and rows may differ in it.
         scale = jax.lax.stop_gradient(lora.scale_NB)[0]
         y = folded_product(x_BLD.reshape(-1, w.shape[0]), w, lora.a_NBDR[0] * scale, lora.b_NBRF[0])
         y = y.reshape(*x_BLD.shape[:-1], w.shape[1])
@@ -102,6 +103,8 @@ def _folds(x_BLD: Array, w: Any, lora: Lora) -> bool:
     if not x_BLD.dtype == w.dtype == lora.a_NBDR.dtype == jnp.float32:
         return False
     tokens, (into, out) = x_BLD.size // x_BLD.shape[-1], w.shape
+    # Folding leaves out two thin products of a step, T R (D + F) together, and makes a b in both passes, 2 R D F.
+    # The rank cancels.
     return tokens * (into + out) > 2 * into * out
 
 
@@ -133,6 +136,7 @@ def _folded_backward(kept: tuple, dy_TF: Array) -> tuple[Array, Array, Array, Ar
     # [R, T] @ [T, D], not its transpose: on a CPU the tall thin result costs twice as much
     da_DR = ((dy_TF @ b_RF.T).T @ x_TD).T
     db_RF = (x_TD @ a_DR).T @ dy_TF
+    # A custom rule must give the kernel's gradient too; where the kernel is frozen, the compiler drops the product.
     return dx_TD, x_TD.T @ dy_TF, da_DR, db_RF
 
 
@@ -145,6 +149,7 @@ def low_rank(x_BLD: Float[Array, "B L D"], lora: Lora) -> Float[Array, "B L F"]:
         x_BLD = dropout(x_BLD, lora.dropout.rate, lora.dropout.key_NB, lora.dropout.site)
     a_BDR, b_BRF = lora.a_NBDR.astype(x_BLD.dtype), lora.b_NBRF.astype(x_BLD.dtype)
     scale_B11 = jax.lax.stop_gradient(lora.scale_NB).astype(x_BLD.dtype)[:, None, None]
+    # The scale meets the [T, R] vectors between the two products, the smallest array that it could multiply.
     if a_BDR.shape[0] == 1:  # shared: two plain matmuls are faster than a batch of small ones
         return product(product(x_BLD, a_BDR[0]) * scale_B11, b_BRF[0])
     return jnp.einsum("blr,brf->blf", jnp.einsum("bld,bdr->blr", x_BLD, a_BDR) * scale_B11, b_BRF)

@@ -48,6 +48,7 @@ def for_serving(cfg: Any, params: PyTree, weights: str) -> tuple[Any, PyTree]:
     """
     if weights not in KINDS:
         raise ValueError(f"weights={weights!r}: choose one of {', '.join(KINDS)}")
+    # On a CPU a scan would copy each layer's weights out of the stack before they are read.
     single = dataclasses.replace(cfg, cuts=every_layer(cfg))
     params = recut(params, cfg, single)
     if weights == "float32":

@@ -90,6 +90,7 @@ def rotary(
       scaling: how they are stretched for texts longer than those of the pretraining.
     """
     inv, factor = frequencies(dim, theta, scaling)
+    # In f32 throughout: bfloat16 has no odd numbers above 256, so distant tokens would share their angles.
     angle = positions_BL[:, :, None, None].astype(jnp.float32) * jnp.asarray(
         inv, jnp.float32
     ).reshape(1, 1, 1, -1)
@@ -102,5 +103,7 @@ def rotate(
     """Rotates the first 2 * half dimensions of each head, halves paired; the rest (Phi-2) passes unchanged."""
     cos, sin = (t.astype(x_BLHK.dtype) for t in turn)
     half = cos.shape[-1]
+    # Dimension i turns with i + half, as Hugging Face's weights have it. Where neighbours are paired instead
+    # (llama.cpp's `llama`), the rows of q and k lie in another order: `hub.gguf` turns them.
     a, b, rest = x_BLHK[..., :half], x_BLHK[..., half : 2 * half], x_BLHK[..., 2 * half :]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1)

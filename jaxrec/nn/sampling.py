@@ -104,6 +104,7 @@ def choose(
         return best_B
     warm_B = how.temperature_B > 0
     scores_BV = logits_BV / jnp.where(warm_B, how.temperature_B, 1.0)[:, None]
+    # One number a token: an inverse CDF needs no more, where Gumbel noise would be drawn for the whole vocabulary.
     lot = lambda seed, n: jax.random.uniform(jax.random.fold_in(jax.random.key(seed), n))
     lot_B = jax.vmap(lot)(how.seed_B, nth_B)
     return jnp.where(warm_B, _draw(scores_BV, how, lot_B, warm_B), best_B)
@@ -146,6 +147,7 @@ def _draw(scores_BV: Array, how: Sampling, lot_B: Array, warm_B: Array) -> Array
         return jnp.where(all_B, _from_all(scores_BV, log_z_B, lot_B), drawn_B)
 
     keep = lambda drawn_B: drawn_B
+    # Conditions over the whole batch, so that a branch which no row needs is skipped; by row, both would be computed.
     drawn_B = jax.lax.cond((short_B & warm_B).any(), exact, keep, drawn_B)
     return jax.lax.cond((all_B & warm_B).any(), uncut, keep, drawn_B).astype(jnp.int32)
 

@@ -91,6 +91,7 @@ class Stack:
 
     def init(self, key: Array, x_BLD: Array, context: dict) -> PyTree:
         """Stacked parameters, every leaf leading with N."""
+        # A key for each layer: with one for all of them, every layer would begin alike.
         one = lambda k: self.block.init(k, x_BLD, None, None, **context)["params"]
         return jax.vmap(one)(jax.random.split(key, self.layers))
 
@@ -121,14 +122,18 @@ class Stack:
 
         def layer(carry, xs):
             x, kv, tapped = carry
+            # `make` is called in here, so a lazy Delta exists for one layer at a time and never for all of them.
             w, change, n, row = xs
             cache = None if kv is None else LayerCache(kv[0], kv[1], kv[2], n)
             x, cache = self.block.apply({"params": w}, x, make(change), cache, **context)
             x = x if self.constrain is None else self.constrain(x)
+            # Only the rows that are asked for: given out by the scan, the states of all layers would be kept.
             if taps:
                 tapped = tapped.at[row].set(x, mode="drop")
             return (x, None if kv is None else (cache.k, cache.v, kv[2]), tapped), None
 
+        # Around a loop's body XLA cannot merge what is made again with what was made before, so the barriers that
+        # prevent it, which also hinder other optimisations, are for a layer outside of one.
         if REMAT[self.remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=self.layers == 1)
         carry = (x_BLD, kv, tapped)
@@ -186,6 +191,7 @@ def run_stacks(
     start = 0
     for name, size in sizes.items():
         stack = Stack(block, size, remat, constrain)
+        # Read as it is and not by `module.param`: quantised trees may stand where arrays were at init.
         if module.has_variable("params", name):
             weights = module.get_variable("params", name)
         else:

@@ -39,8 +39,11 @@ def _to_nf4(w: Float[Array, "*n F D"]) -> tuple[Array, Array]:
     peak = jnp.abs(blocks).max(-1)
     scaled = blocks * (1 / jnp.where(peak == 0, 1, peak))[..., None]
     code = jnp.zeros(blocks.shape, jnp.uint8)
+    # The nearest of 16 values is the count of middles below: 15 comparisons, where a search or a table of distances
+    # would make an array 16 times as large.
     for value in _middles(np.array(NF4, np.float32)):
         code += (scaled > value).astype(jnp.uint8)
+    # Weights j and j + 32 share a byte, so unpacking gives two runs side by side and nothing is interleaved.
     packed = (code[..., : BLOCK // 2] << 4) | code[..., BLOCK // 2 :]
     return packed.reshape(*w.shape[:-1], -1), peak
 
@@ -49,6 +52,7 @@ def _to_nf4(w: Float[Array, "*n F D"]) -> tuple[Array, Array]:
 def _to_int8(w: Float[Array, "*n F D"]) -> tuple[Array, Array]:
     w = w.astype(jnp.float32)
     peak = jnp.abs(w).max(-1, keepdims=True)
+    # Symmetric, without -128: the product needs no zero point.
     code = jnp.round(w * (127 / jnp.where(peak == 0, 1, peak)))
     return code.astype(jnp.int8), peak / 127
 
@@ -62,6 +66,8 @@ def _compress(peak: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     _check_finite(peak)
     lead, size = peak.shape[:-2], peak.shape[-2] * peak.shape[-1]
     flat = peak.reshape(-1, size)
+    # bitsandbytes subtracts the mean before it quantises the scales, because they are all positive (QLoRA, Dettmers
+    # 2023, section 3, double quantisation). f64, so that the order of summation does not show.
     mean = flat.mean(-1, dtype=np.float64).astype(np.float32)
     away = np.pad(flat - mean[:, None], ((0, 0), (0, -size % OUTER)))
     away = away.reshape(len(flat), -1, OUTER)

@@ -102,6 +102,7 @@ def place(mesh: Mesh, params: PyTree, rules: meshes.Rules = meshes.RULES) -> PyT
         name = f"{meshes.path_of(keys)}/code_"
         spec = meshes.spec_for(mesh, name, code.shape, rules)
         last = (*spec, *(None,) * (code.ndim - len(spec)))[-2:]
+        # A sharding is part of the weight and not of the call: `dense` knows no mesh.
         return w.replace(
             gathered=NamedSharding(mesh, P(*(None if x == "fsdp" else x for x in last)))
         )

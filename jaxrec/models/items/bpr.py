@@ -24,6 +24,7 @@ def init(key: Array, users: int, items: int, width: int, std: float = 0.1) -> Tr
       std: of the normal distribution.
     """
     keys = jax.random.split(key)
+    # Bias and vector are one row, so that a step gathers and updates them together.
     item_IE = std * jax.random.normal(keys[1], (items, width))
     return {
         "users": {"table": std * jax.random.normal(keys[0], (users, width))},

@@ -37,9 +37,11 @@ class Trie:
 
 def build(codes_IQ: Int[np.ndarray, "I Q"]) -> Trie:
     """The trie of all items' codes. Raises ItemCodesError where two items have the same."""
+    # lexsort takes its last key as the first to sort by, hence the reversal.
     order = np.lexsort(codes_IQ.T[::-1])
     ordered = codes_IQ[order]
     new_IQ = np.ones(ordered.shape, bool)
+    # A prefix is new at a level as soon as any code up to there differs from the item before.
     new_IQ[1:] = np.cumsum(ordered[1:] != ordered[:-1], axis=1) > 0
     if not new_IQ[:, -1].all():
         count = int((~new_IQ[:, -1]).sum())
@@ -97,6 +99,7 @@ def search(
         begin, end = trie.first[level][node_BJ], trie.first[level][node_BJ + 1]
         child_BJW = begin[:, :, None] + jnp.arange(width)[None, None]
         real_BJW = child_BJW < end[:, :, None]
+        # Nodes have fewer children than `width`: the places beyond read child 0 and can never win (-inf below).
         child_BJW = jnp.where(real_BJW, child_BJW, 0)
         code_BJW = trie.code[level][child_BJW]
         log_p = jax.nn.log_softmax(logits_BJC, axis=-1)
@@ -106,6 +109,7 @@ def search(
         if last and banned_BS is not None:
             item_BJW = trie.item_I[child_BJW]
             hit = (item_BJW.reshape(rows, -1, 1) == banned_BS[:, None, :]).any(-1)
+            # Banned before the last cut and not afterwards, so that no beam is lost to an item that may not be shown.
             total_BJW = jnp.where(hit.reshape(item_BJW.shape), -jnp.inf, total_BJW)
         best = min(beams, count * width)
         score_BJ, at_BJ = jax.lax.top_k(total_BJW.reshape(rows, -1), best)
@@ -113,6 +117,7 @@ def search(
         if not last:
             code_BJ = _picked(code_BJW, at_BJ)
             memory, logits_BJC = extend(memory, level, code_BJ, at_BJ // width)
+    # A beam of probability 0 stands for no item: it is named as absent instead of as node 0.
     items_BJ = jnp.where(jnp.isneginf(score_BJ), -1, trie.item_I[node_BJ])
     short = ((0, 0), (0, beams - items_BJ.shape[1]))
     return (

@@ -83,6 +83,7 @@ class Layer(nn.Module):
           memory: keys and values from `remember`, for a layer with `cross`.
           memory_mask_BM: which places of the memory are there.
         """
+        # Eight numbers a layer keep apart the places of one layer, and those of neighbouring layers.
         drop = lambda x, place: dropout(x, self.cfg.dropout, key_B, 8 * self.number + place)
         y, cache = self.attn(self.attn_norm(x_BLD), seen_BLM, turn=turn, cache=cache)
         x_BLD = x_BLD + drop(y, 1)
@@ -114,6 +115,7 @@ class BeamCache:
         """The cache for new beams, one token each, that grow from `parent_BJ` of the present ones."""
         count = parent_BJ.shape[1]
         seen_BJM = jnp.take_along_axis(self.seen_BJM, parent_BJ[:, :, None], axis=1)
+        # Beam j's new token will lie in slot filled + j, and it sees itself as well as what its parent saw.
         own_JM = jnp.arange(seen_BJM.shape[2])[None] == self.filled + jnp.arange(count)[:, None]
         return self.replace(
             seen_BJM=seen_BJM | own_JM[None],
@@ -135,6 +137,7 @@ def beam_cache(
     """
     b, length = mask_BL.shape
     shape = (cfg.layers, b, cfg.heads, length + free, cfg.head_dim)
+    # All slots exist from the start, since shapes are fixed; the free ones are seen by nobody until `follow` says so.
     seen_BM = jnp.pad(mask_BL, ((0, 0), (0, free)))
     return BeamCache(jnp.zeros(shape), jnp.zeros(shape), seen_BM[:, None], last_B, length)
 

@@ -185,6 +185,7 @@ def start_of(shape: DeepMFShape, mean: float) -> float:
     """The output before the sigmoid (or the linear output) that gives the rating `mean`."""
     if shape.output == "linear":
         return mean
+    # Kept off the ends of the range, where the inverse sigmoid is infinite.
     part = min(max((mean - shape.low) / (shape.high - shape.low), 1e-3), 1 - 1e-3)
     return math.log(part / (1 - part))
 
@@ -243,9 +244,11 @@ def _sum_of(
     held_BI = held_BI.astype(table_IW.dtype)
     total_BW, count_B = held_BI @ table_IW, held_BI.sum(1)
     if but_B is not None:
+        # Taken off the full sum: a mask of its own for every rating would be another [B, I] array.
         own_B = jnp.take_along_axis(held_BI, jnp.maximum(but_B, 0)[:, None], 1)[:, 0] * (but_B >= 0)
         total_BW = total_BW - own_B[:, None] * tables.lookup(table_IW, but_B)
         count_B = count_B - own_B
+    # The maximum is for those who rated nothing else: 0 / 1.
     return total_BW / jnp.sqrt(jnp.maximum(count_B, 1))[:, None]
 
 
@@ -268,6 +271,7 @@ def sides(
     its_BW = tables.lookup(params["items"]["table"], item_B)
     take = lambda rows, ids: None if rows is None else rows[jnp.maximum(ids, 0)]
     known = known or SideFacts()
+    # Each side leaves out the other: that somebody rated this very item is what a prediction may not know.
     user_BW = person(
         params, own_BW, take(known.user_features_UF, user_B), take(known.taken_UI, user_B), item_B
     )
@@ -323,6 +327,7 @@ def grid(
             out_BI = out_BI + jnp.einsum("be,bie->bi", scaled, items)
     if half_BIF is not None:
         first = head["mlp_0"]
+        # (user, item) W = user W_1 + item W_2: B + I products with the first matrix instead of B I.
         mine = user @ first["kernel"][: shape.width] + first["bias"][None]
         x = jax.nn.relu(mine[:, None] + half_BIF)
         for n in range(1, len(shape.hidden)):

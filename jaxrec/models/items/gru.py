@@ -42,6 +42,7 @@ class GRU(nn.Module):
         c = self.cfg
         x_BLD = Embed(c.items, c.d_model, c.init_std, name="items")(jnp.maximum(rows.items_BL, 0))
         x_BLD = dropout(x_BLD, c.dropout, key_B, 0)
+        # The inputs of all steps and all three gates are one product, outside the scan; only the recurrence is inside.
         into_BLW = Dense(3 * c.d_hidden, True, c.d_model**-0.5, name="input")(x_BLD)
         orthogonal = nn.initializers.orthogonal()
         kernel = weight(self, "recurrent", (c.d_hidden, 3 * c.d_hidden), orthogonal)
@@ -55,11 +56,13 @@ class GRU(nn.Module):
             reset, update, new = jnp.split(into_BW, 3, axis=1)
             old_reset, old_update, old_new = jnp.split(h_BX @ kernel, 3, axis=1)
             keep = jax.nn.sigmoid(update + old_update)
+            # The reset gate comes after the product (cuDNN's and torch's form), so that one product serves all gates.
             new = jnp.tanh(new + jax.nn.sigmoid(reset + old_reset) * old_new)
             h_BX = keep * h_BX + (1 - keep) * new
             return h_BX, h_BX
 
         start = jnp.zeros((len(segments_BL), c.d_hidden), x_BLD.dtype)
+        # A scan runs over the leading axis: time goes in front, and back.
         _, h_LBX = jax.lax.scan(one, start, (into_BLW.swapaxes(0, 1), goes_on_BL.swapaxes(0, 1)))
         return Dense(c.d_model, True, c.d_hidden**-0.5, name="output")(h_LBX.swapaxes(0, 1))
 

@@ -75,14 +75,17 @@ class HSTUBlock(nn.Module):
         scores = jnp.einsum("bhlk,bhmk->bhlm", heads(q), heads(k))
         by_place = weight(self, "by_place", (c.max_length,), normal)
         places = jnp.arange(length)
+        # Later keys are hidden anyway; the clip keeps their index in the table.
         back_LM = jnp.clip(places[:, None] - places[None], 0, c.max_length - 1)
         bias_BLM = by_place[back_LM][None]
         if bucket_BLM is not None:
             bias_BLM = bias_BLM + weight(self, "by_time", (_TIMES,), normal)[bucket_BLM]
         weights = jax.nn.silu(scores + bias_BLM[:, None]) * (1 / c.max_length)
+        # Without a softmax a hidden score is not made small but left out: silu's value for it would still count.
         weights = jnp.where(hidden_BLM[:, None], 0, weights)
         out = jnp.einsum("bhlm,bhmk->bhlk", weights, heads(v))
         out = out.transpose(0, 2, 1, 3).reshape(b * length, width)
+        # The sums grow with what is seen, for they are no means; the norm makes them comparable before u gates them.
         out = Norm("layer", c.norm_eps, name="out_norm")(out) * u
         out = drop_rows(out, c.dropout, key_B, site)
         return x_TD + Dense(d, True, math.sqrt(2 / (d + width)), name="o")(out)
@@ -123,5 +126,6 @@ class HSTU(nn.Module):
 
 def time_bucket(times_BL: Array) -> Int[Array, "B L L"]:
     """The logarithmic bucket of the time from each key to each query: 0 for a second or less."""
+    # The difference is taken between whole seconds: f32 cannot tell neighbouring seconds of today apart.
     passed_BLM = (times_BL[:, :, None] - times_BL[:, None, :]).astype(jnp.float32)
     return jnp.clip(jnp.log(jnp.maximum(passed_BLM, 1)) / 0.301, 0, _TIMES - 1).astype(jnp.int32)

@@ -112,6 +112,7 @@ def quantise(
         codes.append(at_B)
         residuals.append(residual)
         chosen.append(code_BE)
+        # Only the encoder's commitment passes along the residuals; a code is moved by the level that chose it.
         residual = residual - jax.lax.stop_gradient(code_BE)
     return jnp.stack(codes, 1), jnp.stack(residuals), jnp.stack(chosen)
 
@@ -119,6 +120,7 @@ def quantise(
 def distances(x_BE: Float[Array, "B E"], code_CE: Float[Array, "C E"]) -> Float[Array, "B C"]:
     """Squared distance of every row to every code."""
     cross_BC = jnp.einsum("be,ce->bc", x_BE, code_CE)
+    # Expanded into a matrix product: the differences themselves would be a [B, C, E] array.
     return jnp.square(x_BE).sum(1)[:, None] - 2 * cross_BC + jnp.square(code_CE).sum(1)[None]
 
 
@@ -182,6 +184,7 @@ def commit(cfg: RqVaeConfig, extra: Codebooks, stats: dict[str, Array]) -> Codeb
     keep = cfg.decay
     count_QC = keep * extra.count_QC + (1 - keep) * stats["count_QC"]
     sum_QCE = keep * extra.sum_QCE + (1 - keep) * stats["sum_QCE"]
+    # The codes that a smaller level lacks have a count of 0 and would be revived, were they not left out.
     there = np.arange(count_QC.shape[1])[None] < np.array(cfg.sizes)[:, None]
     due = cfg.revive_every > 0 and (extra.step + 1) % max(cfg.revive_every, 1) == 0
     dead_QC = (count_QC < cfg.revive) & there & due
@@ -243,6 +246,7 @@ def residual_kmeans(
             norm = np.linalg.norm(residual_IE, axis=1, keepdims=True)
             residual_IE = residual_IE / np.maximum(norm, 1e-9)
         centre_CE = np.unique(residual_IE, axis=0)
+        # FAISS refuses to make more clusters than there are points.
         if len(centre_CE) > size:
             kmeans = faiss.Kmeans(
                 residual_IE.shape[1], size, niter=rounds, seed=seed + level, verbose=False,

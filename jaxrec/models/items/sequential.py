@@ -74,6 +74,7 @@ class CausalAttention(nn.Module):
         d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
         heads = lambda y: y.reshape(b, length, -1, c.heads, d // c.heads).transpose(2, 0, 3, 1, 4)
         project = lambda name, width: Dense(width, True, c.init_std, name=name)
+        # Queries, keys and values of the same vectors are one product instead of three.
         if x_TD is memory_TD:
             q, k, v = heads(project("qkv", 3 * d)(x_TD))
         else:
@@ -81,6 +82,7 @@ class CausalAttention(nn.Module):
             k, v = heads(project("kv", 2 * d)(memory_TD))
         scores = jnp.einsum("bhlk,bhmk->bhlm", q, k) * (1 / math.sqrt(d // c.heads))
         weights = jax.nn.softmax(jnp.where(hidden_BLM[:, None], -1e9, scores), axis=-1)
+        # After the softmax, and not renormalised: as in the code behind the published tables.
         weights = dropout(weights, c.attention_dropout, key_B, site)
         out = jnp.einsum("bhlm,bhmk->bhlk", weights, v)
         return project("o", d)(out.transpose(0, 2, 1, 3).reshape(b * length, d))
@@ -114,6 +116,7 @@ class SASRecBlock(nn.Module):
             y = attention(x_TD, x_TD, hidden_BLM, key_B, site)
             x_TD = norm("attn_norm")(x_TD + drop(y, 1))
             return norm("mlp_norm")(x_TD + drop(mlp(x_TD), 2))
+        # Kang and McAuley's own code: queries are normed and keys are not, and the residual adds to the normed queries.
         q = norm("attn_norm")(x_TD)
         x_TD = norm("mlp_norm")(q + drop(attention(q, x_TD, hidden_BLM, key_B, site), 1))
         return x_TD + drop(mlp(x_TD), 2)
@@ -181,6 +184,7 @@ def scale_to_cosine(z_TD: Float[Array, "T D"], temperature: float) -> Float[Arra
 
 def unit(x: Float[Array, "T D"]) -> Float[Array, "T D"]:
     """x scaled to length 1 over the last axis."""
+    # The epsilon is inside the root: at a zero vector the gradient is finite instead of NaN.
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 

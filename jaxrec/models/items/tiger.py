@@ -82,6 +82,7 @@ class Tiger(nn.Module):
           key_B: a key a row, for dropout; None when not training.
         """
         memories, mask_BM = self._memories(codes_BLQ, mask_BL, user_B, key_B)
+        # The last code is only predicted: nothing of this item comes after it.
         x_BLD = self.codes(next_BQ[:, None, :-1])[:, 0]
         begin = jnp.broadcast_to(self.begin, (x_BLD.shape[0], 1, x_BLD.shape[2]))
         x_BLD = self._dropped(jnp.concatenate([begin, x_BLD], axis=1), key_B, 1)
@@ -156,12 +157,15 @@ class Tiger(nn.Module):
         mask = jnp.repeat(mask_BL, levels, axis=1)
         if self.cfg.users:
             known = (user_B >= 0)[:, None]
+            # Hashed by the remainder, as the paper does to bound the vocabulary; somebody unknown is masked out.
             user_B1D = self.user(jnp.maximum(user_B, 0)[:, None] % self.cfg.users)
             x_BLD = jnp.concatenate([user_B1D, x_BLD], axis=1)
             mask = jnp.concatenate([known, mask], axis=1)
+        # Counted over real tokens, so padding at the left leaves no gap; its own -1 becomes a position that exists.
         places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         x_BLD = self._dropped(x_BLD, key_B, 0)
         x_BLD, _ = through(self.encoder, x_BLD, self_mask(mask, False), places, key_B=key_B)
+        # Keys and values are made once a history: all beams and all levels read the same.
         memory = self.memory_norm(x_BLD)
         return [layer.remember(memory) for layer in self.decoder], mask
 

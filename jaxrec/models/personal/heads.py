@@ -91,6 +91,8 @@ class Recall:
 
 def memory_of(turn: LFEOutput, retrieved: LFEOutput | None = None) -> Memory:
     """z_cls, then z_seq, then what was retrieved (z_seq of passages joined along L by the caller)."""
+    # Every place carries its segment, so that an attention bias made from p can weigh a tenant's passages against
+    # the question itself.
     z = [turn.z_cls_BD[:, None], turn.z_seq_BLD]
     mask = [turn.mask_BL.any(-1, keepdims=True), turn.mask_BL]
     segment = [jnp.zeros((turn.mask_BL.shape[0], 1 + turn.mask_BL.shape[1]), jnp.int32)]
@@ -108,6 +110,7 @@ class HeadBlock(nn.Module):
 
     def setup(self):
         c = self.cfg
+        # Three sublayers add to the residual stream of each layer here, not two as in GPT-2, whose scaling this is.
         out_std = c.init_std / (3 * c.layers) ** 0.5
         attention = lambda cross: Attention(
             c.d_model,
@@ -180,6 +183,7 @@ class GenerativeHead(nn.Module):
             self.to_table = Dense(c.d_backbone, kernel_init=isometry)
         else:
             self.embed = Embed(c.vocab, c.d_model, c.init_std)
+        # Z's numbers are of size 1, an embedding table's are not: this matrix keeps their variance (1 / sqrt(fan in)).
         self.into = Dense(c.d_model, init_std=c.d_z**-0.5)
         self.into_norm = Norm()
         if c.memory_encoder:
@@ -196,6 +200,7 @@ class GenerativeHead(nn.Module):
         if self.cfg.memory_encoder:
             seen = memory.mask_BM[:, None, :] & memory.mask_BM[:, :, None]
             x_BMD = x_BMD + self.reader(self.reader_norm(x_BMD), seen)[0]
+        # Normed once for all layers: Z comes from a frozen backbone whose scale the layers know nothing of.
         x_BMD = self.into_norm(x_BMD)
         kv = [b.remember(x_BMD, d) for b, d in zip(self.layer, self._deltas(delta), strict=True)]
         k, v = (jnp.stack(x) for x in zip(*kv, strict=True))
@@ -232,11 +237,13 @@ class GenerativeHead(nn.Module):
             "turn": rotary(entry.positions_BL, c.head_dim, c.rope_theta),
             "positions": (entry.positions_BL, entry.key_positions_BM),
         }
+        # A loop and not `run_stacks`: one or two layers are unrolled anyway, and each has its own part of `recall`.
         kv = None if cache is None else (cache.k[STACK], cache.v[STACK])
         for n, (block, change) in enumerate(zip(self.layer, self._deltas(delta), strict=True)):
             view = None if kv is None else LayerCache(*kv, entry.positions_BL, n)
             x_BLD, view = block(x_BLD, recall, n, change, view, **context)
             kv = None if view is None else (view.k, view.v)
+        # A soft prompt's rows stand in front; what is returned has the rows of `ids_BL` alone.
         x_BLD = self.norm(x_BLD[:, x_BLD.shape[1] - ids_BL.shape[1] :])
         if logits == "last":
             x_BLD = last_real(x_BLD, mask_BL)
@@ -286,6 +293,7 @@ class GenerativeHead(nn.Module):
         return vocabulary.scores(self.to_table(x_BLD))
 
     def _deltas(self, delta: Delta | None) -> list[LayerDelta | None]:
+        # The same Delta layout as a scanned stack's (leaves lead with N), taken apart for the loop over layers.
         check_stacks(delta, [STACK])
         layers = self.cfg.layers
         if delta is None or STACK not in delta.stacks:
@@ -338,6 +346,7 @@ def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: Decod
       backbone: the decoder's parameters.
       decoder: its config.
     """
+    # Isometries of random directions would throw away most of the table; its own main directions lose the least.
     if cfg.tied_to_backbone and cfg.d_model < decoder.d_model:
         narrow_DR = principal(backbone["embed"]["table"], cfg.d_model)
         tables = {"from_table": narrow_DR, "to_table": narrow_DR.T}
@@ -346,6 +355,7 @@ def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: Decod
         return params
     if not cfg.tied_to_backbone:
         params = {**params, "embed": {"table": backbone["embed"]["table"]}}
+    # Sizes alone are not enough: under another rope_theta or norm the same weights would attend to other places.
     own = (cfg.heads, cfg.key_heads, cfg.head_dim, cfg.d_ff, cfg.rope_theta, "rms")
     d = decoder
     if own != (d.heads, d.groups, d.head_dim, d.d_ff, d.rope_theta, d.norm):

@@ -49,8 +49,11 @@ class Hypernet(nn.Module):
                 nn.initializers.normal(1.0),
                 (self.sites.stacks[name].n_layers, self.width),
             )
+            # Called once per stack for the sake of its parameters, which are otherwise touched only inside the model.
             if self.is_initializing():
                 self.layer(h_BE, code_NE[0], name)
+            # The lazy stack carries parameters, trunk and codes. A clone without a parent makes its layers later,
+            # inside another module's scan, where this module's own scope is no longer open.
             stacks[name] = LazyLayerDelta(
                 self.variables["params"], h_BE, code_NE, self.clone(parent=None, name=None), name
             )
@@ -75,10 +78,13 @@ class Hypernet(nn.Module):
             name = f"{where}{jax.tree_util.keystr(path)}".replace("[", ".").translate(_STRIP)
             leaf = name.rsplit(".", 1)[-1]
             size = x.shape[1:]
+            # The scale of a LoRA is a setting (alpha / rank), not something to be made from p.
             if leaf.startswith("scale_N"):
                 rank = self.spec.head_rank if where == "outer" else self.spec.lora_rank
                 return jnp.full((u_BE.shape[0], *size), self.spec.scaling(rank))
             base = self.param(f"{name}.base", _base_init(leaf), size)
+            # Zero, so that everybody begins with `base`. Its gradient, u times the leaf's, does not vanish: of a LoRA
+            # `b` has one from the first step, because `a` begins away from zero.
             weight = self.param(f"{name}.weight", nn.initializers.zeros, (u_BE.shape[1], *size))
             return base[None] + self.gain * jnp.tensordot(u_BE, weight, axes=1)
 

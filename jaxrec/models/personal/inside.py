@@ -39,6 +39,7 @@ def depths_or_top(depths: Sequence[int], layers: int) -> tuple[int, ...]:
 def cuts_between(depths: Sequence[int], cfg: DecoderConfig) -> tuple[int, ...]:
     """The backbone's cuts, and one wherever a changed layer stands beside one that stays: a path then says which."""
     chosen = depths_or_top(depths, cfg.layers)
+    # Paths name stacks, not layers, so a stack must be changed as a whole or not at all.
     edges = {n for n in range(1, cfg.layers) if (n in chosen) != (n - 1 in chosen)}
     return tuple(sorted({*cfg.cuts, *edges}))
 
@@ -88,6 +89,7 @@ def answer_logits(
     out = backbone.apply(
         {"params": params}, ids_BL, mask_BL, delta=delta, hidden=(-1,), logits=logits, since=since
     )
+    # The question's places are computed, as keys and values for the answer, but no logits are made for them.
     own = out.hidden[0][:, since:]
     scores = None if out.logits is None else bar_padding(out.logits, tokens)
     return HeadOutput(hidden=own, logits=scores)

@@ -83,6 +83,7 @@ class Models:
           mask_US: which of them are there.
         """
         given = jax.nn.one_hot(label_US, self.labels)
+        # A label that everybody would have given says nothing of a person: what the crowd did not expect does.
         surprise = given - jnp.exp(frozen["base"][item_US])
         z = jnp.concatenate([frozen["features"][item_US], given, surprise], -1)
         level = 2.0 * label_US / (self.labels - 1) - 1
@@ -138,6 +139,7 @@ class Models:
         def loss(p_E: Array, own: tuple) -> Array:
             item_S, label_S, mask_S = own
             log_p = self.log_p(params, frozen, p_E[None], item_S[None])[0]
+            # A sum and not a mean: the more examples somebody has, the less the prior weighs (`fit_profiles`).
             return -jnp.sum(jnp.take_along_axis(log_p, label_S[:, None], 1)[:, 0] * mask_S)
 
         return fit_profiles(loss, start_UE, cards, prior, cfg)
@@ -156,6 +158,7 @@ class Reading:
     @classmethod
     def of(cls, view: ItemView, content: int) -> "Reading":
         """From the items of a fit."""
+        # Logits are known up to a constant for each item: centred, two models' can be compared.
         logit_IC = view.crossfit_IC - view.crossfit_IC.mean(1, keepdims=True)
         return cls(logit_IC.mean(0), view.x_IW[:, :content].std(0) + 1e-3)
 

@@ -61,11 +61,13 @@ class LFE(nn.Module):
         project = nn.Dense(cfg.d_z, use_bias=cfg.norm == "before", name="proj")
         norm = nn.LayerNorm(name="norm")
         z_BLD = project(norm(h_BLW)) if cfg.norm == "before" else norm(project(h_BLW))
+        # The biases above would give padding a vector of its own.
         z_BLD = jnp.where(mask_BL[..., None], z_BLD, 0.0)
         if cfg.pool == "mean":
             weight_BL = mask_BL.astype(z_BLD.dtype)
         else:
             query_D = self.param("query", nn.initializers.normal(1.0), (cfg.d_z,))
+            # The softmax by hand, because of rows without a real token: `jax.nn.softmax` of nothing but -inf is NaN.
             score_BL = jnp.where(mask_BL, z_BLD @ query_D / cfg.d_z**0.5, -jnp.inf)
             top_B = jnp.where(mask_BL.any(-1), score_BL.max(-1), 0.0)
             weight_BL = jnp.exp(score_BL - jax.lax.stop_gradient(top_B)[:, None])
@@ -99,5 +101,6 @@ def extract(
         hidden=tuple(range(-lfe.cfg.top_k, 0)),
         logits="none",
     )
+    # Cut above the backbone: without a Delta no activation of it is kept for a backward pass.
     hidden = out.hidden if delta is not None else jax.lax.stop_gradient(out.hidden)
     return lfe.apply({"params": lfe_params}, hidden, tokens.mask_BL)

@@ -128,6 +128,7 @@ class PersonalLM:
         """New parameters of every part but the backbone."""
         keys = jax.random.split(key, 3)
         ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+        # Shapes alone matter to initialisers, so the backbone, which may be large, is not run.
         hidden = (jnp.zeros((1, 2, self.backbone.cfg.d_model)),) * self.cfg.lfe.top_k
         lfe = self.lfe.init(keys[0], hidden, mask)["params"]
         hypernet = self.hypernet.init(keys[2], jnp.zeros((1, self.cfg.d_p)))["params"]
@@ -149,6 +150,7 @@ class PersonalLM:
         """Z of a batch of texts: the backbone runs once, and no gradient flows into it or its LFE."""
         delta = params.get("lfe_delta")  # where the retrofit trained one
         z = extract(self.backbone, self.lfe, params["backbone"], params["lfe"], tokens, delta)
+        # The LFE was trained by the retrofit; later stages would otherwise move Z under what already stands on it.
         return jax.lax.stop_gradient(z)
 
     def read(self, params: PyTree, question: Tokens) -> Context:
@@ -209,6 +211,8 @@ class PersonalLM:
           places_BL: not 0 where it is asked for; if not given, the answer's `loss_BL`.
         """
         counts_BL = following(answer.loss_BL if places_BL is None else places_BL) != 0
+        # A LoRA on the output head gives each row a vocabulary matrix of its own: chunks of a shared one cannot score
+        # it, so the whole logits are made.
         if not self.borrows or (delta is not None and delta.outer.head is not None):
             logits_BLV = self.answer(params, context, answer, delta, retrieved).logits
             log_p_BL, best_BL = next_log_probs(logits_BLV, answer.ids_BL)
@@ -247,6 +251,7 @@ class PersonalLM:
         """
         delta = p_BE
         if not (p_BE is None or isinstance(p_BE, Delta)):
+            # Lazy stacks are for one pass of training; decoding would run the hypernetwork again at every token.
             delta = materialise(self.personal(params, p_BE))
         if self.inside:
             self._refuse(retrieved)

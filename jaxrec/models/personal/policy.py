@@ -107,6 +107,7 @@ class PolicyHead(nn.Module):
         selector = SelectorConfig(
             z.shape[-1], c.d_p, len(c.labels), c.width, c.rank, c.p_enters, c.tokens
         )
+        # A head whose p enters nowhere must not be handed one: the selector refuses it.
         return Selector(selector, name="selector")(
             z, p_BE if c.p_enters else None, z_seq_BLD=seq, mask_BL=mask
         )
@@ -125,8 +126,10 @@ class Alignment(nn.Module):
         """
         project = nn.Dense(self.width, use_bias=False, name="project")
         a_BLW, o_BMW = project(text.z_seq_BLD), project(other.z_seq_BLD)
+        # The root of sum + epsilon, and not the norm: it has a gradient at zero, which padding is.
         unit = lambda x: x / jnp.sqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-6)
         sharp = self.param("sharpness", nn.initializers.constant(10.0), (1, 1, 1))
+        # `attend` divides scores by sqrt(width), which is for vectors of length sqrt(width); of cosines it is undone.
         query, key = unit(a_BLW) * sharp * self.width**0.5, unit(o_BMW)
         seen = jnp.broadcast_to(other.mask_BL[:, None, :], (*a_BLW.shape[:2], o_BMW.shape[1]))
         one = lambda x: x[:, :, None, :]
@@ -136,6 +139,8 @@ class Alignment(nn.Module):
         )
         h_BLW = nn.gelu(nn.Dense(self.width, name="compare")(beside))
         mask = text.mask_BL[..., None]
+        # One unsupported claim is enough, and a mean over a long answer would hide it. In a row without tokens
+        # -1e4 is left, which the relu below makes 0.
         most = jnp.max(jnp.where(mask, h_BLW, -1e4), 1)
         count = jnp.maximum(mask.sum(1), 1)
         mean = jnp.sum(jnp.where(mask, h_BLW, 0.0), 1) / count

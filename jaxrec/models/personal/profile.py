@@ -66,11 +66,14 @@ class ProfileEncoder(nn.Module):
         size = c.width // c.heads
         split = lambda y: y.reshape(*y.shape[:2], c.heads, size)
         query = self.param("query", nn.initializers.normal(1.0), (1, c.queries, c.heads, size))
+        # The queries are parameters, the same for everybody; only keys and values come from the person.
         query = jnp.broadcast_to(query, (x.shape[0], *query.shape[1:]))
         k, v = split(nn.Dense(c.width, name="k")(x)), split(nn.Dense(c.width, name="v")(x))
         seen = evidence.mask_BS
         if c.prior:
             ahead = lambda y: jnp.pad(y, ((0, 0), (c.prior, 0), (0, 0), (0, 0)))
+            # A zero key gets the score 0 whatever the query is, and a zero value adds nothing: the more real pieces
+            # there are, the smaller the share of these.
             k, v = ahead(k), ahead(v)
             seen = jnp.pad(seen, ((0, 0), (c.prior, 0)), constant_values=True)
         seen = jnp.broadcast_to(seen[:, None, :], (x.shape[0], c.queries, k.shape[1]))
@@ -127,6 +130,7 @@ def fit_profiles(
     adam = optax.adam(optax.cosine_decay_schedule(cfg.lr, cfg.steps))
 
     def one(start_E: Array, mean_E: Array, own: Any) -> Array:
+        # w is standard normal under the prior, so -log prior is |w|^2 / 2 up to a constant.
         objective = lambda w: loss(mean_E + w * scale_E, own) + 0.5 * jnp.sum(w**2)
 
         def step(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -135,7 +139,9 @@ def fit_profiles(
             return (w + moved, state), None
 
         w = (start_E - mean_E) / scale_E
+        # A scan and not unrolled: the program stays as small for 300 steps as for 3.
         (w, _), _ = jax.lax.scan(step, (w, adam.init(w)), None, length=cfg.steps)
         return mean_E + w * scale_E
 
+    # vmap, with an Adam state for each person: nobody's gradient scales another's step.
     return jax.vmap(one)(start_UE, mean_UE, examples)

@@ -71,6 +71,7 @@ class Selector(nn.Module):
             if z_seq_BLD is None or mask_BL is None:
                 raise ValueError("this selector reads tokens: give z_seq_BLD and mask_BL")
             z = jnp.concatenate([z, self._pool(z, p_BE, z_seq_BLD, mask_BL)], -1)
+        # One p serves all Q texts of a row: axes of 1 stand where z has its texts.
         p = None if p_BE is None else jnp.expand_dims(p_BE, range(1, z.ndim - 1))
         h = nn.gelu(nn.Dense(c.width, name="into")(z)) if c.width else z
         small = nn.initializers.normal(0.02)
@@ -85,6 +86,7 @@ class Selector(nn.Module):
             meet = nn.Dense(c.rank, name="of_z")(z) * nn.Dense(c.rank, name="of_p")(p)
             logits = logits + nn.Dense(c.actions, kernel_init=small, name="meet")(meet)
         if base is not None:
+            # Begins at 1: before training the answer is that of the model which knows no person.
             logits = logits + base * self.param("trust", nn.initializers.ones, (1,) * base.ndim)
         return logits
 
@@ -95,6 +97,7 @@ class Selector(nn.Module):
         if p_BE is not None:
             query_BD = query_BD + nn.Dense(width, use_bias=False, name="query_of_p")(p_BE)
         score_BL = jnp.sum(z_seq_BLD * query_BD[:, None, :], -1) / width**0.5
+        # -1e9 and not -inf: a row without tokens then gets an even mixture instead of NaN.
         share_BL = jax.nn.softmax(jnp.where(mask_BL, score_BL, -1e9), -1)
         pooled_BD = jnp.einsum("bl,bld->bd", share_BL, z_seq_BLD)
         lead = jnp.expand_dims(pooled_BD, range(1, z.ndim - 1))

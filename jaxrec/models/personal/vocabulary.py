@@ -86,6 +86,7 @@ def vocabulary_of(cfg: DecoderConfig, params: PyTree, tokens: int = 0) -> Vocabu
         classes = table
     else:
         kernel, bias = params["head"]["kernel"], params["head"].get("bias")
+        # The rows of a quantised kernel are [F, D], which is [V, D] here; a float one lies as [D, V].
         classes = kernel if hasattr(kernel, "matmul") else kernel.T
     table, classes, bias = jax.lax.stop_gradient((table, classes, bias))
     return Vocabulary(table, classes, bias, real_ids(cfg.vocab, tokens))

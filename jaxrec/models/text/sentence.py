@@ -113,11 +113,13 @@ class SentenceEncoder:
     ) -> "Sent":
         """`size` rows of `length` tokens on their way, each text at its place (row, first token, segment)."""
         ids_BL = np.full((size, length), self.tokenizer.pad_id, np.int32)
+        # Positions begin anew with each text, so that a text's vector does not depend on its neighbours in the row.
         segments_BL, positions_BL = np.zeros_like(ids_BL), np.zeros_like(ids_BL)
         for ids, (row, first, segment) in zip(texts, places, strict=True):
             span = slice(first, first + len(ids))
             ids_BL[row, span], segments_BL[row, span] = ids, segment
             positions_BL[row, span] = np.arange(len(ids))
+        # Segments count from 1, because 0 is padding; the vectors of a row count from 0.
         row_N, _, segment_N = np.array(places).T
         vectors_BSD = self._embed(self.params, ids_BL, segments_BL, positions_BL, most=most)
         return Sent(which, row_N, segment_N - 1, vectors_BSD)
