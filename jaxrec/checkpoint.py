@@ -141,6 +141,8 @@ class Checkpoints:
             except _UNREADABLE as error:
                 self._move_aside(step, error)
                 continue
+            # Before anything is read: arrays of another shape would make orbax fail, and a sound checkpoint of
+            # another run would be taken for a damaged one and moved aside.
             self._refuse_strangers(step, saved, meta, like)
             try:
                 return self._read(step, like), meta["loop"]
@@ -234,6 +236,7 @@ class Checkpoints:
             aside = self.folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
+        # No process may list the folder while the first one is still renaming in it.
         meshes.meet(f"checkpoint-{step}-moved")
         self._orbax = self._open()
 
@@ -344,7 +347,10 @@ def _sums(leaf: jax.Array) -> jax.Array:
     for axis in reversed(range(bits.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
+    # Knuth's multiplicative hash: neighbouring places get unrelated factors, so that values which changed places
+    # change the sum.
     mixed = (place * jnp.uint32(2654435761)) ^ (place >> 15)
+    # An odd factor can be undone modulo 2^32, so a single changed value always changes the sum.
     odd = mixed * 2 + 1
     return jnp.stack([jnp.sum(bits * odd), jnp.sum((bits ^ mixed) * (odd ^ (bits >> 7)))])
 

@@ -249,6 +249,7 @@ def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
 
 def settle(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
     """The tree itself if all of it lies on the mesh already, in whatever layout; else placed by the rules."""
+    # Frozen weights may lie in a layout that serves rollouts too; it is kept, whatever the rules would say.
     devices = set(mesh.devices.flat)
     there = lambda leaf: isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
     return tree if all(map(there, jax.tree.leaves(tree))) else place(mesh, tree, rules)

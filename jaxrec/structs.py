@@ -20,6 +20,7 @@ PyTree = Any
 class LoraDropout:
     """Which entries of a LoRA's input are dropped: while training only, never kept with the weights."""
 
+    # Keys travel as data of the Delta, one a row, so that what is dropped does not depend on microbatches.
     key_NB: Leaf  # random keys, one a layer and row
     rate: float = struct.field(pytree_node=False)
     site: int = struct.field(pytree_node=False, default=0)  # tells the sites of one layer apart
@@ -63,6 +64,8 @@ class Prefix:
 
     k_NBPGK: Leaf
     v_NBPGK: Leaf
+    # It multiplies the softmax mass instead of being added as a logarithm: so it has a gradient at 0, where it
+    # starts.
     gate_NBH: Leaf | None = None
 
 
@@ -114,6 +117,8 @@ class LazyLayerDelta:
     `LayerDelta` of the layer whose code it is (leaves lead with B). Memory of the whole Delta is never needed.
     """
 
+    # At rank 8 on all seven sites a 7B model takes 20 million numbers a row. Made layer by layer they measured 36
+    # MB of temporaries against 214 MB made whole, in equal time.
     params: PyTree  # the hypernetwork's weights, the same at each layer
     h_BE: Leaf  # p after the hypernetwork's trunk
     code_NE: Leaf  # one embedding a layer
@@ -167,6 +172,8 @@ class KVCache:
     (`mode="drop"`). Rides in the scan's carry.
     """
 
+    # Heads stand before slots, the order in which attention multiplies: a decoded token copies nothing of the
+    # cache.
     k: Mapping[str, Leaf]
     v: Mapping[str, Leaf]
     filled_B: Leaf

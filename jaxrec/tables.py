@@ -60,12 +60,15 @@ def lookup(table: Float[Array, "U E"] | Rows, ids: Int[Array, "*b"]) -> Float[Ar
     `RowAdam.ids` cannot pass for a quiet zero; so does an id beyond a whole table.
     """
     if isinstance(table, Rows):
+        # The ids ascend, so a binary search finds the row; a map from ids to places would be as long as the table.
         place = jnp.searchsorted(table.ids_I, ids).astype(jnp.int32)
         held = table.ids_I.at[place].get(mode="fill", fill_value=-1) == ids
         values = table.values_IE
         place = jnp.where(held, place, values.shape[0])
     else:
         values, place = table, ids
+    # Negative indices count from the end in JAX as in numpy: unless it is moved out of range, nobody (-1) would
+    # read the last person's row, and train it.
     place = jnp.where(ids < 0, values.shape[0], place)
     found = values.at[place].get(mode="fill", fill_value=jnp.nan)
     return jnp.where((ids < 0)[..., None], 0.0, found)
@@ -73,6 +76,8 @@ def lookup(table: Float[Array, "U E"] | Rows, ids: Int[Array, "*b"]) -> Float[Ar
 
 def distinct(ids: Int[Array, "..."], size: int) -> Int[Array, "I"]:
     """The distinct ids of a batch, ascending, in a static shape; the free places hold ids from `size` upwards."""
+    # As many places as there are ids, repeats included: under jit a shape may not depend on how many of them
+    # differ.
     flat = ids.reshape(-1)
     ordered = jnp.sort(jnp.where(flat < 0, size, flat))
     first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]]) & (ordered < size)
@@ -108,14 +113,21 @@ def update(
     gradients. rate: the learning rate of this step.
     """
     rate = rate if how.rate is None else how.rate
+    # Moments are f32 whatever the table's type: with b2 = 0.999 one update changes nu by a thousandth, which
+    # bfloat16 cannot add.
     grad_IE = grad_IE.astype(jnp.float32)
     mu = how.b1 * gather(state.mu, ids) + (1 - how.b1) * grad_IE
     nu = how.b2 * gather(state.nu, ids) + (1 - how.b2) * grad_IE**2
+    # Each row counts its own updates. Corrected by the global step, a row first met late in the run would make a
+    # first move of (1 - b1) / sqrt(1 - b2), three times the learning rate.
     seen = gather(state.seen, ids) + 1
     t = seen.astype(jnp.float32)[:, None]
     move = (mu / (1 - how.b1**t)) / (jnp.sqrt(nu / (1 - how.b2**t)) + how.eps)
     rows = gather(table, ids)
+    # Decay is decoupled (Loshchilov & Hutter 2019): it stays out of the moments, which would divide it away.
     rows = rows - (rate * (move + how.weight_decay * rows)).astype(rows.dtype)
+    # The free places of `ids` lie behind the table's end and are dropped; clamped, as `dynamic_update_slice` has
+    # it, they would overwrite the last row. The promises about order and repeats are kept by `distinct`.
     put = lambda whole, part: whole.at[ids].set(
         part.astype(whole.dtype), mode="drop", indices_are_sorted=True, unique_indices=True
     )

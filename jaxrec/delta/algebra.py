@@ -46,6 +46,8 @@ def by_rows(fn: Callable, *deltas: Delta) -> Delta:
         raise ValueError(
             "a lazy delta has no rows of its own; materialise() it, or index p instead"
         )
+    # Leaves in stacks lead with the layers, so that a scan can slice them; rows come second there, and first in
+    # `outer`.
     stacks = jax.tree.map(lambda *x: fn(*x, 1), *[d.stacks for d in deltas])
     outer = jax.tree.map(lambda *x: fn(*x, 0), *[d.outer for d in deltas])
     return Delta(stacks, outer)
@@ -68,6 +70,8 @@ def scale(delta: Delta, factor: float | Float[Array, ""]) -> Delta:
     if any(p.gate_NBH is None for p in prefixes):
         raise ValueError("a prefix without a gate cannot be scaled; make it with prefix_gate=True")
     _refuse_settled(delta)
+    # The factor goes into the last thing that is multiplied in (b of a LoRA, up of an adapter): the added term is
+    # linear in that. In both factors it would come out squared.
     scaled = ("b_", "up_", "gate_", "gamma_", "beta_", "distance_", "segment_", "embed_")
     scaled += ("magnitude_",)
 
@@ -127,6 +131,7 @@ def _add_layers(a: LayerDelta, b: LayerDelta) -> LayerDelta:
     def union(kind, plus):
         x, y = getattr(a, kind) or {}, getattr(b, kind) or {}
         both = {site: plus(x[site], y[site]) for site in x if site in y}
+        # None and not an empty dict: that is how a kind of change is absent, and the two differ as pytrees.
         return {**x, **y, **both} or None
 
     def refuse(*_):
@@ -156,6 +161,7 @@ def check(delta: Delta, sites: Sites) -> None:
         if name not in sites.stacks:
             raise ValueError(f"the model has no stack {name!r}; it has {sorted(sites.stacks)}")
         if isinstance(stack, LazyLayerDelta):
+            # Sizes are all that is asked here, so the hypernetwork is traced and never run.
             stack = jax.eval_shape(whole_stack, stack)
         own = sites.stacks[name]
         for kind in dataclasses.fields(LayerDelta):

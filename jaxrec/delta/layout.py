@@ -122,6 +122,7 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
     def leaf(key, path, x):
         name = path[-1].name if hasattr(path[-1], "name") else str(path[-1])
         if name.startswith("a_"):
+            # Uniform between these bounds the variance is 1 / D, so x @ a is about as large as x.
             bound = (3.0 / x.shape[-2]) ** 0.5
             return jax.random.uniform(key, x.shape, x.dtype, -bound, bound)
         if name.startswith("scale_NB"):
@@ -129,6 +130,8 @@ def init(key: PRNGKeyArray, sites: Sites, cfg: DeltaConfig, batch: int = 1) -> D
             return jnp.full(x.shape, cfg.scaling(rank), x.dtype)
         if name.startswith(("down_NBDA", "k_", "v_", "prompt_")):
             return 0.02 * jax.random.normal(key, x.shape, x.dtype)
+        # Only the second factor of a product starts at zero: that is the identity, and the first factor gives it a
+        # gradient. Were both zero, neither would ever move.
         return jnp.zeros(x.shape, x.dtype)
 
     return jax.tree.unflatten(tree, [leaf(k, p, x) for k, (p, x) in zip(keys, paths, strict=True)])
@@ -193,6 +196,8 @@ def with_dropout(delta: Delta, key_B: Key[Array, " B"], rate: float) -> Delta:
         stacks[name] = stack
         if stack.lora:
             layers = next(iter(stack.lora.values())).a_NBDR.shape[0]
+            # Layer, stack and site are folded into the row's own key, so that what a row drops is the same in
+            # whichever microbatch and on whichever device it lies.
             key_NB = jax.vmap(folded, in_axes=(None, 0))(
                 folded(key_B, _number(name)), jnp.arange(layers)
             )

@@ -29,6 +29,7 @@ def column_gain(w: Any, lora: Lora) -> Float[Array, "_ F"]:
     a_BDR, b_BRF = lora.a_NBDR.astype(jnp.float32), lora.b_NBRF.astype(jnp.float32)
     rows, d, rank = a_BDR.shape
     scale_B1 = lora.scale_NB.astype(jnp.float32)[:, None]
+    # The columns of all rows' a go through the matrix in one product, for which a quantised one is unpacked once.
     a_XD = a_BDR.swapaxes(1, 2).reshape(rows * rank, d)
     wa_XF = w.matmul(a_XD) if hasattr(w, "matmul") else a_XD @ w.astype(jnp.float32)
     cross_BF = (wa_XF.reshape(rows, rank, -1) * b_BRF).sum(1)
@@ -54,6 +55,7 @@ def settle(delta: Delta, params: PyTree, path_of: Callable[[str], Sequence[str]]
         kernel = params[stack]
         for part in (*path_of(site), "kernel"):
             kernel = kernel[part]
+        # A layer at a time: the temporaries of one matrix exist at once, not those of all layers.
         gain_NBF = jax.lax.map(lambda layer: column_gain(*layer), (kernel, lora))
         return lora.replace(gain_NBF=gain_NBF, magnitude_NBF=None)
 

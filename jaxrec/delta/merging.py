@@ -79,6 +79,7 @@ def _scaled(w: Mapping[str, Any], scale_NBF: Any, reads: bool) -> dict[str, Any]
     factor_NF = 1 + scale_NBF[:, 0]
     wide = factor_NF[:, :, None] if reads else factor_NF[:, None, :]
     scaled = {"kernel": w["kernel"] * wide}
+    # (s x) W + b leaves the bias alone, s (x W + b) does not.
     if "bias" in w and not reads:
         scaled["bias"] = w["bias"] * factor_NF
     return {name: scaled.get(name, x).astype(x.dtype) for name, x in w.items()}

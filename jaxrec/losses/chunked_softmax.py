@@ -73,6 +73,8 @@ def _told(passed: Pass, counts_BL: Array) -> tuple[Array, Array]:
 
 def _forward(chunk: int, z_BLD, classes_VD, bias_V, target_BL, counts_BL):
     passed = through(chunk, z_BLD, classes_VD, bias_V, target_BL, counts_BL, towards_z=True)
+    # d log p / d z = v_target - sum_i p_i v_i. What comes back in the backward pass only multiplies it, a number a
+    # position, so it is finished here, where the scores exist anyway.
     slope_BLD = jnp.where(counts_BL[..., None], classes_VD[target_BL] - passed.mean_BLD, 0.0)
     kept = (slope_BLD.astype(z_BLD.dtype), z_BLD, classes_VD, bias_V, target_BL, counts_BL)
     return _told(passed, counts_BL), kept
@@ -116,6 +118,8 @@ def through(
     towards_z, towards_classes: whether the gradients towards the hidden states and the classes are made along the way.
     """
     (rows, length, width), classes = z_BLD.shape, classes_VD.shape[0]
+    # Cut along L and not along the rows: a chunk then has a part of every row, and each device of a sharded batch
+    # works on rows of its own.
     piece = min(max(chunk // rows, 1), length)
     spare = -length % piece
     long = lambda x: jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
@@ -128,6 +132,7 @@ def through(
             whole, part.reshape(rows, piece, *part.shape[1:]), n * piece, axis=1
         )
         z_CD = cut(z).reshape(-1, width)
+        # The factors may be of 16 bits, but the scores are not: the normaliser sums exponentials of all of them.
         scores_CV = jnp.matmul(z_CD, classes_VD.T, preferred_element_type=jnp.float32)
         if bias_V is not None:
             scores_CV = scores_CV + bias_V[None]
@@ -135,11 +140,13 @@ def through(
         e_CV = jnp.exp(scores_CV - top_C1)
         total_C1 = e_CV.sum(1, keepdims=True)
         own_C1 = jnp.take_along_axis(scores_CV, cut(target).reshape(-1, 1), axis=1)
+        # A tie is a miss, as in `ranking`: a model that gives all classes one score is right nowhere.
         best_C = (jnp.sum(scores_CV >= own_C1, axis=1) == 1).astype(jnp.float32)
         mean, outer, share = done.mean_BLD, done.outer_DV, done.share_V
         low = e_CV.astype(z.dtype)
         if towards_z:
             mean_CD = jnp.matmul(low, classes_VD, preferred_element_type=jnp.float32)
+            # Divided behind the product: that is C x D divisions instead of C x V.
             mean = put(mean, mean_CD / total_C1)
         if towards_classes:
             part_C1 = cut(weight).reshape(-1, 1) / total_C1
@@ -161,6 +168,8 @@ def through(
         jnp.zeros((width, classes), jnp.float32) if towards_classes else None,
         jnp.zeros(classes, jnp.float32) if towards_classes and bias_V is not None else None,
     )  # fmt: skip
+    # How far the loop runs depends on the data. Such a loop has no reverse-mode derivative of its own, which is one
+    # more reason for the custom one above.
     weighs_L = (weight != 0).any(0)
     last = jnp.max(jnp.where(weighs_L, jnp.arange(1, length + spare + 1), 0))
     done = jax.lax.fori_loop(0, -(-last // piece), one, start)

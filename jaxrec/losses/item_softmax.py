@@ -87,6 +87,7 @@ def sampled_softmax(
     """
     target_T = jnp.maximum(target_T, 0)
     own_T = jnp.sum(z_TD * items_ID[target_T], axis=1)
+    # J draws hold an item J q times on average; taking the logarithm of that off makes one copy weigh 1 / (J q).
     log_copies_J = log_q_I[negatives_J] + math.log(len(negatives_J))
     scores_TJ = z_TD @ items_ID[negatives_J].T - log_copies_J[None]
     scores_TJ = jnp.where(target_T[:, None] == negatives_J[None], -jnp.inf, scores_TJ)

@@ -20,6 +20,8 @@ def binary_cross_entropy(
     """
     x, known = logits_BW.astype(jnp.float32), (target_BW >= 0) * weight_B[:, None]
     target = jnp.clip(target_BW, 0.0, 1.0)
+    # log(1 - s(x)) is written as log s(-x): in f32 the difference is 0 from about x = 17 on, and its logarithm
+    # infinite.
     nll = -(
         positive_W[None] * target * jax.nn.log_sigmoid(x) + (1 - target) * jax.nn.log_sigmoid(-x)
     )

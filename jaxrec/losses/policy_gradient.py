@@ -20,6 +20,7 @@ def token_log_probs(
 ) -> PerToken:
     """log p(token t | those before it) of softmax(logits / temperature), nats. 0 at the first token of a row."""
     logits = logits_BLV.astype(jnp.float32) / temperature
+    # The chosen logit and the normaliser suffice: log_softmax would make a second array of [B, L, V].
     picked = jnp.take_along_axis(logits, following(ids_BL)[..., None], axis=-1)[..., 0]
     return _at_the_next(picked - jax.nn.logsumexp(logits, axis=-1))
 
@@ -64,6 +65,7 @@ def gae(
         advantage_B = jnp.where(mask_B, made_B, advantage_B)
         return (advantage_B, jnp.where(mask_B, value_B, next_B)), advantage_B
 
+    # Backwards in time, A_t = delta_t + gamma lam A_{t+1}: the sum of Schulman 2016 in one pass over the row.
     by_time = jax.tree.map(lambda x: x.T, (reward_BL, value_BL, mask_BL))
     zeros_B = jnp.zeros_like(reward_BL[:, 0])
     _, advantage_LB = jax.lax.scan(back, (zeros_B, zeros_B), by_time, reverse=True)
@@ -128,6 +130,8 @@ def clipped_policy(
     ratio = jnp.exp(log_p_BL - old_BL)
     free = ratio * advantage_BL
     held = jnp.clip(ratio, 1 - low, 1 + high) * advantage_BL
+    # The minimum makes it a pessimistic bound (Schulman 2017, equation 7): the clip takes away the gain of going
+    # further, and never hides that going back would help.
     return -jnp.minimum(free, held), (held < free).astype(jnp.float32)
 
 
@@ -154,6 +158,7 @@ def kl(log_p_BL: PerToken, log_q_BL: PerToken, kind: str = "k3") -> PerToken:
     if kind == "k1":
         return -away
     if kind == "k3":
+        # p and q are nearly equal early in a run: exp(x) - 1 would lose most digits there, expm1 keeps them.
         return jnp.expm1(away) - away
     raise ValueError(f"a KL estimate {kind!r}: k1 or k3?")
 

@@ -128,6 +128,7 @@ def policy_kl(
 
     `loss_BL` as in `structs.Tokens`: the weight of predicting each token from those before it.
     """
+    # In f32: while the policy has hardly moved the KL is a sum of differences of nearly equal logarithms.
     policy = jax.nn.log_softmax(policy_BLV[:, :-1].astype(jnp.float32))
     reference = jax.nn.log_softmax(reference_BLV[:, :-1].astype(jnp.float32))
     kl_BL = jnp.sum(jnp.exp(policy) * (policy - reference), axis=-1)

@@ -44,6 +44,8 @@ def rotate(z_BE: Float[Array, "B E"], code_BE: Float[Array, "B E"]) -> Float[Arr
         still(z_BE) / jnp.maximum(size_z, 1e-9),
         still(code_BE) / jnp.maximum(size_c, 1e-9),
     )
+    # The rotation from unit_z to unit_c is I - 2 h h^T + 2 c z^T, h being the normalised sum of the two (Fifty
+    # 2024). It is applied by inner products; a matrix for each row never exists.
     half = unit_z + unit_c
     half = half / jnp.maximum(jnp.linalg.norm(half, axis=-1, keepdims=True), 1e-9)
     along = lambda unit: (unit * z_BE).sum(-1, keepdims=True)

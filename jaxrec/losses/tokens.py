@@ -39,6 +39,7 @@ def next_log_probs(
     """(log p, nats; is it likelier than any other?) of each token, told at the place before it."""
     logits = logits_BLV.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, following(ids_BL)[..., None], axis=-1)[..., 0]
+    # Counted rather than by argmax, so that a tie is a miss: equal scores for all must not earn hits.
     rivals = jnp.sum(logits >= picked[..., None], axis=-1)  # itself among them
     return picked - jax.nn.logsumexp(logits, axis=-1), rivals == 1
 
@@ -71,6 +72,8 @@ def distil(
     student = jax.nn.log_softmax(student_BLV.astype(jnp.float32) / temperature)
     teacher = jax.nn.log_softmax(teacher_BLV.astype(jnp.float32) / temperature)
     kl_BL = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    # The gradient of softened targets shrinks like 1 / T^2 (Hinton 2015, section 2); the factor keeps the term's
+    # weight the same at every temperature.
     return temperature**2 * jnp.sum(kl_BL * following(loss_BL))
 
 
@@ -122,6 +125,8 @@ def next_codes(
     nll = -(picked_BLQ * weight_BLQ).sum()
     loss = nll
     if smoothing:
+        # Levels with fewer codes are padded to C columns. Smoothing spreads its mass over a level's own codes, or
+        # the model would be asked for codes that don't exist.
         count_Q = jnp.asarray(sizes, jnp.float32)
         there_QC = jnp.arange(log_p.shape[-1])[None] < count_Q[:, None]
         even_BLQ = jnp.where(there_QC[None, None], log_p, 0.0).sum(-1) / count_Q[None, None]

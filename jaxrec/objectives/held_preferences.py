@@ -59,6 +59,8 @@ class HeldPreferences:
         size = len(self.groups)
         parts = []
         for start in range(0, size, self.batch):
+            # The last part is filled up with rows it has anyway, so that one program serves all parts; what they
+            # give is cut off below.
             which = np.resize(np.arange(start, min(start + self.batch, size)), self.batch)
             part = meshes.place_batch(self.mesh, take(self.rows, which), self.batch)
             told = jax.device_get(self._ask(tree, part))
@@ -107,5 +109,6 @@ class HeldPreferences:
         gap = gap[same] if same.any() else gap.ravel()
         if not gap.size:
             return {"accuracy": float("nan"), "margin": float("nan")}
+        # A tie is half a win: the mean over pairs is then the area under the ROC curve (Mann-Whitney).
         wins = (gap > 0) + 0.5 * (gap == 0)
         return {"accuracy": float(wins.mean()), "margin": float(gap.mean())}

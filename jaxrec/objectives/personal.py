@@ -32,6 +32,7 @@ Module = Any  # a flax module: what it is made of is no business of an objective
 
 def targets(tokens: Tokens) -> Float[Array, ""]:
     """Weight of all predictions in a batch of token rows: the first token of a row is predicted by nothing."""
+    # The floor lets a batch without any target give 0 instead of NaN.
     return jnp.maximum(tokens.loss_BL[:, 1:].sum(), 1e-6)
 
 
@@ -123,6 +124,7 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
 
     def score(params, frozen, extra, seen, batch: Retrofit, totals, key_B):
         del params, frozen, extra, key_B
+        # Rows that say the same thing must not be pushed apart as each other's negatives.
         same_BB = batch.meaning_B[:, None] == batch.meaning_B[None, :]
         contrast = info_nce(seen["first"], seen["second"], weights.temperature, same_BB)
         terms = {
@@ -224,6 +226,8 @@ def universal(
         first_BE, second_BE = (
             encoder.apply({"params": tree["encoder"]}, half) for half in halves(batch.evidence)
         )
+        # Whole vectors are dropped and not single entries: p = 0 is what a stranger has, and the policy must have
+        # met it.
         drop_B = jax.vmap(lambda key: jax.random.bernoulli(key, p_dropout))(key_B)
         p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
         context, delta = lm.read(tree, batch.question), lm.personal(tree, p_BE)
@@ -252,6 +256,7 @@ def universal(
 
     def score(params, frozen, extra, seen, batch: Turns, totals, key_B):
         del params, frozen, extra, key_B
+        # A batch may hold a tenant more than once: such rows are not each other's negatives.
         same_BB = batch.tenant_B[:, None] == batch.tenant_B[None, :]
         nce = info_nce(seen["first"], seen["second"], 0.1, same_BB)
         terms = {
@@ -284,6 +289,8 @@ def halves(evidence: Any) -> tuple[Any, Any]:
 
 def _by_row(loss: Callable, *arrays: Array) -> Any:
     """A loss that sums over the batch, taken row by row: every result leads with B."""
+    # Sums of each row, so that they pass from `encode` to `score` as leaves of [B] and only what meets other rows
+    # (InfoNCE) needs the whole batch.
     return jax.vmap(lambda *row: loss(*(x[None] for x in row)))(*arrays)
 
 
@@ -301,6 +308,8 @@ def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE
     def loss(params, frozen, extra, batch: Turns, totals, key_B):
         del extra, key_B
         tree = merge(params, frozen)
+        # Read by `lookup`, so that the step may hand over the rows of the batch in place of the table: tenants who
+        # are absent then do not move.
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         away = jnp.square(p_BE - tree["start"][batch.tenant_B]).sum() / totals["rows"]
         context = lm.read(tree, batch.question)

@@ -117,12 +117,16 @@ def assess_ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Assess:
         value_BL = jnp.where(mask_BL, values_before(tree["value"], out.hidden[-1]), 0.0)
         ref_BL = _reference(lm, tree, said, cfg)
         kl_BL = jnp.where(mask_BL, pg.kl(old_BL, ref_BL, "k1"), 0.0)
+        # The reward is for the whole text and falls due at its last token: the place from which on, counted
+        # backwards, there is exactly one.
         last_BL = mask_BL & (jnp.cumsum(mask_BL[:, ::-1], axis=1)[:, ::-1] == 1)
         priced_BL = jnp.where(last_BL, reward_B[:, None], 0.0) - coef * kl_BL
         if cfg.whiten_rewards:
             priced_BL = pg.whiten(priced_BL, mask_BL, shift=False)
         advantage_BL, return_BL = pg.gae(priced_BL, value_BL, mask_BL, cfg.gamma, cfg.lam)
         told = {"explained_variance": pg.explained_variance(value_BL, return_BL, mask_BL)}
+        # Only now that the returns are made: those are what the value head predicts, in units of reward, while the
+        # policy only needs to know which tokens were better than others.
         if cfg.whiten_advantages:
             advantage_BL = pg.whiten(advantage_BL, mask_BL)
         coef_B = jnp.full_like(reward_B, coef)
@@ -146,10 +150,14 @@ def grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Objective:
         tree, mask_BL = merge(params, frozen), choice_mask(lm, batch.said)
         logits = lm.outputs(tree, batch.said, since=cfg.since).logits
         log_p_BL = _log_probs(lm, batch.said, logits, cfg)
+        # The ratio then is 1 and has the gradient of log p. If the gradient flowed through both it would cancel,
+        # and nothing would be learned.
         old_BL = jax.lax.stop_gradient(log_p_BL) if cfg.on_policy else batch.old_BL
         each, held = pg.clipped_policy(
             log_p_BL, old_BL, batch.advantage_BL, cfg.clip_low, cfg.clip_high
         )
+        # Means over each text first, as GRPO has them, make a token of a short text weigh more; a constant instead
+        # of the length removes that bias (Liu 2025, "Dr. GRPO").
         count_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True), 1)
         tokens = lambda x_BL: jnp.where(mask_BL, x_BL, 0.0).sum() / totals["tokens"]
         mean = {
@@ -167,6 +175,8 @@ def grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Objective:
         }
         total = terms["policy"] - cfg.entropy_weight * terms["entropy"]
         if cfg.reference:
+            # The KL is a term of the loss and no part of the reward, so that it does not enter the comparison
+            # within a group (Shao 2024).
             kl_BL = pg.kl(log_p_BL, batch.ref_BL, cfg.kl)
             total = total + mean(batch.coef_B[:, None] * kl_BL)
             terms["kl_loss"] = tokens(kl_BL)

@@ -153,6 +153,8 @@ def _reference(
     if not (how.needs_reference or how.kl):
         return _Kept()
     if reference == "switched":
+        # Stopped on the way in and not only at the end, so that this forward pass keeps nothing for a backward
+        # pass.
         still = jax.lax.stop_gradient(lm.reference(tree))
         asked = answers(lm, still, joined, logits=bool(how.kl))
         was = jax.tree.map(jax.lax.stop_gradient, asked)
@@ -223,6 +225,8 @@ def judge_thumbs(
       reference: "batch" or "switched", as of `prefer`.
       key_B: a random key a row while training.
     """
+    # The mismatched answers only estimate how far the policy has moved; KTO lets no gradient through there
+    # (Ethayarajh 2024), so nothing of their pass is kept.
     tree_still = jax.lax.stop_gradient(tree)
     said = answers(lm, tree, batch.said, key_B)
     other = jax.tree.map(jax.lax.stop_gradient, answers(lm, tree_still, batch.mismatched))
@@ -257,6 +261,8 @@ def _thumbs(lm: LM, how: PreferenceLoss, reference: Reference) -> Objective:
 
     def score(params, frozen, extra, seen, batch: Thumbs, totals, key_B):
         del params, frozen, extra, key_B
+        # The baseline is one number of the whole batch: taken by microbatch, answers would be held against
+        # different ones. That is why this loss is a Spanning one.
         baseline = kto_baseline(seen["mismatched"], seen["mismatched_real"])
         liked = batch.liked_B.astype(bool)
         loss_B = kto(seen["ratio"], liked, baseline, beta, how.up, how.down)

@@ -91,6 +91,7 @@ def reference_log_probs(
                 " that row"
             )
         told_B[which] = found
+        # Written at every batch, so that a run that is stopped loses one batch and not the whole data set.
         told_B.flush()
     return np.array(told_B)
 

@@ -74,6 +74,8 @@ def rows_of(batch: Tree) -> int:
 
 def example_keys(key: Array, rows: int) -> Array:
     """One key for each row of the whole batch."""
+    # Folded with the row's index, not split once a microbatch: what a row draws must not depend on how the batch is
+    # cut, or `accum=4` would drop other entries than `accum=1`.
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
 
 
@@ -95,6 +97,8 @@ def summed(accum: int = 1) -> Gradients:
 
     def take(loss, weigh, params, frozen, extra, batch, key):
         totals, keys = weigh(batch), example_keys(key, rows_of(batch))
+        # Added up plainly, each row would meet the rows of its own microbatch alone: InfoNCE's gradient came out
+        # 73% wrong. Hence an error rather than a silent approximation.
         if accum > 1 and isinstance(loss, Spanning):
             raise ValueError(
                 "this loss spans the batch: microbatches do not add up, take gradients.cached(accum)"
@@ -125,9 +129,14 @@ def cached(accum: int) -> Gradients:
         totals, keys = weigh(batch), example_keys(key, rows_of(batch))
         micro = to_microbatches((batch, keys), accum)
         embed = lambda p, part, part_keys: loss.encode(p, frozen, extra, part, part_keys)
+        # No gradient is taken through this pass, so no activation outlives its microbatch. The second pass has the
+        # same keys: with other dropout the gradient would be pulled back through another function than the one that
+        # was scored.
         embeddings = from_microbatches(jax.lax.map(lambda part: embed(params, *part), micro))
 
         score = lambda p, e: loss.score(p, frozen, extra, e, batch, totals, keys)
+        # The score may read parameters itself as well, so their direct gradient is taken along with the one towards
+        # the embeddings, and both are added at the end.
         value = jax.value_and_grad(score, argnums=(0, 1), has_aux=True)
         (total, aux), (direct, pulled) = value(params, embeddings)
 
@@ -166,6 +175,8 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
             alone = jax.tree.map(lambda x: x[None], part)
             totals = weigh(alone)
             real = jnp.any(jnp.stack([jnp.asarray(t, jnp.float32) > 0 for t in totals.values()]))
+            # A padding row has totals of 0. Divided by them it would give NaN, and NaN times 0 stays NaN, so it
+            # divides by 1 and is replaced by zeros as a whole below.
             safe = {term: jnp.where(t > 0, t, 1) for term, t in totals.items()}
             value = jax.value_and_grad(loss, has_aux=True)
             (total, aux), grads = value(params, frozen, extra, alone, safe, row_key[None])
@@ -180,6 +191,8 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
 
         micro = to_microbatches((batch, example_keys(key, rows)), rows // chunk)
         grads, total, aux = _add_up(one, micro)
+        # Noise is added once, to the sum over all rows: once a chunk it would grow with the number of chunks, and
+        # the privacy spent would not be what sigma says.
         grads = _with_noise(
             grads, noise * clip, jax.random.fold_in(key, rows)
         )  # rows: no row has this key
@@ -210,11 +223,14 @@ def norm_of(tree: Tree) -> Float[Array, ""]:
 def _add_up(one: Callable[..., Tree], micro: tuple) -> Tree:
     """The sum of one(*part) over microbatches; floating leaves are added in float32."""
     first = jax.tree.map(lambda x: x[0], micro)
+    # A sum in bfloat16, of 8 significant bits, would swallow the small gradients of later microbatches.
     wide = lambda x: (
         jnp.promote_types(x.dtype, jnp.float32)
         if jnp.issubdtype(x.dtype, jnp.floating)
         else x.dtype
     )
+    # The shapes come from tracing one microbatch, so that every iteration of the scan is alike and the loss stands
+    # in the program once.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x)), jax.eval_shape(one, *first))
 
     def body(total, part):

@@ -130,6 +130,7 @@ def fit(
     )
     with saved, _Terminated() as terminated:
         found = saved.restore(state) if config.resume else None
+        # The next resume takes the highest number it finds, so two runs in one folder would be taken for one.
         if found is None and saved.steps():
             raise checkpoint.CheckpointError(
                 f"{saved.folder} holds checkpoints {saved.steps()} of an earlier run: resume it or name another folder"
@@ -195,6 +196,8 @@ class _Watch:
         value = numbers[self.config.monitor]
         sign = 1 if self.config.mode == "min" else -1
         margin = self.config.min_delta * abs(self.value or 0.0)
+        # Without the test for a finite value a first NaN would be kept as the best, and nothing compares as better
+        # than NaN.
         better = math.isfinite(value) and (
             self.value is None or sign * value < sign * self.value - margin
         )
@@ -230,13 +233,19 @@ class _Run:
 
     def to_the_end(self, state: TrainState, terminated: "_Terminated") -> TrainState:
         config, everywhere = self.config, meshes.replicated(self.mesh)
+        # The key lies on the whole mesh from the start: an array of one device cannot enter a program that spans
+        # several processes.
         key = jax.jit(jax.random.key, out_shardings=everywhere)(config.seed)
         done, place = int(state.step), state.source
+        # The source's state is the host's business. Inside the state it would travel to the devices and back at
+        # each step, and be donated there.
         state, self.clock = state.replace(source=None), time.perf_counter()
         while done < config.steps and self.watch.stopped != "patience":
             batch, place = self.source(done, state.params, place)
             batch = meshes.place_batch(self.mesh, batch, self.rows)
             state, metrics = self.step(state, self.frozen, batch, key)
+            # The step before is looked at only now that this one is on its way: fetching numbers waits for them,
+            # and the devices have work meanwhile.
             done += 1
             self.look()
             self.last = done, metrics
@@ -250,6 +259,8 @@ class _Run:
             if ends or stop or _due(done, config.save_every):
                 self.save(state.replace(source=place))
             if stop:
+                # Saving is asynchronous and the process is about to end: the checkpoint has to be on the disk
+                # first.
                 self.saved.wait()
                 self.lines.say(
                     f"SIGTERM: saved step {done} in {self.saved.folder}, exit status 143"
@@ -279,6 +290,8 @@ class _Run:
     def check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
         """Raises NonFinite that names the step, and the groups whose gradient or weights are to blame."""
         if math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"]):
+            # The weights' norms are those after the update: at the very step whose update breaks the weights, loss
+            # and gradient may still be finite.
             bad = [
                 k
                 for k, v in numbers.items()
@@ -313,6 +326,8 @@ class _Run:
 
     def save(self, state: TrainState) -> None:
         self.look()
+        # The numbers of this very step have just been seen to be finite, so a state that has diverged is never
+        # saved over a good one.
         self.saved.save(state, self.watch.told())
 
     def check_programs(self) -> None:
@@ -333,6 +348,7 @@ class _Terminated:
 
     def __enter__(self) -> "_Terminated":
         self.before = None
+        # Python lets only the main thread set a handler; elsewhere SIGTERM keeps the meaning it has.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGTERM, self._note)
         return self

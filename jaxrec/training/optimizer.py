@@ -74,5 +74,7 @@ def make(config: OptConfig, steps: int) -> Optimizer:
         "lion": lambda: optax.scale_by_lion(config.b1, config.b2),
         "sgd": lambda: optax.trace(config.b1) if config.b1 else optax.identity(),
     }[config.kind]()
+    # Decay stands behind the direction and before the learning rate, which makes it decoupled (Loshchilov & Hutter
+    # 2019). Before the moments it would be an L2 term, and Adam would divide it away.
     chain = optax.chain(direction, *decay, optax.scale_by_learning_rate(schedule))
     return Optimizer(chain, schedule, config.clip)

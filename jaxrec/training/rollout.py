@@ -210,6 +210,7 @@ class RolloutSource:
     def _left(self, params: Tree, state: Tree) -> bool:
         """Whether the policy has gone too far from the one that wrote the rest of this rollout."""
         place = int(state["place"])
+        # At place 0 the policy is still the one that wrote: measuring would cost a forward pass for a KL of 0.
         if not self.config.target_kl or not 0 < place < self.config.updates:
             return False
         return float(self.drift(params, self._part(state, place))) > self.config.target_kl
@@ -219,6 +220,8 @@ class RolloutSource:
         epoch, part = divmod(place, self.config.minibatches)
         key = int(state["seed"]), int(state["rollouts"]), epoch
         size = self.config.batch
+        # The shuffle is computed from numbers of the state and never stored, so a run that goes on in mid-epoch
+        # hands out the same parts.
         own = np.arange(part * size, (part + 1) * size)
         if self.config.minibatches > 1:
             own = Permutation(self.config.rows, *key)(own)
@@ -240,6 +243,8 @@ class RolloutSource:
         rewards = _met(state["rewards"], reward_R)
         coef = float(state["coef"])
         learned = reward_R / _deviation(rewards) if c.running_scale else reward_R
+        # The buffer is kept on the host: it goes into checkpoints, and it has to outlive parameters that every step
+        # donates.
         found = jax.device_get(self.assess(params, played.said, np.float32(learned), coef))
         kl = {"kl": found.kl_R} if self.tells_kl else {}
         told = {**played.told, **kl, "reward": reward_R}
@@ -247,6 +252,8 @@ class RolloutSource:
             said=played.said, told={n: np.asarray(x, np.float32) for n, x in told.items()}
         )
         buffer = jax.tree.map(np.asarray, buffer)
+        # A buffer of another shape or type would have the step compiled anew, and could not be restored from a
+        # checkpoint.
         if (got := _layout(buffer)) != (wanted := _layout(state["buffer"])):
             raise RolloutError(f"rollout {made} has the layout {got}, the buffer {wanted}")
         numbers = {name: float(np.mean(x)) for name, x in told.items()}
@@ -267,6 +274,8 @@ class RolloutSource:
         """Which prompts rollout number `made` answers, each `group` times."""
         count = self.config.rows // self.config.group
         places = np.arange(made * count, (made + 1) * count)
+        # A rollout may reach over the end of a turn; each place then belongs to the shuffle of its own turn, so
+        # every prompt still comes once a turn.
         turns, own = np.divmod(places, self.n_prompts)
         picked = [
             int(Permutation(self.n_prompts, seed, int(turn))(np.array([place]))[0])

@@ -90,6 +90,7 @@ def init_state(
 
     params, extra = meshes.place(mesh, (params, extra), rules)
     layout = meshes.shardings(mesh, jax.eval_shape(begin, params, extra), rules)
+    # Made inside jit with the final layout, moments appear where they will lie: no device ever holds a whole one.
     return TrainState(*jax.jit(begin, out_shardings=layout)(params, extra), source=source)
 
 
@@ -137,15 +138,21 @@ def make_step(
             mesh, rows_of(batch), gradients.accum
         )  # while it is traced: costs nothing
         dense, whole = _apart(state.params, tables)
+        # The loss sees the gathered rows and the gradient is taken towards those: towards the table it would be an
+        # array of the table's size, nearly all of it zeros.
         ids = {p: rows.distinct(how.ids(batch), whole[p].shape[0]) for p, how in tables.items()}
         live = (dense, {p: rows.gather(whole[p], ids[p]) for p in tables})
         view = lambda live: _joined(live[0], {p: rows.Rows(live[1][p], ids[p]) for p in tables})
+        # The key is folded with the step instead of being carried along and split: a resumed run then needs nothing
+        # but the step to draw what the uninterrupted one would have drawn.
         grads, value, aux = gradients.take(
             through(loss, view), weigh, live, frozen, state.extra, batch,
             jax.random.fold_in(key, state.step),
         )  # fmt: skip
         norm = norm_of(grads)
         before = _by_group(grads)
+        # Clipped here and not inside the optimiser: the norm spans dense weights and table rows, which optax does
+        # not see together, and the log wants it from before the clipping.
         if optimizer.clip:
             factor = jnp.minimum(1.0, optimizer.clip / jnp.maximum(norm, 1e-12))
             grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
@@ -176,6 +183,8 @@ def make_step(
     def several(
         state: TrainState, frozen: Tree, batch: Tree, key: Array
     ) -> tuple[TrainState, Metrics]:
+        # The schedule and the random keys count updates, the loop (log, checkpoints) counts calls: the step is
+        # stretched for the scan and put back behind it.
         calls = state.step
         one = lambda state, part: step(state, frozen, part, key)
         state, metrics = jax.lax.scan(
@@ -183,6 +192,9 @@ def make_step(
         )
         return state.replace(step=calls + 1), metrics.replace(values=metrics.values.mean(0))
 
+    # The new state is pinned to the old one's layout: left to the compiler it may come out in another, and the next
+    # call would compile anew. It is donated, or weights and moments would exist twice during the update; `frozen`
+    # is not, as every later step reads it again.
     layout = jax.tree.map(lambda x: x.sharding, state.replace(source=None))
     made = several if updates > 1 else step
     return jax.jit(made, donate_argnums=0, out_shardings=(layout, None))

@@ -73,6 +73,7 @@ def tune(
       fit: further keywords of `loop.fit`: evaluate, resolved, facts, title, programs.
     Raises what `loop.fit` raises.
     """
+    # The schedule counts updates, and a call of the step makes `updates` of them.
     optim = optimizer.make(opt, config.steps * updates)
     state = step.init_state(mesh, params, optim, extra=extra, source=source.init(), tables=tables)
     one = step.make_step(
