@@ -64,6 +64,7 @@ def ends_of_answers(
         if parts:
             talk = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in talk]
         try:
+            # What stands behind a word that the template cannot know is what it writes behind an answer.
             _, mark, behind = write(talk, answer_next=False).rpartition(_PROBE)
         except ValueError:
             continue

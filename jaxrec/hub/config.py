@@ -93,6 +93,7 @@ def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
         d_model=hf["hidden_size"],
         layers=hf["num_hidden_layers"],
         heads=heads,
+        # Files from before grouped queries do not name the key heads, or say null: there are as many as heads.
         groups=hf.get("num_key_value_heads") or heads,
         head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
         d_ff=hf["intermediate_size"],
@@ -100,6 +101,7 @@ def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
         norm_eps=hf["layer_norm_eps"] if phi else hf.get("rms_norm_eps", 1e-6),
         gated=not phi,
         activation=_activation(hf.get("hidden_act", "gelu_new" if phi else "silu")),
+        # Qwen2 has biases on q, k and v without saying so in its config.
         qkv_bias=phi or family == "qwen2" or bias,
         o_bias=phi or (bias and family != "qwen2"),
         mlp_bias=phi or hf.get("mlp_bias", False),
@@ -166,6 +168,7 @@ def _scaling(rope: dict[str, Any] | None, longest: int) -> RopeScaling | None:
     # JSON may say 8 where 8.0 is meant
     given = {k: float(v) if type(v) is int and k != "original_max" else v for k, v in given.items()}
     if kind == "yarn":
+        # As transformers does for YaRN where the file does not say which length came first.
         given.setdefault("original_max", longest)
     return RopeScaling(kind=kind, **given)
 
@@ -183,6 +186,7 @@ def family_of(cfg: Config) -> str:
         family = "qwen3"
     else:
         family = "qwen2" if cfg.qkv_bias and not cfg.o_bias else "llama"
+    # Whether a family holds the model is tried out: written and read again, it must be the same.
     back, _ = from_hf(to_hf(cfg, family))
     # cuts, precision, rematerialisation and kernels are how we run a model, not what it is
     own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat", "attention")}

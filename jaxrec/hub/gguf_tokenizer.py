@@ -55,8 +55,10 @@ def write_tokenizer(writer: Any, folder: str | Path, rows: int) -> None:
         raise ModelError(
             f"{folder}: the tokenizer has {max(tokens) + 1} tokens, but the embedding only {rows} rows"
         )
+    # Newer files of `tokenizers` hold a merge as a pair, older ones as a text with a space in it.
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     pieces = bool(model.get("byte_fallback"))
+    # llama.cpp wants a text for every row of the embedding, also where no token has it.
     texts = [tokens.get(i, f"[PAD{i}]") for i in range(rows)]
     types = [_type_of(i, tokens, added, model.get("unk_token"), pieces) for i in range(rows)]
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
@@ -86,6 +88,7 @@ def _scores(texts: list[str], merges: list[str]) -> list[float]:
     """llama.cpp merges the pair whose result scores highest: so the earliest merge has the highest score."""
     order: dict[str, int] = {}
     for rank, merge in enumerate(merges):
+        # Several merges may make the same piece: the earliest of them counts.
         order.setdefault(merge.replace(" ", ""), rank)
     return [-float(order.get(text, len(merges))) for text in texts]
 

@@ -87,6 +87,7 @@ MPNET = _POST_NORM_ENCODER | {
 }
 
 NAMES = {
+    # Qwen's tensors are named as Llama's; which biases and norms there are follows from the config.
     "llama": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,

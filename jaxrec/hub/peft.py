@@ -243,6 +243,7 @@ def _prefix_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray]
                 " prefix_gate=False to export"
             )
         length = prefix.k_NBPGK.shape[2]
+        # Scores of rotary attention depend on distances alone: PEFT's queries stand P places further, so keys go along.
         keys = _turned(prefix.k_NBPGK[:, 0], cfg, length)
         # PEFT's table is one row a virtual token: for each layer its keys, then its values, head by head.
         both = np.stack([np.asarray(keys), np.asarray(prefix.v_NBPGK[:, 0])], axis=1)  # N 2 P G K

@@ -95,8 +95,10 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
             f"{path}: peft_type {kind!r} is not supported; supported are {', '.join(_DEFAULTS)}"
         )
     for option, value in said.items():
+        # An option that is empty or false changes nothing, whatever it means.
         if value and option not in _READ[kind] | _HARMLESS:
             raise PeftError(f"{path} sets {option}={value!r}, which a Delta cannot express")
+    # Files of older versions of peft lack the newer options, which then have their defaults.
     config = _EVERYWHERE | _DEFAULTS[kind] | said
     if config.get("bias", "none") != "none":
         raise PeftError(f"{path}: bias={config['bias']!r} trains biases, which no Delta holds")
@@ -128,8 +130,10 @@ def is_target(config: Mapping[str, Any], module: str, output: bool = False) -> b
         return False
     if isinstance(excluded, list) and _named(module, excluded):
         return False
+    # peft leaves the output layer out of "all-linear".
     if targets == "all-linear":
         return not output
+    # As in peft, a text is a pattern for the whole name, while a list holds names or their ends.
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
     if module in targets:
@@ -140,6 +144,7 @@ def is_target(config: Mapping[str, Any], module: str, output: bool = False) -> b
 def pattern_of(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value that rank_pattern or alpha_pattern has for a module: that of the first key that its name ends with."""
     for key, value in patterns.items():
+        # peft's own expression: a key may be a pattern, and need only match the end of a name.
         if re.match(rf"(.*\.)?({key})$", module):
             return value
     return default

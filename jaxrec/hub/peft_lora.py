@@ -74,6 +74,7 @@ def lora_tensors(
     if (head := delta.outer.head) is not None:
         put(HEAD, head.a_NBDR[0], head.b_NBRF[0], head.scale_NB[0])
         options["target_modules"] = [*options["target_modules"], HEAD]
+    # `use_dora` is one option for the whole adapter, so PEFT would give a plain LoRA a magnitude of its own.
     if magnitudes and magnitudes != len(ranks):
         raise PeftError("PEFT has DoRA on all modules of an adapter or on none; this Delta mixes")
     # PEFT has one rank and alpha for all, and patterns for exceptions: the commonest makes the shortest config.
@@ -133,6 +134,7 @@ def lora_delta(
         lora_dora=dora,
         lora_sites="|".join(sites) or ".*",
         head_rank=_rank(config, HEAD) if HEAD in parts else 0,
+        # All stacks are written as a pattern, which then also fits a base that is cut in another way.
         stacks="|".join(stacks) if 0 < len(stacks) < len(cfg.cuts) + 1 else ".*",
     )
     made = {

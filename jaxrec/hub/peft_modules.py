@@ -125,6 +125,7 @@ def target_options(chosen: Sequence[Module], cfg: DecoderConfig, by_layer: bool)
         leaves.setdefault(module.number, set()).add(module.name.rsplit(".", 1)[-1])
     first = next(iter(leaves.values()), set())
     alike = all(x == first for x in leaves.values())
+    # Short names reach into every layer, so they stand only where all layers are changed alike.
     if alike and len(leaves) in (0, cfg.layers):
         return {"target_modules": sorted(first)}
     if alike and by_layer:

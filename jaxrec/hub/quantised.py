@@ -56,6 +56,7 @@ def load(
     sources = {path: locate(path, cfg, family) for path in flat}
     with Tensors(folder, family) as tensors:
         for path, leaf in flat.items():
+            # All shapes before the first number: what does not fit is known at once, not after minutes of quantising.
             tensors.check(path, sources[path], leaf.shape)
         tensors.close()
         params = {}
@@ -77,6 +78,7 @@ def _read_quantised(tensors: Tensors, path: str, names: list[str], kind: str) ->
     stack = None
     for i, name in enumerate(names):
         try:
+            # Checkpoints hold [out, in], which is how codes lie: nothing is transposed.
             w = quant.quantise_rows(tensors.slice(name, (slice(None),)), kind)
         except quant.QuantError as error:
             raise ModelError(f"{name}: {error}") from error
@@ -93,6 +95,7 @@ def _room(layers: int, part: Any) -> jax.Array:
     return jnp.zeros((layers, *part.shape), part.dtype)
 
 
+# Donated, so a layer's codes are written into the stack's memory and not into a copy of all of it.
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(stack: jax.Array, part: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(stack, part, i, 0)

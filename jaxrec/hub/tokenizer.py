@@ -74,6 +74,7 @@ class Tokenizer:
             self.bos_id,
             self.id_of(self.special["unk"]),
         }
+        # Byte-pair merges have rising ids in the order in which they were learned: the last are the rarest.
         plain = sorted(set(self.rust.get_vocab(with_added_tokens=False).values()) - kept)
         return [*named[:count], *plain[::-1]][:count]
 
@@ -82,6 +83,7 @@ class Tokenizer:
 
         A special token that is spelled out is that token, unless the text went through `as_letters`.
         """
+        # Parts are encoded one by one, so no token crosses a break, and a special token that was broken stays letters.
         ids, places, at = [], [], 0
         for part in without_halves(said).split(_BROKEN):
             encoded = self.rust.encode(part, add_special_tokens=False)
@@ -191,6 +193,7 @@ class Tokenizer:
         more = sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
         files |= {path.stem: path for path in more}
         read = {name: path.read_text("utf-8") for name, path in files.items() if path.is_file()}
+        # A folder with chat_template.jinja is of the newer layout, in which tokenizer_config.json no longer counts.
         return read if "default" in read else found | read
 
     @functools.cached_property

@@ -101,6 +101,7 @@ def load(
     placed = flatten_dict(shardings(shapes) if callable(shardings) else shardings or {}, sep="/")
     with Tensors(folder, family) as tensors:
         flat = flatten_dict(shapes, sep="/")
+        # All shapes are checked before a number is read, so that a misfit is known at once.
         sources = {path: locate(path, cfg, family) for path in flat}
         for path, leaf in flat.items():
             tensors.check(path, sources[path], leaf.shape)
@@ -305,6 +306,7 @@ def _in_groups(
 ) -> Iterator[list[tuple[str, Callable]]]:
     group, size = [], 0
     for name, nbytes, make in tensors:
+        # A tensor is never split: one that is larger than the limit has a file of its own.
         if group and size + nbytes > limit:
             yield group
             group, size = [], 0

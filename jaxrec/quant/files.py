@@ -47,6 +47,7 @@ def pack(w: Nf4 | Int8) -> dict[str, dict[str, Any]]:
     """A quantised weight as arrays by name, with nothing in it twice: what `save` writes."""
     if isinstance(w, Int8):
         return {"int8": {"code": w.code_NFD, "scale": w.scale_NF1}}
+    # In memory outer scales are repeated so that no two rows share one; on disk each lies once.
     outer = gather(np.asarray(w.outer_NFJ), w.scale_NFK.shape[-2:])
     parts = {"code": w.code_NFC, "scale": w.scale_NFK, "mean": w.mean_N}
     return {"nf4": parts | {"outer": outer, "width": np.int32(w.width)}}

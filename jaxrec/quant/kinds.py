@@ -129,8 +129,10 @@ def _forward(x: Any, w: Any) -> tuple[Any, Any]:
 
 def _backward(w: Any, y_bar: Any) -> tuple[Any, None]:
     if isinstance(y_bar, jax.custom_derivatives.SymbolicZero):
+        # symbolic_zeros hands over a marker where nothing flows back; the product needs an array.
         y_bar = jnp.zeros(y_bar.shape, y_bar.dtype)
     flat = y_bar.reshape(-1, y_bar.shape[-1])
+    # Unpacked again instead of kept: a float kernel held for the backward pass would undo what was saved.
     x_bar = jax.lax.dot_general(flat, _together(w).rows(y_bar.dtype), _COLUMNS)
     return x_bar.reshape(*y_bar.shape[:-1], -1), None
 

@@ -72,11 +72,13 @@ class CodeTable(nn.Module):
     def __call__(self, codes_BLQ: Array, first: int = 0) -> Array:
         """Vectors [B, L, Q, D] of codes of the levels from `first` on."""
         level = first + jnp.arange(codes_BLQ.shape[-1])
+        # Levels share one table [Q * C, D]: a single gather reads all of them.
         at = codes_BLQ + level[None, None] * self.table.shape[1]
         return jnp.take(self.table.reshape(-1, self.width), at, axis=0)
 
     def logits(self, x_BLQD: Array, first: int = 0) -> Array:
         """Scores [B, L, Q, C] of every code of the levels from `first` on; a code that a level lacks gets -1e9."""
+        # Static, so a beam at one level multiplies the codes of that level alone.
         levels = slice(first, first + x_BLQD.shape[2])
         y = jnp.einsum("blqd,qcd->blqc", x_BLQD, self.table[levels])
         there = np.arange(self.table.shape[1])[None] < np.array(self.sizes)[levels, None]
@@ -124,6 +126,7 @@ class CodeDecoder(nn.Module):
         if self.cfg.form == "nested":
             seen = self_mask(segments_BL > 0, True, segments_BL)
             x_BLD, _ = through(self.trunk, x_BLD, seen, positions_BL, key_B=key_B)
+            # Level q's MLP sees the sum of the codes before it: a single vector at every level, all that a beam keeps.
             so_far = jnp.cumsum(before_BLQD, axis=2)
             so_far = jnp.pad(so_far, ((0, 0), (0, 0), (1, 0), (0, 0)))
             return self._depth(self._dropped(x_BLD[:, :, None] + so_far, key_B, 2), 0, key_B)
@@ -192,6 +195,7 @@ class CodeDecoder(nn.Module):
         x_BLQD = self.codes(codes_BLQ)
         if key_B is not None and self.cfg.code_dropout:
             ones = jnp.ones((*codes_BLQ.shape, 1))
+            # A code is left out as a whole: the model must then go by the item's other levels.
             x_BLQD = x_BLQD * dropout(ones, self.cfg.code_dropout, key_B, SITE)
         return self._dropped(x_BLQD.sum(2), key_B, 1)
 

@@ -48,6 +48,7 @@ class GRU(nn.Module):
         kernel = weight(self, "recurrent", (c.d_hidden, 3 * c.d_hidden), orthogonal)
         segments_BL = rows.segments_BL
         before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)))
+        # Several people share a row: where the segment changes, the state must not be carried on.
         goes_on_BL = (segments_BL == before_BL) & (segments_BL > 0)
 
         def one(h_BX: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:

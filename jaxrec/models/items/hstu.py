@@ -71,6 +71,7 @@ class HSTUBlock(nn.Module):
         y = Norm("layer", c.norm_eps, name="in_norm")(x_TD)
         y = jax.nn.silu(Dense(4 * width, False, c.init_std, name="uvqk")(y))
         u, v, q, k = jnp.split(y, 4, axis=-1)
+        # Heads before places, the order in which attention multiplies.
         heads = lambda y: y.reshape(b, length, c.heads, c.head_dim).transpose(0, 2, 1, 3)
         scores = jnp.einsum("bhlk,bhmk->bhlm", heads(q), heads(k))
         by_place = weight(self, "by_place", (c.max_length,), normal)
@@ -109,6 +110,7 @@ class HSTU(nn.Module):
         c = self.cfg
         rows = jax.tree.map(jnp.asarray, rows)
         hidden_BLM = unseen(rows.segments_BL)
+        # Scaled by sqrt(D), as in the public code: a table with numbers of .02 would vanish beside the positions.
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1)) * math.sqrt(c.d_model)
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
         x_TD = drop_rows(x_TD, c.dropout, key_B, 0)

@@ -166,6 +166,7 @@ def stats_of(
     rows = jax.random.randint(key, hot_QBC.shape[::2], 0, codes_QB.shape[1])
     spare_QCE = jnp.take_along_axis(residual_QBE, rows[:, :, None], axis=1)
     if trained_QCE is not None:
+        # A trained codebook is added to what stands here, so its own part is taken off.
         spare_QCE = spare_QCE - jax.lax.stop_gradient(trained_QCE)
     return {
         "count_QC": hot_QBC.sum(1),
@@ -190,6 +191,7 @@ def commit(cfg: RqVaeConfig, extra: Codebooks, stats: dict[str, Array]) -> Codeb
     dead_QC = (count_QC < cfg.revive) & there & due
     spare_QCE = stats["spare_QCE"] / stats["parts"]
     if cfg.codebook == "ema":
+        # A code that nothing fell to keeps its place: its count and its sum decay alike.
         moved = sum_QCE / jnp.maximum(count_QC, 1e-6)[:, :, None]
         code_QCE = jnp.where(there[:, :, None], moved, extra.code_QCE)
     else:
@@ -248,6 +250,7 @@ def residual_kmeans(
         centre_CE = np.unique(residual_IE, axis=0)
         # FAISS refuses to make more clusters than there are points.
         if len(centre_CE) > size:
+            # FAISS samples 256 points a centre and warns below 39; all items are used, however few or many.
             kmeans = faiss.Kmeans(
                 residual_IE.shape[1], size, niter=rounds, seed=seed + level, verbose=False,
                 min_points_per_centroid=1, max_points_per_centroid=10**6,

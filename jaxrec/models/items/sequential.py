@@ -72,6 +72,7 @@ class CausalAttention(nn.Module):
         """
         c = self.cfg
         d, (b, length, _) = x_TD.shape[1], hidden_BLM.shape
+        # [q k v, B, heads, L, K]: heads lie before places, the order in which attention multiplies.
         heads = lambda y: y.reshape(b, length, -1, c.heads, d // c.heads).transpose(2, 0, 3, 1, 4)
         project = lambda name, width: Dense(width, True, c.init_std, name=name)
         # Queries, keys and values of the same vectors are one product instead of three.
@@ -144,6 +145,7 @@ class SASRec(nn.Module):
         c = self.cfg
         rows = jax.tree.map(jnp.asarray, rows)
         hidden_BLM = unseen(rows.segments_BL)
+        # Padding is item -1: it reads row 0, and no real position sees it, because its segment is another one.
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1))
         if c.form == "pre":
             x_TD = x_TD * math.sqrt(c.d_model)

@@ -119,6 +119,7 @@ class Tiger(nn.Module):
         memories, mask_BM = self._memories(codes_BLQ, mask_BL, user_B, None)
         x_B1D = jnp.broadcast_to(self.begin, (rows, 1, self.cfg.layers.d_model))
         first = jnp.zeros((rows,), jnp.int32)
+        # The prefix that all beams share is the single token `begin`; the history is in the memory.
         cache = beam_cache(self.cfg.layers, jnp.ones((rows, 1), bool), first, free)
         beams = TigerBeams(cache, memories, mask_BM)
         return self._step(beams, x_B1D, cache, 0, 0)

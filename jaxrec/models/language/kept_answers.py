@@ -28,10 +28,12 @@ def in_parts(
       rows: answers at a time.
       seed: of the first batch; that of row i, in the order of the lengths, has seed + i.
     """
+    # A batch decodes until its longest row is done and is padded to its longest prompt: alike lengths waste the least.
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     texts = _kept(part, of, rows)
     if texts:
         print(f"{len(texts)} answers are there from an interrupted run", flush=True)
+    # Written anew, so that half a batch, or what was kept of something else, is gone before anything is added.
     write_json_lines(part, [{"of": of}, *({"text": text} for text in texts)])
     for start in tqdm(range(0, len(order), rows), "answers", disable=None):
         if start < len(texts):
@@ -46,8 +48,10 @@ def in_parts(
 
 def _kept(part: Path, of: str, rows: int) -> list[str]:
     """The answers that an interrupted run of the same left, whole batches alone."""
+    # The last piece behind a newline is empty, or a line that was cut short when the run was killed.
     lines = part.read_text("utf-8").split("\n")[:-1] if part.is_file() else []
     if not lines or json.loads(lines[0]) != {"of": of}:
         return []
+    # Seeds go by the batch's place, so a batch is either taken as a whole or written again as a whole.
     whole = (len(lines) - 1) // rows * rows
     return [json.loads(line)["text"] for line in lines[1 : 1 + whole]]

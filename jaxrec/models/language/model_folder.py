@@ -77,6 +77,7 @@ def load_model(
     folder = find(source)
     if not isinstance(read_config(folder)[0], DecoderConfig):
         raise RunError(f"{source} is no causal language model, and these stages stand on one")
+    # Read before the weights: a tokenizer that is missing is known in a moment, the weights take minutes.
     chat = chat_of(folder, plain)
     if quantise:
         from jaxrec.hub import quantised
@@ -85,6 +86,7 @@ def load_model(
             source, kind=quantise, param_dtype=param_dtype, mesh=devices, **changes
         )
     else:
+        # A function of the shapes, because the config (and with it the tree) is only known inside `load`.
         at = None if devices is None else lambda tree: mesh.shardings(devices, tree)
         cfg, params = load(source, param_dtype=param_dtype, shardings=at, **changes)
     check_vocabulary(chat.size, cfg)
@@ -180,8 +182,10 @@ def base_hash(folder: str | Path) -> str:
                     continue
                 start, stop = one["data_offsets"]
                 parts: list[str | bytes] = [f"{name} {one['dtype']} {one['shape']}"]
+                # Training moves a tensor as a whole, so a few places from its first bytes to its last tell it apart.
                 for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
                     file.seek(8 + head + int(at))
                     parts.append(file.read(min(_CHUNK, stop - int(at))))
                 seen[name] = bytes.fromhex(content_hash(*parts))
+    # By name and not by file: the same weights in one file or in ten shards have one hash.
     return content_hash(*(seen[name] for name in sorted(seen)), digits=16)

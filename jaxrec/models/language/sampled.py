@@ -45,6 +45,7 @@ class Sampled:
     ):
         self.cfg = cfg
         talks = [[("user", said)] for said in cfg.prompts] or [list(t) for t in held[: cfg.count]]
+        # A prompt that is too long gives way to the answer: its oldest tokens go (`openings_of`).
         room = model.cfg.max_positions - cfg.new
         talks = [talk for talk in talks if _opens(chat, talk)] if cfg.every else []
         self.openings = openings_of(chat, talks, room)

@@ -110,6 +110,7 @@ def load_tuned(
     else:
         source = part_of_run(source, ("adapter", "model"))
         if is_adapter(source):
+            # An adapter given alone names its own base, so the adapter's folder is enough to load the whole.
             source, adapter = base_of(source), source
     folder = find(source)
     facts = _facts_of(adapter, "base_hash") if adapter and not _is_peft(adapter) else {}
@@ -119,6 +120,7 @@ def load_tuned(
             f"{adapter} was trained on the base {facts['base_given']} with hash {facts['base_hash']}, but {source} has"
             f" {found}: name the base that it belongs to, or train it again"
         )
+    # Paths of a Delta name stacks, so the base is cut as it was when the Delta was made, or the Delta is restacked.
     own_cuts = tuple(facts.get("cuts", ()))
     changes |= {"cuts": own_cuts if cuts is None else cuts}
     opened = load_model(
@@ -228,11 +230,13 @@ def save_stage(
         save_model(base, tuned.cfg, tree["backbone"], tuned.base)
         written.append(Path(base))
     if "delta" in tree:
+        # "start" is the reference policy of this training alone: what is kept stands without it.
         kept = {name: part for name, part in tree.items() if name != "start"}
         save_tuned(
             Path(out) / "adapter", kept,
             cfg=tuned.cfg, base=base, spec=tuned.spec, plain=plain, facts=facts,
         )  # fmt: skip
+        # First, because whoever goes on from here loads the adapter and finds its base by it.
         written.insert(0, Path(out) / "adapter")
     return base, written
 
@@ -252,6 +256,7 @@ def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str
     source = find(base)
     beside = [path for name in _TOKENIZER_FILES for path in source.glob(name)]
     with files.replace_files(folder, _is_older, "config.json") as fresh:
+        # Into a folder beside: tokenizer and weights are replaced together, so no reader finds one of each model.
         write_model(fresh, cfg, jax.device_get(params))
         for path in beside:
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
@@ -274,6 +279,8 @@ def delta_like(spec: DeltaConfig, cfg: DecoderConfig, saved: PyTree) -> Delta:
 
     Raises BackboneMismatch where it is not of the layout that `spec` asks of a model of `cfg`.
     """
+    # A checkpoint knows nested dicts only. The layout comes from config and spec, and the leaves are put into it
+    # by path, so what is missing or of another shape is found by its name.
     like = deltas.shapes(Decoder.sites(cfg), spec)
     leaves = dict(paths(saved))
 

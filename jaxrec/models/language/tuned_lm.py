@@ -127,6 +127,7 @@ class TunedLM:
         """
         delta = tree.get("delta")
         head = output_classes(self.backbone.cfg, tree["backbone"])
+        # A quantised head has no float classes to go through in chunks, and a LoRA on the head changes them by row.
         if head is None or (delta is not None and delta.outer.head is not None):
             logits_BLV = self.outputs(tree, batch, key_B).logits
             return _from_logits(logits_BLV, batch, places_BL)
@@ -139,6 +140,7 @@ class TunedLM:
 
     def reference(self, tree: PyTree) -> PyTree:
         """The tree without its Delta, or with the parts of `tree["start"]` (an earlier stage's, say) in their place."""
+        # Without "delta" the same program computes the untuned model: no second copy of the backbone for the reference.
         rest = {name: part for name, part in tree.items() if name not in ("delta", "start")}
         return rest | tree.get("start", {})
 
@@ -222,6 +224,7 @@ def nats(
         return -lm.log_probs(tree, batch).log_p_BL.sum(1)
 
     out = np.zeros((len(examples), 2))
+    # By length, so that a batch is padded to rows of about its own length.
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     for start in range(0, len(order), rows):
         some = order[start : start + rows]

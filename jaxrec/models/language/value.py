@@ -27,4 +27,5 @@ def init_value(d_model: int) -> PyTree:
 def values_before(params: PyTree, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L"]:
     """The value of the state in which token t was chosen: that behind token t - 1. 0 at a row's first token."""
     behind_BL = ValueHead().apply({"params": params}, hidden_BLD)
+    # Action t was chosen in the state behind token t - 1, so values move by one place to stand beside their action.
     return jnp.pad(behind_BL[:, :-1], ((0, 0), (1, 0)))

@@ -67,6 +67,7 @@ class Writer:
         parts, how = [], how or self.how
         for index, real in batches(len(requests), self.rows or len(requests)):
             weights, openings = self.prepare(tree, [requests[i] for i in index])
+            # Seeds by the request's number and not its place in the batch, so the batch size changes no text.
             settings = _sampling(how, [seed + int(i) for i in index])
             out = self.generator(weights, openings, settings, **self._reading(how))
             parts.append(
@@ -102,6 +103,8 @@ class Writer:
             pieces = []
             for i, (text, ended) in enumerate(zip(out.texts, out.reason, strict=True)):
                 sure = text if ended else _sure(text, how.stop)
+                # Decoding may change the end of a text when the next token comes, and what was given out cannot be
+                # taken back: such a piece waits until the text goes on from what was given.
                 pieces.append(sure[len(given[i]) :] if sure.startswith(given[i]) else "")
                 given[i] += pieces[-1]
             yield pieces
@@ -150,6 +153,7 @@ def decoder_writer(
 def openings_of(chat: ChatFormat, talks: Sequence[Sequence[Message]], room: int) -> list[list[int]]:
     """Conversations opened for an answer; one of more than `room` tokens loses its oldest, but not its first one."""
     openings = [chat.opening(talk) for talk in talks]
+    # The first id is the mark that texts begin with (<bos>): the model has learned from no text without it.
     return [ids if len(ids) <= room else [ids[0], *ids[1 - room :]] for ids in openings]
 
 
@@ -191,6 +195,7 @@ class _DecoderWeights:
 
     def __init__(self, cfg: DecoderConfig, merged: bool, cut: bool):
         self.trained, self.merged = cfg, merged
+        # Only a CPU's scan copies weights at every token; elsewhere the layout stays as it was trained.
         on_cpu = jax.default_backend() == "cpu"
         self.serving = dataclasses.replace(cfg, cuts=every_layer(cfg)) if on_cpu and cut else cfg
         self._cut: tuple[PyTree, PyTree] | None = None  # a backbone, and the same cut for serving
@@ -211,6 +216,7 @@ class _DecoderWeights:
     def _backbone(self, params: PyTree) -> PyTree:
         if self.trained == self.serving:
             return params
+        # The trained tree changes between calls, or is the same arrays: identity tells without comparing numbers.
         if self._cut is None or not _same(self._cut[0], params):
             self._cut = params, self._recut(params)
         return self._cut[1]
@@ -219,6 +225,7 @@ class _DecoderWeights:
         delta = tree.get("delta")
         if delta is None:
             return None
+        # |W + s a b| of a DoRA changes with no token: computed once here instead of at each.
         if not self.merged:
             delta = self._settle(delta, tree["backbone"])
         return delta if self.trained == self.serving else self._restack(delta)

@@ -42,6 +42,7 @@ class Answering:
 
         def prepare(params: PyTree, asked: Sequence[Any]) -> tuple[PyTree, list[list[int]]]:
             whose, *rest = zip(*asked, strict=True)
+            # Requests come one by one, each with a p or a Delta of its own: stacked, they are one batch.
             who = bank(whose) if isinstance(whose[0], Delta) else np.stack(whose)
             question, retrieved = (jax.tree.map(lambda *x: np.stack(x), *part) for part in rest)
             turn = self._turn(params, who, Tokens(**question), retrieved)
@@ -54,6 +55,7 @@ class Answering:
             limit=lm.backbone.cfg.max_positions if lm.inside else limit + len(start),
             eos=chat.eos_ids,
         )
+        # Greedy unless a call says otherwise, so that an answer is the same whenever it is asked for.
         how = dataclasses.replace(GREEDY, max_new=limit)
         self._writer = Writer(generator, prepare, chat.decode, how, rows=rows)
 
@@ -83,6 +85,7 @@ class Answering:
           params, p_NE, question, answer: as of `logprob`.
         """
         total = self.logprob(params, p_NE, question, answer).sum()
+        # The first token of a row is told by nobody, so it is not counted either.
         return float(-total / answer["loss_BL"][:, 1:].sum())
 
     def write(
@@ -150,4 +153,5 @@ class Answering:
         context = self.lm.read(params, question)
         delta = p_BE if isinstance(p_BE, Delta) else self.lm.personal(params, p_BE)
         log_p_BL, _ = self.lm.log_probs(params, context, answer, delta)
+        # Places count by the weight of the token that they predict, which lies one further.
         return jnp.sum(log_p_BL * following(answer.loss_BL), axis=-1)

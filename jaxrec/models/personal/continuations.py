@@ -55,12 +55,15 @@ def scorer(
         return jnp.sum(lm.log_probs(tree, batch).log_p_BL * following(batch.loss_BL), axis=1)
 
     def example(prompt: str, continuation: str) -> tuple[list[int], int]:
+        # Encoded apart from the prompt: joined, a token could cross the border, and two continuations of one prompt
+        # would not be scored after the same ids.
         tail = list(encode(continuation))
         if not 0 < len(tail) <= length // 2:
             raise ContinuationError(
                 f"the continuation {continuation!r} has {len(tail)} tokens: 1 to {length // 2} can be scored"
             )
         head = list(encode(prompt))
+        # What is next to the continuation matters most to it, so a long prompt loses its beginning.
         room = length - len(tail) - len(first)
         ids = [*first, *head[max(len(head) - room, 0) :]]
         if not ids:
@@ -74,6 +77,7 @@ def scorer(
         told: list[float] = []
         for start in range(0, len(asked), rows):
             part = asked[start : start + rows]
+            # Always `rows` x `length`, empty rows included: one program for every call.
             batch = Tokens(
                 np.zeros((rows, length), np.int32),
                 np.zeros((rows, length), bool),

@@ -33,6 +33,8 @@ def read_drafts(data: CandidateSet, fold: int, cfg: DraftReading) -> Texts:
     train = data.split_FN[fold] == TRAIN
     numbers = np.concatenate([data.context_N[train], data.candidate_NJ[train].ravel()])
     seen_I = np.zeros(len(data.texts), bool)
+    # Means, spreads and components come from training texts alone, or the test texts would help to shape what they are
+    # judged by.
     seen_I[numbers[numbers >= 0]] = True
     parts = [compressed(z_ID, seen_I, cfg.components or z_ID.shape[1])]
     if cfg.surface:

@@ -66,6 +66,7 @@ class Editor(nn.Module):
     ) -> tuple[Float[Array, "B J"], Float[Array, "B J"]]:
         """(scores, keep-logits). A draft's score depends on no other draft."""
         c = self.cfg
+        # The context beside every draft of its own: drafts meet in the softmax of the loss, and nowhere before.
         z = _beside(jnp.broadcast_to(context_BD[:, None, :], draft_BJD.shape), draft_BJD)
         z = nn.LayerNorm(name="norm")(z)
         selector = SelectorConfig(z.shape[-1], c.d_p, 2, c.width, c.rank, c.p_enters)
@@ -158,6 +159,7 @@ def score_drafts(
     score, keep = editor.apply(
         {"params": tree["editor"]}, at(batch.context_B).z_cls_BD, at(batch.draft_BJ).z_cls_BD, p_BE
     )
+    # A finite score, so that a row without any draft still has a softmax.
     return jnp.where(batch.draft_BJ >= 0, score, NEVER), keep
 
 

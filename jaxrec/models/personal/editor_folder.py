@@ -94,6 +94,7 @@ class EditorModel:
         """
         count = len(drafts)
         nothing = np.full((1, 1), -1, np.int32)
+        # Text 0 is the question and the drafts follow; no piece of the person's is shown, because p is given.
         batch = EditorBatch(
             np.zeros(1, np.int32),
             np.arange(1, count + 1, dtype=np.int32)[None],
@@ -138,6 +139,7 @@ def _in_parts(
 ) -> tuple[np.ndarray, ...]:
     """One compiled program for all parts: the last is filled up with its last row."""
     count, parts = len(batch.context_B), []
+    # Once, and not with each part: the library of texts is in the tree.
     tree = jax.device_put(tree)
     for start in range(0, count, rows):
         index = np.minimum(np.arange(start, start + rows), count - 1)
@@ -148,6 +150,7 @@ def _in_parts(
 
 @functools.cache
 def _scores(editor: Editor) -> Any:
+    # Modules compare by their configs, so models of one shape share the programs that are cached here.
     return jax.jit(lambda tree, batch, p=None: score_drafts(editor, tree, batch, p))
 
 

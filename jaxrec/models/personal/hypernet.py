@@ -68,6 +68,7 @@ class Hypernet(nn.Module):
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
             deltas.shapes(self.sites, self.spec).stacks[stack],
         )
+        # The code is added before the nonlinearity: behind it, layers would differ by a constant, not in what p does.
         u_BE = nn.gelu(nn.Dense(self.width, name=f"mix_{stack}")(h_BE) + code_E[None])
         return self._leaves(stack, per_layer, u_BE)
 
@@ -86,6 +87,7 @@ class Hypernet(nn.Module):
             # Zero, so that everybody begins with `base`. Its gradient, u times the leaf's, does not vanish: of a LoRA
             # `b` has one from the first step, because `a` begins away from zero.
             weight = self.param(f"{name}.weight", nn.initializers.zeros, (u_BE.shape[1], *size))
+            # One W for all layers of a stack, so A(p) does not grow with depth; the code tells the layers apart.
             return base[None] + self.gain * jnp.tensordot(u_BE, weight, axes=1)
 
         return jax.tree_util.tree_map_with_path(make, shapes)

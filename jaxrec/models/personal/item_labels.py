@@ -80,8 +80,10 @@ class Projection:
         """Onto at most `most` components of the vectors that are training items' (`seen_I`)."""
         mean_D, spread_D = z_ID[seen_I].mean(0), z_ID[seen_I].std(0) + 1e-3
         x_ID = (z_ID - mean_D) / spread_D
+        # eigh gives eigenvalues rising, so the strongest components are the last columns.
         _, direction_DD = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
         direction_DW = direction_DD[:, ::-1][:, :most]
+        # One number for all components: scaled each to 1, the weak ones would weigh as much as the strong ones.
         scale = np.sqrt(np.mean((x_ID @ direction_DW)[seen_I] ** 2))
         return cls(mean_D, spread_D, direction_DW, scale)
 
@@ -112,10 +114,12 @@ def view_items(
     x_IW = projection(z_ID)
     part_I = np.random.default_rng(seed).integers(0, cfg.parts, items)
     keep_FI = part_I[None, :] != np.arange(cfg.parts)[:, None]
+    # The fits of the cross-fit leave out a part each; the last one has everything, and nothing held out.
     fit_FIC = np.concatenate([count_IC[None] * keep_FI[..., None], count_IC[None]])
     held_FIC = np.concatenate([count_IC[None] * ~keep_FI[..., None], 0 * count_IC[None]])
     model = _model(cfg, x_IW.shape[1], labels)
     log_p_FIC, params, steps = _fit(model, cfg, x_IW, np.log(base_IC), fit_FIC, held_FIC, seed)
+    # Each training item is read by the fit that left out its part, any other item by the last one.
     crossfit_IC = np.where(seen_I[:, None], log_p_FIC[part_I, np.arange(items)], log_p_FIC[-1])
     return ItemView(
         x_IW, np.log(base_IC), overall_C, log_p_FIC[-1], crossfit_IC, params, steps, projection
@@ -145,6 +149,7 @@ def base_rates(
     overall_C = (count_IC.sum(0) + 0.5) / (count_IC.sum() + 0.5 * count_IC.shape[1])
     by_GC = np.zeros((languages, count_IC.shape[1]))
     np.add.at(by_GC, language_I, count_IC)
+    # A language with few judgements keeps near the base rates over all.
     by_GC = (by_GC + 10 * overall_C[None]) / (by_GC.sum(1, keepdims=True) + 10)
     return by_GC[language_I].astype(np.float32), overall_C.astype(np.float32)
 
@@ -189,6 +194,7 @@ def _fit(
         return carry[0], log_p(carry[0])
 
     keys = jax.random.split(jax.random.key(seed), len(fit))
+    # The number of steps is chosen on the sum over the parts and then used for the fit on everything.
     held_out = sum(course(*each) for each in zip(keys[:-1], fit[:-1], held[:-1], strict=True))
     steps = int(np.argmin(held_out))
     fits = [train(key, count, steps) for key, count in zip(keys, fit, strict=True)]
@@ -235,6 +241,7 @@ def lora_log_p(
 
     def loss(lora: PyTree, item_S: Array, label_S: Array, mask_S: Array) -> Array:
         picked = jnp.take_along_axis(log_p(lora, item_S), label_S[:, None], 1)[:, 0]
+        # `a` is pulled to its random start and not to zero: at zero, `b` would have no gradient.
         size = sum(jnp.sum(b**2) + jnp.sum((a - down[name]) ** 2) for name, (a, b) in lora.items())
         return -jnp.sum(picked * mask_S) + 0.5 * cfg.decay * size
 

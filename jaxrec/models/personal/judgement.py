@@ -86,6 +86,7 @@ class Models:
         # A label that everybody would have given says nothing of a person: what the crowd did not expect does.
         surprise = given - jnp.exp(frozen["base"][item_US])
         z = jnp.concatenate([frozen["features"][item_US], given, surprise], -1)
+        # Labels are steps of a scale here: from -1 to 1, so the encoder need not learn their order.
         level = 2.0 * label_US / (self.labels - 1) - 1
         return Evidence(z, jnp.zeros_like(label_US), level, mask_US)
 

@@ -42,6 +42,7 @@ def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128)
     ids, mask = pieces.rows["ids_BL"], pieces.rows["mask_BL"]
     count = len(ids)
     short = -count % rows
+    # The last batch is filled up, so that there is one program.
     ids_, mask_ = (np.pad(x, ((0, short), (0, 0))) for x in (ids, mask))
     parts = [
         np.asarray(encode(params, ids_[i : i + rows], mask_[i : i + rows]), np.float16)
@@ -86,6 +87,7 @@ def onboarding_evidence(known: KnownZ, tenants: np.ndarray, examples: int) -> Ev
     With 0 examples the guide alone is left: feedback, too, is on answers.
     """
     kind = known.kind_UR[tenants]
+    # The first answers of each tenant in the order in which they were given: more examples only ever add to fewer.
     rank = np.cumsum(kind == ANSWER, axis=1)
     there = np.where(kind == ANSWER, rank <= examples, (kind == GUIDE) | (examples > 0))
     there &= np.isin(kind, (GUIDE, ANSWER, FEEDBACK))
@@ -109,6 +111,7 @@ def infer_p(
     count = len(known.kind_UR)
     parts = []
     for start in range(0, count, tenants_a_time):
+        # The last batch repeats the last tenant, so that there is one program.
         chosen = np.arange(start, start + tenants_a_time).clip(max=count - 1)
         parts.append(np.asarray(apply(params, onboarding_evidence(known, chosen, examples))))
     return np.concatenate(parts)[:count]

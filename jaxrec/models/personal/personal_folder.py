@@ -81,6 +81,7 @@ def load_backbone(
         params = deltas.merge_params(tuned.tree["backbone"], tuned.tree["delta"], Decoder.path_of)
     except ValueError as error:
         raise RunError(f"{source} cannot be folded into its base: {error}") from error
+    # Neither the base's hash nor the adapter's alone says what p was trained on.
     hashed = f"{tuned.base_hash}+{checkpoint.fingerprint(tuned.tree['delta'])}"
     return ModelFolder(tuned.cfg, params, tuned.chat, hashed, source)
 
@@ -108,6 +109,7 @@ def load_teacher(
         )
     told = load_model(source, devices=devices)
     cfg, params = dataclasses.replace(told.cfg, vocab=vocab), dict(told.params)
+    # Rows beyond the backbone's vocabulary are padding of the larger table, and a distribution over them has no target.
     params["embed"] = {"table": params["embed"]["table"][:vocab]}
     if "head" in params:
         params["head"] = {name: x[..., :vocab] for name, x in params["head"].items()}
@@ -154,6 +156,7 @@ def cut_for_person(
         sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (old, new)]
         parts["lfe_delta"] = deltas.restack(parts["lfe_delta"], *sizes)
         facts["lora"] = {**facts["lora"], "stacks": "|".join(parts["lfe_delta"].stacks)}
+    # Older folders know their backbone by the arrays as they lie, and these change with the cuts.
     if "base_hash" not in facts:
         facts["backbone_hash"] = checkpoint.fingerprint(parts["backbone"])
     return backbone.clone(cfg=new), parts, facts

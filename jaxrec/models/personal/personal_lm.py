@@ -219,6 +219,7 @@ class PersonalLM:
             return jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL
         x_BLD = self.answer(params, context, answer, delta, retrieved, logits="none").hidden
         if not self.inside:
+            # A tied head is narrower than the table: its states are widened before they meet the classes.
             x_BLD = self.head.apply({"params": params["head"]}, x_BLD, method="outward")
         words = vocabulary_of(self.backbone.cfg, params["backbone"], self.cfg.head.tokens)
         return words.log_probs(x_BLD, answer.ids_BL, counts_BL)
@@ -287,6 +288,7 @@ class PersonalLM:
                     cache=cache,
                     logits="last",
                 )
+                # Tables are padded to round sizes; an id that no token has could be sampled and not be decoded.
                 return bar_padding(out.logits, self.cfg.head.tokens)[:, 0], out.cache
             out = self.head.apply(
                 {"params": params["head"]},
@@ -304,6 +306,7 @@ class PersonalLM:
 
     def new_cache(self, batch: int, slots: int) -> KVCache:
         """An empty cache for texts of at most `slots` tokens: answers, inside the backbone with what opens them."""
+        # A soft prompt made from p takes slots of the cache like real tokens.
         slots += self.spec.prompt_length
         if self.inside:
             return decoder_cache(self.backbone.cfg, batch, slots)

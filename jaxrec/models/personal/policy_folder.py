@@ -107,6 +107,7 @@ def load_policy(folder: str | Path) -> PolicyModel:
 def _in_parts(apply: Any, tree: PyTree, batch: PolicyBatch, given: tuple, rows: int) -> np.ndarray:
     """One compiled program for all parts: the last is filled up with its last row."""
     count, parts = len(batch.answer_B), []
+    # Once, and not with each part: the library of texts is in the tree.
     tree = jax.device_put(tree)
     for start in range(0, count, rows):
         index = np.minimum(np.arange(start, start + rows), count - 1)
@@ -117,6 +118,7 @@ def _in_parts(apply: Any, tree: PyTree, batch: PolicyBatch, given: tuple, rows: 
 
 @functools.cache
 def _logits(head: PolicyHead) -> Any:
+    # Modules compare by their configs, so models of one shape share the programs that are cached here.
     return jax.jit(lambda tree, batch, p=None: label_logits(head, tree, batch, p))
 
 

@@ -66,6 +66,7 @@ def load_profile(folder: str | Path, lm: PersonalLM) -> Profile:
         if "own_delta" not in facts:
             raise RunError(f"{folder} does not say how its Deltas lie: onboard its tenants again")
         spec = config.from_dict(DeltaConfig, facts["own_delta"])
+        # A checkpoint knows nested dicts only: the Delta's layout comes from sites and spec, its leaves by path.
         like = shapes(lm.sites, spec, len(own))
         leaves = dict(paths(saved["delta"]))
         put = lambda keys, _: np.asarray(leaves[mesh.path_of(keys)])
@@ -163,6 +164,7 @@ def starting_p(
     """
     if profile:
         known = load_profile(profile, model.lm)
+        # A tenant with a Delta of its own has no p that training could start from.
         places = {key: u for u, key in enumerate(known.tenants) if key not in known.own}
         if missing := [tenant.key for tenant in tenants if tenant.key not in places]:
             raise RunError(f"{profile} has no p of a tenant {missing[0]!r}")

@@ -83,6 +83,7 @@ class Selector(nn.Module):
         if "add" in c.p_enters:
             logits = logits + nn.Dense(c.actions, use_bias=False, kernel_init=small, name="add")(p)
         if "bilinear" in c.p_enters:
+            # A bilinear form of low rank, (U p) * (V z): a taste for one content and not another, which no sum can say.
             meet = nn.Dense(c.rank, name="of_z")(z) * nn.Dense(c.rank, name="of_p")(p)
             logits = logits + nn.Dense(c.actions, kernel_init=small, name="meet")(meet)
         if base is not None:

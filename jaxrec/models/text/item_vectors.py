@@ -53,12 +53,15 @@ def item_vectors(
         settings reads.
     """
     if len({len(own) for own in parts}) > 1:
+        # Side by side needs as many vectors of each item; of unequal numbers one text is made.
         parts = [("\n".join(own),) for own in parts]
     cfg, params, tokenizer = minilm(source)
+    # Everything that a vector depends on is in the name of the file: nothing stale can be read.
     said = repr((parts, cfg, tuple(layers), limit, checkpoint.fingerprint(params)))
     path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npy"
     if not path.is_file():
         encoder = TopLayers(cfg, params, tokenizer, layers, limit=limit)
+        # Each text once, alike lengths together; the text itself breaks ties, so that every run has the same chunks.
         texts = sorted({text for own in parts for text in own}, key=lambda text: (len(text), text))
         vectors = _read_in_chunks(encoder, texts, path)
         _save(path, side_by_side(parts, texts, vectors))

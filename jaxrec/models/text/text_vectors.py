@@ -34,6 +34,7 @@ class Texts:
     def at(self, index_B: Int[Array, "*b"]) -> LFEOutput:
         """Z of the texts of these numbers; number -1 is no text: zeros, and no token."""
         there = index_B >= 0
+        # -1 would read the last row: row 0 is read instead and its numbers are blanked.
         row = jnp.maximum(index_B, 0)
         z_cls = jnp.where(there[..., None], self.z_cls_ID[row], 0.0)
         if self.z_seq_ILD is None:
@@ -86,10 +87,12 @@ def read_texts(
         z_cls = np.zeros((len(rows), width), np.float32)
         z_seq = np.zeros((len(rows), longest, width), np.float16) if tokens else None
         mask_IL = np.arange(longest)[None, :] < np.array([len(r) for r in rows])[:, None]
+        # By falling length: the texts of a batch are about equally long, and its first one is the longest.
         order = np.argsort([-len(r) for r in rows], kind="stable")
         for start in range(0, len(rows), batch):
             index = order[start : start + batch]
             most = len(rows[index[0]])
+            # Rounded up to one of few widths, so that there are few programs.
             size = next((n for n in LENGTHS if n >= most), most)
             padded = [rows[i] for i in index] + [[]] * (batch - len(index))
             ids, mask = pad(padded, size, tokenizer.pad_id)
@@ -113,7 +116,9 @@ def compressed(
     For heads that see few people: what all texts share carries no taste, and a small head can't overfit on it.
     """
     mean, spread = z_ID[seen_I].mean(0), z_ID[seen_I].std(0) + 1e-3
+    # In f64: the eigenvalues of x^T x span twice as many orders of magnitude as the components themselves.
     x_ID = ((z_ID - mean) / spread).astype(np.float64)
+    # eigh gives eigenvalues rising, so the strongest components are the last columns.
     _, direction = np.linalg.eigh(x_ID[seen_I].T @ x_ID[seen_I])
     x_IW = x_ID @ direction[:, ::-1][:, :most]
     return (x_IW / (x_IW[seen_I].std(0) + 1e-6)).astype(np.float32)

@@ -38,5 +38,6 @@ class TokenVectors:
             hidden_BLD = np.asarray(
                 self._run(self.encoder.params, jnp.array(ids), jnp.array(mask)), np.float32
             )
+            # BERT's marks [CLS] and [SEP] stand in every text and would always find each other.
             found += [hidden_BLD[i, 1 : len(row) - 1] for i, row in enumerate(part)]
         return found
