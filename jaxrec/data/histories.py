@@ -90,6 +90,8 @@ class Histories:
         rows = np.asarray(rows)
         length = self.length_B[rows]
         start = np.concatenate([[0], np.cumsum(length)])
+        # One gather for all rows instead of a loop over people: each place is counted from the start of its own
+        # row.
         at = np.arange(start[-1]) + np.repeat(self.start_B[rows] - start[:-1], length)
         part = lambda x: None if x is None else x[at]
         return dataclasses.replace(

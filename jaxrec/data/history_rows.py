@@ -155,6 +155,8 @@ class Negatives:
         who_BLJ = np.maximum(rows.who_BL, 0)[..., None]
         chance = _dice(state, self.share).random((*rows.who_BL.shape, self.count))
         nth = (chance * self.lacking_B[who_BLJ]).astype(np.int64)
+        # `below` ascends over all histories as one array, so that one search answers for every draw of the batch
+        # how many taken items lie below the nth one that is lacking.
         upto = np.searchsorted(self.below, who_BLJ * (self.n_items + 1) + nth, side="right")
         drawn = np.minimum(nth + upto - self.first_B[who_BLJ], self.n_items - 1)
         return rows.replace(negatives_BLJ=drawn.astype(np.int32)), after

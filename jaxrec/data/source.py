@@ -46,6 +46,8 @@ class Permutation:
     def __call__(self, index: np.ndarray) -> np.ndarray:
         """The images of `index` (int64, each in 0..size-1)."""
         image = self._once(np.asarray(index).astype(np.uint64))
+        # Walking on until the value is in range keeps it a permutation; a remainder would hit some examples twice
+        # and others never.
         while (outside := image >= self.size).any():
             image[outside] = self._once(image[outside])
         return image.astype(np.int64)
@@ -175,6 +177,8 @@ class Prefetch:
 
     def __call__(self, step: int, params: Tree, state: Tree) -> tuple[Tree, Tree]:
         """The inner source's batch and state."""
+        # The very object, and not an equal one: after a resume the state is another one, and what was made ahead is
+        # not used.
         if self._ahead is not None and self._ahead[0] is state:
             batch, after = self._ahead[1].result()
         else:

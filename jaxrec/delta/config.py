@@ -48,6 +48,8 @@ class DeltaConfig:
 
     def scaling(self, rank: int) -> float:
         """What a LoRA of this rank is multiplied by."""
+        # alpha / rank makes the change smaller the higher the rank is, so that high ranks learn no more than low
+        # ones; alpha / sqrt(rank) keeps its size (Kalajdzievski 2023).
         return self.lora_alpha / (rank**0.5 if self.lora_rs else rank)
 
     def __post_init__(self):

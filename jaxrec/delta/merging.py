@@ -58,6 +58,8 @@ def merge_params(params: PyTree, delta: Delta, path_of: Callable[[str], Sequence
             fold = lambda w, s=scale_NBF, reads=site in _READER: _scaled(w, s, reads)
             params = _replaced(params, at(site), fold)
     if outer.head is not None:
+        # A tied head is the embedding transposed: folded into it, the LoRA would change what the model reads as
+        # well.
         if "head" not in params:
             raise ValueError("the head is tied to the embedding: a LoRA on it cannot be merged")
         leading = jax.tree.map(lambda x: x[None], outer.head)

@@ -86,6 +86,7 @@ def _backward(chunk: int, kept: tuple, cotangents: tuple) -> tuple:
     # thrown away with its loop by the compiler where the classes are frozen
     again = through(chunk, z_BLD, classes_VD, bias_V, target_BL, weight_BL, towards_classes=True)
     own_BLD = z_BLD.astype(jnp.float32) * weight_BL[..., None]
+    # Added and not set: a class may be the target at several places.
     d_classes_VD = (-again.outer_DV.T).at[target_BL].add(own_BLD)
     if bias_V is None:
         d_bias_V = None
@@ -143,6 +144,7 @@ def through(
         # A tie is a miss, as in `ranking`: a model that gives all classes one score is right nowhere.
         best_C = (jnp.sum(scores_CV >= own_C1, axis=1) == 1).astype(jnp.float32)
         mean, outer, share = done.mean_BLD, done.outer_DV, done.share_V
+        # Rounded to z's type, so that both factors of the products below have one; they still add up in f32.
         low = e_CV.astype(z.dtype)
         if towards_z:
             mean_CD = jnp.matmul(low, classes_VD, preferred_element_type=jnp.float32)

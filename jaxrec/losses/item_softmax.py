@@ -50,6 +50,7 @@ def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: A
     )  # fmt: skip
     nll = jnp.sum((told.log_z_BL[0] - told.own_BL[0]) * weight_T)
     weight_T1 = weight_T[:, None]
+    # The gradient of -log p, hence the opposite sign of `chunked_softmax`.
     dz_TD = (told.mean_BLD[0] - items_ID[target_T]) * weight_T1
     return nll, dz_TD, told.outer_DV.T.at[target_T].add(-z_TD * weight_T1)
 
@@ -63,6 +64,8 @@ def _backward(chunk: int, kept: tuple, cotangent: Array) -> tuple:
     del chunk
     dz_TD, d_items_ID, target_T, weight_T = kept
     none = np.zeros(target_T.shape, jax.dtypes.float0)
+    # The loss is one number and so is what comes back: the gradients of the forward pass need no more than scaling.
+    # Targets and weights are data.
     return cotangent * dz_TD, cotangent * d_items_ID, none, jnp.zeros_like(weight_T)
 
 

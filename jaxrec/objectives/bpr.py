@@ -35,6 +35,8 @@ def bpr(decay: float = 0.0) -> Objective:
 
 def bpr_tables() -> dict[str, RowAdam]:
     """Both tables are updated by the rows of the batch alone."""
+    # The negatives are read too and so belong here: a row that the loss reads and that was not gathered comes back
+    # as NaN.
     items = lambda b: jnp.concatenate([b.targets_BL.reshape(-1), b.negatives_BLJ.reshape(-1)])
     return {
         "users/table": RowAdam(ids=lambda batch: batch.who_BL),

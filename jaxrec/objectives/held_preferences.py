@@ -45,6 +45,7 @@ class HeldPreferences:
         batch: int = 32,
     ):
         self.rows, self.groups, self.mesh, self.batch = rows, np.asarray(groups), mesh, batch
+        # Neither term has a say in which of two answers is preferred, and the KL would need whole logits.
         self.how = dataclasses.replace(how, nll=0.0, kl=0.0)
         self.paired = isinstance(rows, Pairs)
         if self.paired and how.kind == "kto":  # its reward is DPO's

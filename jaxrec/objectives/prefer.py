@@ -127,6 +127,7 @@ def judge_pairs(
     key = None if key_B is None else jax.vmap(lambda k: jax.random.split(k, 2))(key_B).reshape(-1)
     rows = lm.tokens(joined)
     likely_BL = _likely(how, rows) if how.nll_weight else None
+    # Only the KL reads the whole vocabulary. Without it the logits are never made as a whole.
     said = answers(lm, tree, joined, key, likely_BL, logits=bool(how.kl))
     kept = _reference(lm, tree, how, reference, joined, batch)
     log_p, tokens = said.log_p_B.reshape(-1, 2), said.tokens_B.reshape(-1, 2)
@@ -135,6 +136,7 @@ def judge_pairs(
     known |= {"chosen_tokens": tokens[:, 0], "rejected_tokens": tokens[:, 1]}
     known["real"] = (tokens > 0).all(1).astype(jnp.float32)
     if how.nll_weight:
+        # Rows 2i are the chosen answers, the only ones whose likelihood is asked for.
         known["nll"] = -jnp.sum((said.log_p_BL * following(likely_BL))[0::2], axis=1)
     if how.kl:
         known["kl"] = policy_kl(said.logits_BLV, kept.logits, rows.loss_BL).reshape(-1, 2).sum(1)

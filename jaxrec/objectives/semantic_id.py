@@ -41,6 +41,8 @@ def semantic_id(
         trained = params.get("codebook")
         if trained is not None:
             total = total + weights.codebook * codebook(out["residual"], out["code"]) / rows
+        # Sums, which microbatches add up: the codebooks move once a step on all of its rows (`commit`), as they
+        # would in one batch.
         stats = stats_of(model.cfg, out, key_B[0], trained)
         return total, Aux(terms, stats)
 

@@ -45,6 +45,7 @@ def sequential(model: Module, how: SequentialLoss = SequentialLoss()) -> Objecti
         if how.kind == "full":
             sums = item_softmax.full(z_TD, items_ID, target_T, weight_T, how.chunk)
         elif how.kind == "sampled":
+            # All positions share the draws, so that their scores are one matrix product.
             drawn_J = batch.negatives_BLJ.reshape(-1)
             log_q_I = frozen["log_q"]
             sums = item_softmax.sampled_softmax(

@@ -152,6 +152,7 @@ class BPR(Recommender):
         self.user_UE = np.zeros((train.n_users, row_BE.shape[1]), np.float32)
         self.user_UE[train.user_B[named]] = row_BE[named]
         x_BW, y_BE = self._mean_items(train)[rows], row_BE[rows]
+        # Relative to the vectors' own mean square, so that one constant serves every width and scale.
         weight = RIDGE * np.square(x_BW[:, :-1]).mean() * len(x_BW)
         gram = x_BW.T @ x_BW + weight * np.eye(x_BW.shape[1])
         self.fold_WE = np.linalg.solve(gram, x_BW.T @ y_BE).astype(np.float32)

@@ -110,6 +110,7 @@ class Fit:
             raise DeepMFError("no rating is left to learn from: lower fit.valid_share")
         params, facts = self.run(rest, valid if held else None, out, self.cfg.epochs)
         if self.cfg.refit:
+            # All ratings now, for as many epochs as were best before: no rating is left to stop by.
             params, again = self.run(whole, None, out / "refit", facts["epoch"])
             facts, rest = facts | {"noise": again["noise"], "refitted": True}, whole
         return params, rest, facts
@@ -128,8 +129,11 @@ class Fit:
         rows = cfg.batch * updates
         each = max(1, round(size / rows))  # calls an epoch
         known, context = known_of(self.shape, train, self.features), context_of(self.shape, train)
+        # The schedule is that of all epochs, also where a refit ends sooner: up to there it has the learning rates
+        # that the first training had.
         optim = optimizer.make(cfg.opt, cfg.epochs * each * updates)
         tables = objectives.deepmf_tables() if cfg.by_row else None
+        # A rating is taken out of the means of its own surroundings, or the model would read its target there.
         batches = train.ratings(context, own=True)
         source = Prefetch(
             ArraySource(batches, rows, seed=cfg.seed, share=mesh.process_rows(self.mesh, rows))

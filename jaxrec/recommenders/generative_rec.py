@@ -257,6 +257,8 @@ class GenerativeRec(Recommender):
                 self.params, table, (fill(items_BL), user_B), fill(banned_BS), beams
             )
             sent.append((rows, found))
+        # Nothing was fetched inside the loop, so that the devices had the next search while the host prepared the
+        # one after.
         items_BJ = np.full((len(order), beams), -1, np.int64)
         scores_BJ = np.full((len(order), beams), -np.inf, np.float32)
         for rows, (items, scores) in sent:

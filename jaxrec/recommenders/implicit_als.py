@@ -59,6 +59,8 @@ def _solve(
     """x = (G + alpha Y'Y)^-1 (1 + alpha) Y'1 for each row, Y being the vectors of its items and G^-1 `inverse_EE`."""
     out = np.zeros((rows.shape[0], other_XE.shape[1]))
     length = np.diff(rows.indptr)
+    # What all items contribute to a row's system is the same for every row (Hu 2008), so its inverse is made once;
+    # a row corrects it for its own n items.
     near_XE = other_XE @ inverse_EE
     for n in np.unique(length[length > 0]):
         whole = np.flatnonzero(length == n)
@@ -67,6 +69,8 @@ def _solve(
             part = whole[at : at + size]
             items = rows.indices[rows.indptr[part][:, None] + np.arange(n)]
             y, near = other_XE[items], near_XE[items]
+            # Woodbury: (G + alpha Y'Y)^-1 = G^-1 - G^-1 Y' (1 / alpha + Y G^-1 Y')^-1 Y G^-1. The system in the
+            # middle is n x n.
             inner = np.eye(n) / alpha + np.einsum("rie,rje->rij", near, y)
             first = near.sum(1)
             seen = np.einsum("rie,re->ri", y, first)

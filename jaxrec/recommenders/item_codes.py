@@ -221,6 +221,7 @@ def taken_together(
     except ArpackError:  # it iterates, and on a few items need not converge: these are solved whole
         left_IE, strength, _ = np.linalg.svd(positive.toarray())
         left_IE, strength = left_IE[:, : size - 1][:, :dims], strength[: size - 1][:dims]
+    # The singular values go to both sides in equal parts, the symmetric form of Levy & Goldberg 2014.
     vectors_IE = left_IE * np.sqrt(strength)[None]
     norm_I1 = np.linalg.norm(vectors_IE, axis=1, keepdims=True)
     return (vectors_IE / np.maximum(norm_I1, 1e-9)).astype(np.float32)

@@ -55,6 +55,8 @@ class ItemKNN(Recommender):
         taken_UI = _taken(train)
         count_I = np.asarray(taken_UI.sum(0), np.float32).ravel()
         both = (taken_UI.T @ taken_UI).tocoo()
+        # An item is most like itself: left in, it would take a neighbour's place and recommend what is owned
+        # already.
         apart = both.row != both.col
         row, col, both = both.row[apart], both.col[apart], both.data[apart]
         cosine = both / (np.sqrt(count_I[row] * count_I[col]) + self.config.shrink)

@@ -98,7 +98,10 @@ def episodes(known: Cards, batch: int, most: int, rng: np.random.Generator) -> P
     """
     row = rng.choice(np.flatnonzero(known.person_U >= 0), batch)
     mask = known.mask_US[row]
+    # The rank of random numbers is a random order of each person's judgements; those that are absent (2.0) come
+    # last.
     place = np.argsort(np.argsort(np.where(mask, rng.random(mask.shape), 2.0), 1), 1)
+    # Log-uniform, so that somebody of whom hardly anything is known is met as often as somebody of whom much is.
     k = np.exp(rng.uniform(np.log(0.5), np.log(most + 1), (batch, 1))).astype(int)
     shown = mask & (place < k)
     asked = (mask & ~shown).astype(np.float32)

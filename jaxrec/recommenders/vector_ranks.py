@@ -28,6 +28,7 @@ def ranks(
     blocks = [np.arange(at, min(at + BLOCK, len(holdout))) for at in range(0, len(holdout), BLOCK)]
     start_B = holdout.histories.start_B
     held = [int(start_B[b[-1] + 1] - start_B[b[0]]) if mask_seen else 0 for b in blocks]
+    # One size for all blocks, so that all of them go through one program.
     room = max(held, default=0)
     items_ID = jnp.asarray(items_ID)
     found = []
@@ -47,5 +48,7 @@ def _count(z_BD: Array, items_ID: Array, target_B: Array, row_T: Array, item_T: 
     scores_BI = z_BD @ items_ID.T
     own_B1 = jnp.take_along_axis(scores_BI, target_B[:, None], 1)
     scores_BI = scores_BI.at[row_T, item_T].set(-jnp.inf, mode="drop")
+    # A target that the history holds already is asked for all the same: its score is put back.
     scores_BI = scores_BI.at[jnp.arange(len(target_B)), target_B].set(own_B1[:, 0])
+    # Not less, rather than greater or equal: a score that is NaN then counts against the target.
     return jnp.sum(~(scores_BI < own_B1), axis=1)

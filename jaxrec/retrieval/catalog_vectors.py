@@ -96,12 +96,15 @@ def embed_catalog(
                     "take another folder"
                 )
             if kept < len(piece):
+                # A catalogue that grows is not complete until its new texts are done.
                 (folder / _COMPLETE).unlink(missing_ok=True)
                 made = _made(embed, piece[kept:], rows + kept, dim, dtype)
                 array = array.resize(
                     exclusive_max=[max(rows + len(piece), array.shape[0]), dim]
                 ).result()
                 array[rows + kept : rows + len(piece)].write(made).result()
+                # The line comes after the vectors it speaks of and is forced onto the disk: a kill between the two
+                # costs one block, and never leaves a line without its vectors.
                 line = {"block": number, "rows": len(piece), "texts": _hash(piece)}
                 lines.write(json.dumps(line) + "\n")
                 lines.flush()

@@ -105,6 +105,7 @@ def _step(mesh: "Mesh | None", k: int, padded: bool) -> Any:
         # Several queries: items first, which a CPU multiplies in a sixth to a half less time; one query: the reverse.
         axis = 1 if q_BD.shape[0] == 1 else 0
         left, right = (q_BD, x_ID) if axis else (x_ID, q_BD)
+        # Accelerators multiply f32 in fewer bits by default, and an exact search would not be exact.
         scores = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         if mesh is not None:
             start = start + jax.lax.axis_index(_AXES).astype(jnp.int32) * x_ID.shape[0]
@@ -147,6 +148,7 @@ def top_k_by_runs(scores: Any, k: int, *, run: int = _RUN, axis: int = 1) -> tup
 
     n, b = scores.shape[axis], scores.shape[1 - axis]
     runs = n // run
+    # With so few runs all of them would be looked into anyway.
     if runs <= k:
         best, at = jax.lax.top_k(scores if axis else scores.T, k)
         return best, at.astype(jnp.int32)

@@ -165,6 +165,8 @@ def _by_determinant(
         order_BK[:, step] = np.where(real_B, best_B, -1)
         taken_BJ[row, best_B] = True
         gain_B = np.maximum(gain_BJ[row, best_B], _EPS)
+        # One more row of the Cholesky factor (Chen 2018, algorithm 1) gives every candidate's gain; a determinant
+        # for each of them would cost a factorisation a candidate and step.
         past_BJ = np.einsum("bk,bkj->bj", rows_BKJ[row, :step, best_B], rows_BKJ[:, :step])
         new_BJ = (kernel_BJJ[row, best_B] - past_BJ) / np.sqrt(gain_B)[:, None]
         rows_BKJ[:, step] = np.where(real_B[:, None], new_BJ, 0)

@@ -64,6 +64,7 @@ def _with_block(found: Shortlist, scores_BI: np.ndarray, start: int, k: int) -> 
     if run_BR.shape[1] > k:
         # k runs have a maximum this high, so k items score at least this.
         bound_B1 = np.maximum(bound_B1, np.partition(run_BR, -k, axis=1)[:, -k, None])
+    # What equals the bound stays in: among equal scores the smaller item wins, and `best` settles that.
     row_R, run_R = np.nonzero(run_BR >= bound_B1)
     items_RX = run_R[:, None] * _RUN + np.arange(_RUN)
     scores_RX = scores_BI[row_R[:, None], items_RX]

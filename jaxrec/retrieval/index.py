@@ -215,6 +215,8 @@ class Index:
         if (ids < 0).any():
             raise SearchError(f"item {ids[ids < 0][0]} is negative; -1 stands for no item")
         block_ID = prepare_block(vectors_ID, self.dim, self.config.metric)
+        # All checks come before the first change: store, structure, ids and labels must never disagree about a
+        # slot.
         self._ids.check_new(ids)
         self._partitions.check_new(labels or {}, len(ids))
         if self._structure is not None and self._structure.readonly:
@@ -293,6 +295,7 @@ class Index:
         scores_BJ = np.full(slots_BJ.shape, -np.inf, np.float32)
         for q_D, slots, scores in zip(q_BD, slots_BJ, scores_BJ, strict=True):
             here = slots >= 0
+            # The structure's own scores are those of its codes; these are exact, and they alone decide.
             scores[here] = self._store.rows(slots[here]) @ q_D
         return self._named(slots_BJ, scores_BJ, k)
 

@@ -72,6 +72,7 @@ class ItemIds:
         """Gives the next slots to new items (see `check_new`)."""
         start, need = self._n, self._n + len(items)
         if need > len(self._item):
+            # Room for a quarter more: items that come one by one do not copy the whole each time.
             room = max(need, len(self._item) + len(self._item) // 4 + 1024)
             grown, alive = np.zeros(room, np.int64), np.zeros(room, bool)
             grown[:start], alive[:start] = self.items, self.alive

@@ -51,6 +51,8 @@ class LexicalIndex:
         """The index of a file, opened for reading. Raises SearchError where there is none."""
         if not Path(path).is_file():
             raise SearchError(f"there is no index of words at {path}")
+        # Declared immutable, the file is read without locks, which a folder that is for reading only could not
+        # hold.
         where = f"{Path(path).absolute().as_uri()}?mode=ro&immutable=1"
         return cls(sqlite3.connect(where, uri=True, check_same_thread=False))
 
@@ -61,6 +63,7 @@ class LexicalIndex:
         """
         items_BJ, scores_BJ = np.full((1, k), -1, np.int64), np.full((1, k), -np.inf, np.float32)
         if terms := _terms(query):
+            # FTS5 gives better matches lower numbers, all below 0; a shortlist wants it the other way round.
             asked = "SELECT rowid, -bm25(items) FROM items WHERE items MATCH ? ORDER BY bm25(items), rowid LIMIT ?"
             try:
                 found = self._connection.execute(asked, (" OR ".join(terms), k)).fetchall()

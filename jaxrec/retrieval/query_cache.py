@@ -108,6 +108,7 @@ class SqliteStore:
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """Takes entries in; the oldest go beyond `most`."""
+        # Every insert, a replacing one too, takes the next rowid: the lowest ones are the oldest entries.
         trim = "DELETE FROM entry WHERE rowid <= (SELECT max(rowid) FROM entry) - ?"
         with self._lock:
             try:

@@ -43,6 +43,8 @@ class Structure:
                 inner.cp.seed = config.seed + 1234
                 # On the unit sphere means are pulled inwards; spherical k-means keeps them on it.
                 inner.cp.spherical = config.metric == "cosine"
+                # The sample has been drawn already: FAISS would cut it down to 256 vectors a cell, and complain of
+                # fewer than 39.
                 inner.cp.max_points_per_centroid = max(1, len(sample_ID) // config.nlist + 1)
                 inner.cp.min_points_per_centroid = 1
             if config.kind == "hnsw":
@@ -84,6 +86,7 @@ class Structure:
     def add(self, block_ID: Float[np.ndarray, "I D"]) -> None:
         """The next slots."""
         _threads(self.config)
+        # A copy on the GPUs lacks what is added now; the next search makes another.
         self._gpu = None
         self.index.add(np.ascontiguousarray(block_ID, np.float32))
 

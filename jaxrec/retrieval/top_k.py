@@ -38,6 +38,8 @@ def merge(parts: Sequence[Shortlist], k: int) -> Shortlist:
     items_BJ = np.concatenate([part.items_BJ for part in parts], axis=1)
     scores_BJ = np.concatenate([part.scores_BJ for part in parts], axis=1)
     if len(parts) > 1:
+        # By item, and within an item the better score first, so that a repeat stands right behind the one that is
+        # kept.
         order = np.lexsort((-scores_BJ, items_BJ), axis=1)
         items_BJ = np.take_along_axis(items_BJ, order, 1)
         scores_BJ = np.take_along_axis(scores_BJ, order, 1)

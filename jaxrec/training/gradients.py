@@ -187,6 +187,8 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
             return jax.tree.map(lambda x: jnp.where(real, x, jnp.zeros_like(x)), mine)
 
         def one(part, part_keys):
+            # A row's gradient is as large as the parameters, so `chunk` of them exist at once, and the scan adds up
+            # the chunks.
             return jax.tree.map(lambda x: x.sum(0), jax.vmap(row)(part, part_keys))
 
         micro = to_microbatches((batch, example_keys(key, rows)), rows // chunk)

@@ -242,6 +242,7 @@ class RolloutSource:
             raise RolloutError(f"rollout {made}: the reward of row {bad[0]} is {reward_R[bad[0]]}")
         rewards = _met(state["rewards"], reward_R)
         coef = float(state["coef"])
+        # Only what is learned from is scaled; the log keeps the reward as it was given.
         learned = reward_R / _deviation(rewards) if c.running_scale else reward_R
         # The buffer is kept on the host: it goes into checkpoints, and it has to outlive parameters that every step
         # donates.

@@ -126,6 +126,8 @@ def make_step(
     """
     gradients = gradients or summed()
     tables, mesh = dict(tables or {}), state.step.sharding.mesh
+    # Noise on the rows of a batch alone would tell which rows those were: who takes part in a step is private as
+    # well.
     if gradients.private and tables:
         raise ValueError(
             "clipped gradients put noise on every row: update tables densely, not by row"

@@ -96,6 +96,7 @@ def best_of(out: str | Path, last: Tree) -> Tree:
         found = saved.get(path)
         if found is None or np.shape(found) != like.shape:
             raise checkpoint.CheckpointError(f"{out}/best holds other parameters: see {path}")
+        # In the layout of the last parameters, so that the programs that were compiled for those serve these.
         return jax.device_put(np.asarray(found), like.sharding)
 
     return jax.tree_util.tree_map_with_path(place, last)
