@@ -13,7 +13,7 @@ from jaxrec import mesh as meshes
 from jaxrec import quant
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.embed import scores_of, vectors_of
-from jaxrec.quant.files import pack
+from jaxrec.quant.trees import pack
 from jaxrec.training import optimizer
 from jaxrec.training.step import init_state
 

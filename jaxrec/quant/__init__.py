@@ -15,16 +15,17 @@ blocks begin anew in each row (there they would run on into the next).
 """
 
 from jaxrec.quant.coding import quantise, quantise_rows
-from jaxrec.quant.files import load, save
 from jaxrec.quant.kinds import KINDS, NF4, Int8, Nf4, QuantError, check_kind, dynamic_map
 from jaxrec.quant.trees import (
     KERNELS,
     is_quantised,
     kinds_in,
+    load,
     parameters,
     place,
     quantise_params,
     refuse_training,
+    save,
     size_bytes,
     to_quantise,
     whole,
