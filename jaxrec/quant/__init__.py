@@ -14,8 +14,17 @@ but for a few, which its CPU code rounds by one step more. A D that 64 does not 
 blocks begin anew in each row (there they would run on into the next).
 """
 
-from jaxrec.quant.coding import quantise, quantise_rows
-from jaxrec.quant.kinds import KINDS, NF4, Int8, Nf4, QuantError, check_kind, dynamic_map
+from jaxrec.quant.kinds import (
+    KINDS,
+    NF4,
+    Int8,
+    Nf4,
+    QuantError,
+    check_kind,
+    dynamic_map,
+    quantise,
+    quantise_rows,
+)
 from jaxrec.quant.trees import (
     KERNELS,
     is_quantised,

@@ -15,8 +15,17 @@ from jaxtyping import PyTree
 
 from jaxrec import checkpoint
 from jaxrec import mesh as meshes
-from jaxrec.quant.coding import gather, quantise, quantise_rows, spread
-from jaxrec.quant.kinds import KIND_OF, Int8, Nf4, QuantError, check_kind
+from jaxrec.quant.kinds import (
+    KIND_OF,
+    Int8,
+    Nf4,
+    QuantError,
+    check_kind,
+    gather,
+    quantise,
+    quantise_rows,
+    spread,
+)
 
 # The matrices of a layer, whoever owns it: a backbone's `stack_0/attn/q/kernel`, a head's `layer_1/cross/o/kernel`.
 KERNELS = r"(.*/)?(stack|layer)_\d+/(.*/)?kernel"
