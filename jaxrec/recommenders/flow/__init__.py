@@ -9,7 +9,7 @@ kept. `pipeline.Pipeline` is the way of one request, `fitting` makes its parts. 
 that a sentence encoder reads.
 """
 
-from jaxrec.recommenders.flow.config import FlowConfig
+from jaxrec.recommenders.flow.fitting import FlowConfig
 from jaxrec.recommenders.flow.flow import Flow
 from jaxrec.recommenders.flow.keep import open_shop
 from jaxrec.recommenders.flow.pipeline import (
@@ -23,8 +23,7 @@ from jaxrec.recommenders.flow.pipeline import (
     Pipeline,
     weigh,
 )
-from jaxrec.recommenders.flow.reasons import SupportingEvent
-from jaxrec.recommenders.flow.recommendation import Recommendation, Recommendations
+from jaxrec.recommenders.flow.reasons import Recommendation, Recommendations, SupportingEvent
 
 __all__ = [
     "STAGES",

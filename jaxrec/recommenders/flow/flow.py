@@ -16,7 +16,7 @@ from jaxrec.data.histories import Histories
 from jaxrec.data.interaction_sets import InteractionSet
 from jaxrec.dialogue.explanation import Complete, Reason
 from jaxrec.recommenders.flow import folder as folders
-from jaxrec.recommenders.flow.config import FlowConfig
+from jaxrec.recommenders.flow.fitting import FlowConfig
 from jaxrec.recommenders.flow.pipeline import (
     Answer,
     FlowError,
@@ -24,8 +24,7 @@ from jaxrec.recommenders.flow.pipeline import (
     FlowSettings,
     Pipeline,
 )
-from jaxrec.recommenders.flow.reasons import Reasons, Why
-from jaxrec.recommenders.flow.recommendation import Recommendation, Recommendations
+from jaxrec.recommenders.flow.reasons import Reasons, Recommendation, Recommendations, Why
 from jaxrec.recommenders.flow.shop import Shop
 
 

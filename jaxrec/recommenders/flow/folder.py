@@ -22,8 +22,8 @@ from jaxrec.data.histories import Histories
 from jaxrec.data.interaction_sets import Items
 from jaxrec.people.personas import Personas
 from jaxrec.people.preferences import preference_vectors
+from jaxrec.recommenders.flow.fitting import VectorScores
 from jaxrec.recommenders.flow.pipeline import FlowError, FlowParts, FlowSettings, Ranker
-from jaxrec.recommenders.flow.scores import VectorScores
 from jaxrec.recommenders.flow.shop import Shop
 from jaxrec.recommenders.item_knn import ItemKNN
 from jaxrec.retrieval.index import Index

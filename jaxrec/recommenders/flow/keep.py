@@ -19,7 +19,7 @@ from typing import Any
 from jaxrec import config as configs
 from jaxrec.files import content_hash, file_hash
 from jaxrec.recommenders.flow import folder as folders
-from jaxrec.recommenders.flow.config import FlowConfig
+from jaxrec.recommenders.flow.fitting import FlowConfig
 from jaxrec.recommenders.flow.flow import Flow
 from jaxrec.recommenders.flow.pipeline import FlowError
 

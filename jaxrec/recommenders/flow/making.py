@@ -15,9 +15,8 @@ from jaxrec.data.histories import Histories, Split, histories, leave_one_out
 from jaxrec.data.interaction_sets import InteractionSet
 from jaxrec.people.words import taken_terms
 from jaxrec.recommenders.flow import fitting
-from jaxrec.recommenders.flow.config import FlowConfig
+from jaxrec.recommenders.flow.fitting import FlowConfig, VectorScores
 from jaxrec.recommenders.flow.pipeline import FlowParts, FlowSettings, Ranker
-from jaxrec.recommenders.flow.scores import VectorScores
 from jaxrec.recommenders.flow.shop import Shop
 from jaxrec.recommenders.item_knn import ItemKNN
 from jaxrec.recommenders.recommender import NothingToLearn
