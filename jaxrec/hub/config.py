@@ -83,6 +83,7 @@ def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
 
 
 def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
+    # Newer files gather in "rope_parameters" what older ones keep in several fields.
     rope = hf.get("rope_parameters") or {}
     heads, phi = hf["num_attention_heads"], family == "phi"
     _refuse(hf, "use_sliding_window", "sliding-window attention")

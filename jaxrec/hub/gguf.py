@@ -68,6 +68,7 @@ def export(
     import gguf
 
     writer = _writer(out, ARCHITECTURES[family][0])
+    # "Mostly", because vectors, and matrices whose rows do not divide into blocks, are of another type.
     file_type = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}[kind]
     writer.add_type("model")
     writer.add_file_type(gguf.LlamaFileType[file_type])
@@ -95,6 +96,7 @@ def export_adapter(out: str | Path, cfg: DecoderConfig, delta: Delta, kind: str 
         if lora.magnitude_NBF is not None:
             raise GgufError("a GGUF adapter holds no DoRA; merge it into the weights instead")
         rows = {np.shape(leaf)[-3] for leaf in (lora.a_NBDR, lora.b_NBRF)}
+        # A GGUF adapter is two matrices a module: it has no axis for rows.
         if rows != {1}:
             raise GgufError(f"a GGUF adapter holds one row of a Delta, not {max(rows)}: take one")
         if path == "head/kernel" and cfg.tied:
@@ -234,6 +236,7 @@ def _loras(cfg: DecoderConfig, delta: Delta) -> Iterator[tuple[str, Any, tuple, 
     if outer:
         raise GgufError(f"a GGUF adapter holds LoRA alone, not {', '.join(outer)}")
     for name, stack in delta.stacks.items():
+        # Left out silently, a prefix or a norm would change what the adapter says.
         other = [k for k, v in vars(stack).items() if k != "lora" and v]
         if other:
             raise GgufError(f"a GGUF adapter holds LoRA alone, not {', '.join(other)}")

@@ -77,6 +77,7 @@ def write_tokenizer(writer: Any, folder: str | Path, rows: int) -> None:
 def _type_of(i: int, tokens: Mapping, added: Mapping, unknown: str | None, pieces: bool) -> int:
     if i not in tokens:
         return UNUSED
+    # Asked first, because an unknown token is usually an added one as well.
     if tokens[i] == unknown:
         return UNKNOWN
     if i in added:

@@ -37,6 +37,7 @@ def minilm(
 
 def package_folder() -> Path:
     """The folder of the package's weights, their hash checked. The package itself is not imported."""
+    # Found and not imported: only its files are wanted, and importing it would run code of its own.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise ModelMissing(

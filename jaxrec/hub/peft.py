@@ -111,6 +111,7 @@ def load_peft(
     folder = find(source)
     config = read_peft_config(folder)
     named = config["base_model_name_or_path"] or ""
+    # The last part of the name, because one side may hold a hub id and the other a folder of the same name.
     if base and named and Path(base).name.casefold() != Path(named).name.casefold():
         raise PeftError(f"{folder} is an adapter of {named!r}, not of {base!r}")
     tensors = read_tensors(folder)
@@ -173,6 +174,7 @@ def _ia3_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray], d
         sites = [site for site in sites if site in own]
         if not sites:
             continue
+        # PEFT has one vector a module, and says by `feedforward_modules` on which side of the matrix it stands.
         if len(sites) == 2:
             raise PeftError("PEFT's IA3 scales what the MLP's last matrix reads or gives, not both")
         # PEFT keeps what scales a matrix's input as [1, in], and what scales its output as [out, 1].
@@ -260,6 +262,7 @@ def _prefix_in(
     _check_sizes(config, cfg, cfg.groups, cfg.groups * cfg.head_dim)
     flat = _only(tensors, (length, cfg.layers * 2 * cfg.groups * cfg.head_dim))
     flat = flat.reshape(length, cfg.layers, 2, cfg.groups, cfg.head_dim).transpose(1, 2, 0, 3, 4)
+    # Turned back by P, because our real tokens begin at position 0.
     keys, values = _turned(flat[:, 0], cfg, -length)[:, None], jnp.asarray(flat[:, 1])[:, None]
     stacks, start = {}, 0
     for stack, n in stack_sizes(cfg.layers, cfg.cuts).items():

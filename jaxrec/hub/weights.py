@@ -98,6 +98,7 @@ def load(
     cfg, family = read_config(folder)
     cfg = dataclasses.replace(cfg, **changes)
     shapes = shapes_of(cfg)
+    # A function of shapes is taken too, because a caller knows the tree only once config and cuts are known.
     placed = flatten_dict(shardings(shapes) if callable(shardings) else shardings or {}, sep="/")
     with Tensors(folder, family) as tensors:
         flat = flatten_dict(shapes, sep="/")
@@ -263,12 +264,14 @@ def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SH
     """
     from safetensors.numpy import save_file
 
+    # Hugging Face has formats of its own for 4 and 8 bits, and transformers would read our codes as weights.
     if quant.kinds_in(params):
         raise ModelError(
             "quantised weights have no place in a Hugging Face folder here: give what they stand for (quant.whole)"
         )
     family = family_of(cfg)
     groups = list(_in_groups(_hf_tensors(cfg, params, family), shard_bytes))
+    # The names that transformers looks for; the index is read only where there are several files.
     names = ["model.safetensors"]
     if len(groups) > 1:
         names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
@@ -281,6 +284,7 @@ def write_model(folder: Path, cfg: Config, params: PyTree, shard_bytes: int = SH
     if len(groups) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         files.write_json(folder / "model.safetensors.index.json", index, indent=2)
+    # Both spellings: older versions of transformers read "torch_dtype", newer ones "dtype".
     dtype = jax.tree.leaves(params)[0].dtype.name
     contents = to_hf(cfg, family) | {"dtype": dtype, "torch_dtype": dtype}
     files.write_json(folder / "config.json", contents, indent=2)

@@ -222,6 +222,7 @@ class Decoder(nn.Module):
             "up": (d, f),
             "down": (f, d),
         }
+        # A parallel layer has a single norm, which attention and MLP both read.
         norms = ("attn_norm",) if cfg.parallel else ("attn_norm", "mlp_norm")
         stacks = {
             name: StackSites(

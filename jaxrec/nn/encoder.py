@@ -206,6 +206,7 @@ def segment_means(
     x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"], most: int
 ) -> Float[Array, "B S D"]:
     """`mean_pool` of each of a row's segments 1 ... `most`; zero for one that is not there."""
+    # As a matrix [S, L] of weights, so that the means of all texts of a row are one product.
     own_BSL = segments_BL[:, None, :] == jnp.arange(1, most + 1)[None, :, None]
     weight_BSL = own_BSL / jnp.maximum(own_BSL.sum(-1, keepdims=True), 1)
     return jnp.einsum("bsl,bld->bsd", weight_BSL, x_BLD.astype(jnp.float32))

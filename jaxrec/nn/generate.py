@@ -137,6 +137,7 @@ class Generator:
                 return
             if stopped:
                 ended = np.isin(np.arange(len(prompts)), list(stopped))
+                # The device learns of a stop string here: the row is done from the next stretch on.
                 state = state.replace(done_B=state.done_B | ended)
 
     def _check(self, prompts: Sequence[Sequence[int]], how: Sampling) -> int:

@@ -36,6 +36,8 @@ class HalfKernel:
 
     def matmul(self, x: Float[Array, "*b D"]) -> Float[Array, "*b F"]:
         """x w, of x's type."""
+        # Both sides in bfloat16: beside float32 inputs the kernel would be turned into float32 before the product,
+        # and its bytes saved for nothing.
         x_BD = x.reshape(-1, x.shape[-1]).astype(jnp.bfloat16)
         y_BF = jax.lax.dot_general(x_BD, self.w_FD, _BY_ROWS, preferred_element_type=jnp.float32)
         return y_BF.astype(x.dtype).reshape(*x.shape[:-1], -1)

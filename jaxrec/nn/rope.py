@@ -63,6 +63,7 @@ def _yarn(inv: np.ndarray, dim: int, theta: float, s: RopeScaling) -> np.ndarray
     low, high = dimension_of(s.beta_fast), dimension_of(s.beta_slow)
     if s.truncate:
         low, high = math.floor(low), math.ceil(high)
+    # The bounds of the published code, dim - 1 among them, although the ramp has only dim / 2 places.
     low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
     return inv * ((1 - ramp) + ramp / s.factor)

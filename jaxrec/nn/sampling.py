@@ -77,6 +77,7 @@ def sampling(
         top_p_B=jnp.array(row("top_p", top_p, 0.0, 1.0, np.float32)),
         repetition_B=jnp.array(r),
         max_new_B=jnp.array(row("max_new", max_new, 1, big, np.int32)),
+        # One seed for all would make equal prompts write equal texts: each row gets the next one.
         seed_B=jnp.array(seeds if np.ndim(seed) else seeds + np.arange(batch, dtype=np.int32)),
         greedy=bool((t == 0).all()),
         penalised=bool((r != 1).any()),
@@ -103,6 +104,7 @@ def choose(
     if how.greedy:
         return best_B
     warm_B = how.temperature_B > 0
+    # A greedy row has temperature 0; it is divided by 1 here and its draw is thrown away below.
     scores_BV = logits_BV / jnp.where(warm_B, how.temperature_B, 1.0)[:, None]
     # One number a token: an inverse CDF needs no more, where Gumbel noise would be drawn for the whole vocabulary.
     lot = lambda seed, n: jax.random.uniform(jax.random.fold_in(jax.random.key(seed), n))
@@ -125,6 +127,7 @@ def _draw(scores_BV: Array, how: Sampling, lot_B: Array, warm_B: Array) -> Array
     all_B = (k_B == n_vocab) & (p_B >= 1.0)  # nothing to cut: no need to sort either
     log_z_B = jax.nn.logsumexp(scores_BV, axis=-1)
 
+    # Weighed against the whole vocabulary's mass, so a cut that is too small is noticed (`short_B`).
     top = min(TOP, n_vocab)
     best_BT, ids_BT = jax.lax.top_k(scores_BV, top)
     mass_B = jnp.exp(best_BT - log_z_B[:, None]).sum(-1)
@@ -176,6 +179,7 @@ def _from_all(scores_BV: Array, log_z_B: Array, lot_B: Array) -> Array:
     batch, n_vocab = scores_BV.shape
     width = min(_BLOCK, n_vocab)
     probs_BV = jnp.exp(scores_BV - log_z_B[:, None])
+    # Padded with probability 0 to whole blocks: such a place can never be drawn.
     probs_BV = jnp.pad(probs_BV, ((0, 0), (0, -n_vocab % width)))
     blocks_BTW = probs_BV.reshape(batch, -1, width)
     sums_BT = blocks_BTW.sum(-1)

@@ -46,6 +46,7 @@ def recut(params: PyTree, old: Any, new: Any) -> PyTree:
         raise ValueError(f"{old.layers} layers can't be cut into {new.layers}")
     if source == target:
         return params
+    # Slices keep N as an axis of 1, so that layers are joined by concatenation whatever their cuts were.
     layer = lambda name, n: jax.tree.map(lambda x: x[n : n + 1], params[name])
     layers = iter([layer(name, n) for name, size in source.items() for n in range(size)])
     rest = {k: v for k, v in params.items() if not re.fullmatch(r"stack_\d+", k)}
@@ -136,6 +137,7 @@ class Stack:
         # prevent it, which also hinder other optimisations, are for a layer outside of one.
         if REMAT[self.remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=self.layers == 1)
+        # What changes from layer to layer is the carry; weights and changes are read by slices and never written.
         carry = (x_BLD, kv, tapped)
         if self.layers == 1:
             first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)

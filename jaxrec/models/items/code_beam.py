@@ -102,6 +102,7 @@ def search(
         # Nodes have fewer children than `width`: the places beyond read child 0 and can never win (-inf below).
         child_BJW = jnp.where(real_BJW, child_BJW, 0)
         code_BJW = trie.code[level][child_BJW]
+        # Over all codes of the level, real or not, so that scores are the model's own probabilities of whole items.
         log_p = jax.nn.log_softmax(logits_BJC, axis=-1)
         gain_BJW = jnp.take_along_axis(log_p, code_BJW, axis=2)
         total_BJW = jnp.where(real_BJW, score_BJ[:, :, None] + gain_BJW, -jnp.inf)
@@ -112,6 +113,7 @@ def search(
             # Banned before the last cut and not afterwards, so that no beam is lost to an item that may not be shown.
             total_BJW = jnp.where(hit.reshape(item_BJW.shape), -jnp.inf, total_BJW)
         best = min(beams, count * width)
+        # One choice over all beams' children: a strong beam may fork, and a weak one ends.
         score_BJ, at_BJ = jax.lax.top_k(total_BJW.reshape(rows, -1), best)
         node_BJ = _picked(child_BJW, at_BJ)
         if not last:

@@ -51,6 +51,7 @@ class Layer(nn.Module):
 
     def setup(self):
         c = self.cfg
+        # Two sublayers a layer add to the residual stream; smaller starts keep its variance flat in depth (GPT-2).
         out_std = c.init_std / (2 * c.layers) ** 0.5
         attention = lambda cross: Attention(
             c.d_model, c.heads, c.heads, c.head_dim, cross=cross, causal=self.causal,
@@ -171,10 +172,12 @@ def through(
       memory_mask_BM: which places of the memory are there.
       key_B: dropout's, a key a row; None when not training.
     """
+    # Angles depend on positions alone and are the same in all layers.
     turn = turns(layers[0].cfg, positions_BL)
     slots_BL = jnp.broadcast_to(first_slot + jnp.arange(x_BLD.shape[1])[None], x_BLD.shape[:2])
     for n, layer in enumerate(layers):
         part = None if cache is None else LayerCache(cache.k, cache.v, slots_BL, n)
+        # Every layer has its own keys and values of the memory, made by its own matrices.
         memory = None if memories is None else memories[n]
         x_BLD, part = layer(x_BLD, seen_BLM, turn, key_B, part, memory, memory_mask_BM)
         if part is not None:

@@ -125,12 +125,14 @@ class RatingHead(nn.Module):
         out = self.param("mean", nn.initializers.zeros_init(), (1,), jnp.float32).reshape(
             (1,) * (user.ndim - 1)
         )
+        # A bias for each person and item is the last number of their row.
         if shape.biases:
             out = out + user_BW[..., -1] + item_BW[..., -1]
         if shape.context:
             weight = self.param(
                 "context", nn.initializers.zeros_init(), (shape.context,), jnp.float32
             )
+            # Without a context nothing is added: its numbers are mean residuals, of which 0 says nothing.
             if context_BK is not None:
                 out = out + context_BK @ weight
         if shape.dot:
@@ -138,6 +140,7 @@ class RatingHead(nn.Module):
             out = out + jnp.einsum("...e,e,...e->...", user, scale, item)
         if shape.hidden:
             x = jnp.concatenate([user, item], -1)
+            # The mask comes from outside, drawn by each row's own key, so microbatches change nothing.
             x = x if keep_BD is None else x * keep_BD
             for n, size in enumerate(shape.hidden):
                 x = jax.nn.relu(Dense(size, True, (2 / x.shape[-1]) ** 0.5, name=f"mlp_{n}")(x))
@@ -163,6 +166,7 @@ def init(
     keys = jax.random.split(key, 7)
 
     def table(key: Array, rows: int, std: float = shape.init_std) -> dict[str, Array]:
+        # The bias is one more column, beginning at 0, so a row is gathered and updated as a whole.
         values = std * jax.random.normal(key, (rows, shape.width))
         return {"table": jnp.pad(values, ((0, 0), (0, int(shape.biases))))}
 
@@ -321,6 +325,7 @@ def grid(
         out_BI = out_BI + user_BW[:, -1:] + item_BIW[..., -1]
     if shape.dot:
         scaled = user * head["dot"][None]
+        # Items that all people share are a matrix product; each person's own are a batched one.
         if len(items) == 1:
             out_BI = out_BI + scaled @ items[0].T
         else:

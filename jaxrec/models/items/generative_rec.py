@@ -121,6 +121,7 @@ class CodeDecoder(nn.Module):
           positions_BL: of an item in its history.
           key_B: a key a row, for dropout; None when not training.
         """
+        # One vector an item in either form: what differs is where its codes are predicted.
         x_BLD = self._items(codes_BLQ, key_B)
         before_BLQD = self.codes(next_BLQ[:, :, :-1])
         if self.cfg.form == "nested":
@@ -157,6 +158,7 @@ class CodeDecoder(nn.Module):
             state = x_BLD[:, -1:]
             return NestedBeams(state), self._depth(state[:, :, None], 0)[:, :, 0]
         b, length = mask_BL.shape
+        # What follows item n is item n + 1, whose last code is never read, only predicted.
         after_BLQ = jnp.pad(codes_BLQ[:, 1:, :-1], ((0, 0), (0, 1), (0, 0)))
         x_BLQD = jnp.concatenate([x_BLD[:, :, None], self.codes(after_BLQ)], axis=2)
         x_BLD = (x_BLQD + self.level[None, None]).reshape(b, length * levels, -1)

@@ -53,6 +53,7 @@ class GRU(nn.Module):
 
         def one(h_BX: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
             into_BW, goes_on_B = part
+            # A where and no loop over people: their histories end at different places of the rows.
             h_BX = jnp.where(goes_on_B[:, None], h_BX, 0)
             reset, update, new = jnp.split(into_BW, 3, axis=1)
             old_reset, old_update, old_new = jnp.split(h_BX @ kernel, 3, axis=1)

@@ -81,6 +81,7 @@ class HSTUBlock(nn.Module):
         bias_BLM = by_place[back_LM][None]
         if bucket_BLM is not None:
             bias_BLM = bias_BLM + weight(self, "by_time", (_TIMES,), normal)[bucket_BLM]
+        # Divided by the longest length, a constant, and not by how many are seen: then more evidence is a larger sum.
         weights = jax.nn.silu(scores + bias_BLM[:, None]) * (1 / c.max_length)
         # Without a softmax a hidden score is not made small but left out: silu's value for it would still count.
         weights = jnp.where(hidden_BLM[:, None], 0, weights)
@@ -116,6 +117,7 @@ class HSTU(nn.Module):
         x_TD = drop_rows(x_TD, c.dropout, key_B, 0)
         bucket = None
         if c.times and rows.times_BL is not None:
+            # Times of another person's items say nothing: hidden pairs get bucket 0, whose weight is then not used.
             bucket = jnp.where(hidden_BLM, 0, time_bucket(rows.times_BL))
         for n, block in enumerate(self.blocks):
             x_TD = block(x_TD, hidden_BLM, bucket, key_B, 1 + n)

@@ -137,6 +137,7 @@ def begin(cfg: RqVaeConfig, z_IE: np.ndarray, trained_QCE: Any, seed: int) -> Co
       seed: of the clustering.
     """
     centres = residual_kmeans(z_IE, cfg.sizes, seed).centres
+    # 1e4 in each number: the places that a level lacks are never the nearest.
     code_QCE = np.full((len(cfg.sizes), max(cfg.sizes), z_IE.shape[1]), 1e4, np.float32)
     for level, centre_CE in enumerate(centres):
         code_QCE[level, : len(centre_CE)] = centre_CE
@@ -163,6 +164,7 @@ def stats_of(
     """
     codes_QB, residual_QBE = out["codes"].T, jax.lax.stop_gradient(out["residual"])
     hot_QBC = jax.nn.one_hot(codes_QB, max(cfg.sizes))
+    # A random row for each code, so that two dead codes are revived at different residuals.
     rows = jax.random.randint(key, hot_QBC.shape[::2], 0, codes_QB.shape[1])
     spare_QCE = jnp.take_along_axis(residual_QBE, rows[:, :, None], axis=1)
     if trained_QCE is not None:

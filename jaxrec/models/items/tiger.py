@@ -154,6 +154,7 @@ class Tiger(nn.Module):
     ) -> tuple[list[tuple[Array, Array]], Array]:
         """Keys and values of the encoded history, one pair a layer, and which of them are real."""
         b, length, levels = codes_BLQ.shape
+        # Every code is a token, where the decoder-only form makes one token of an item.
         x_BLD = self.codes(codes_BLQ).reshape(b, length * levels, -1)
         mask = jnp.repeat(mask_BL, levels, axis=1)
         if self.cfg.users:

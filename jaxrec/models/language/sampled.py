@@ -47,6 +47,7 @@ class Sampled:
         talks = [[("user", said)] for said in cfg.prompts] or [list(t) for t in held[: cfg.count]]
         # A prompt that is too long gives way to the answer: its oldest tokens go (`openings_of`).
         room = model.cfg.max_positions - cfg.new
+        # Nothing is encoded where no samples are written.
         talks = [talk for talk in talks if _opens(chat, talk)] if cfg.every else []
         self.openings = openings_of(chat, talks, room)
         self.said = [talk[-1][1] for talk in talks]

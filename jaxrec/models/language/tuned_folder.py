@@ -261,6 +261,7 @@ def save_model(folder: str | Path, cfg: DecoderConfig, params: PyTree, base: str
         for path in beside:
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, fresh / path.name)
+        # The base's own file was copied above; what it says beside the ends stays.
         generation = fresh / "generation_config.json"
         contents = json.loads(generation.read_text("utf-8")) if generation.is_file() else {}
         ends = list(chat_of(source).eos_ids)
@@ -325,6 +326,7 @@ def _own_parts(
     parts = dict(checkpoint.load_params(folder))
     if "delta" in parts:
         delta = delta_like(spec, saved_as, parts["delta"])
+        # Restacked after it was checked against the cuts that it was saved with, whose paths its leaves have.
         if saved_as.cuts != cfg.cuts:
             sizes = [list(stack_sizes(c.layers, c.cuts).values()) for c in (saved_as, cfg)]
             delta = deltas.restack(delta, *sizes)

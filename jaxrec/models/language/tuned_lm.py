@@ -172,6 +172,7 @@ class TenantLM:
         del key_B
         if any(i != -1 for i in hidden):
             raise ValueError(f"a head gives its last hidden state (-1), not {tuple(hidden)}")
+        # `since` is a slice afterwards: an answer begins at its first place, so there is little in front of it to save.
         out = self.lm.answer(tree, *self._parts(tree, batch))
         return out.replace(hidden=(out.hidden,) if hidden else None, logits=out.logits[:, since:])
 

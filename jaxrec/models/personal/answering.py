@@ -52,6 +52,7 @@ class Answering:
         generator = Generator(
             lambda weights, reading: lm.step(*weights, reading),
             lambda weights, batch, slots: lm.new_cache(batch, slots),
+            # Inside the backbone the question takes positions, before a head only the answer does.
             limit=lm.backbone.cfg.max_positions if lm.inside else limit + len(start),
             eos=chat.eos_ids,
         )

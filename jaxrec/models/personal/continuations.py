@@ -86,6 +86,7 @@ def scorer(
             for i, (ids, tail) in enumerate(part):
                 batch.ids_BL[i, : len(ids)] = ids
                 batch.mask_BL[i, : len(ids)] = True
+                # Only the continuation is scored; the prompt is read and not judged.
                 batch.loss_BL[i, len(ids) - tail : len(ids)] = 1.0
             told += np.asarray(ask(tree, batch))[: len(part)].tolist()
         return told

@@ -39,6 +39,7 @@ def read_drafts(data: CandidateSet, fold: int, cfg: DraftReading) -> Texts:
     parts = [compressed(z_ID, seen_I, cfg.components or z_ID.shape[1])]
     if cfg.surface:
         own = surface(data.texts)
+        # Counts and shares are of different sizes: each is scaled by its spread among the training texts.
         parts.append((own - own[seen_I].mean(0)) / (own[seen_I].std(0) + 1e-3))
     return Texts(np.concatenate(parts, 1).astype(np.float32))
 

@@ -115,6 +115,7 @@ def edit(
     Raises ValueError as `choose` does.
     """
     best, kept = choose(*score(drafts), threshold)
+    # Rewritten only where it must be: a rewriter may lose facts that the draft had.
     again = "" if kept else rewrite(drafts[best]).strip()
     return Edited(again or drafts[best], best, kept or not again)
 

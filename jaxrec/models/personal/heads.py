@@ -94,6 +94,7 @@ def memory_of(turn: LFEOutput, retrieved: LFEOutput | None = None) -> Memory:
     # Every place carries its segment, so that an attention bias made from p can weigh a tenant's passages against
     # the question itself.
     z = [turn.z_cls_BD[:, None], turn.z_seq_BLD]
+    # z_cls of a row without a token is zero and says nothing, so it is hidden like the rest of that row.
     mask = [turn.mask_BL.any(-1, keepdims=True), turn.mask_BL]
     segment = [jnp.zeros((turn.mask_BL.shape[0], 1 + turn.mask_BL.shape[1]), jnp.int32)]
     if retrieved is not None:
@@ -121,6 +122,7 @@ class HeadBlock(nn.Module):
             init_std=c.init_std,
             out_std=out_std,
         )
+        # Two sets of matrices: their sites in a Delta are apart, so p may change one and not the other.
         self.attn, self.cross = attention(False), attention(True)
         self.attn_norm, self.cross_norm, self.mlp_norm = Norm(), Norm(), Norm()
         self.mlp = Mlp(c.d_ff, init_std=c.init_std, out_std=out_std)
@@ -161,6 +163,7 @@ class HeadBlock(nn.Module):
         attended, cache = self.attn(
             norm("attn_norm"), mask_BLM, delta, turn=turn, positions=positions, cache=cache
         )
+        # Each sublayer reads the stream after the one before it: `norm` above takes x_BLD as it stands when called.
         x_BLD = x_BLD + attended
         memory = recall.k_NBGMK[layer], recall.v_NBGMK[layer]
         x_BLD = x_BLD + self.cross.over(
@@ -198,6 +201,7 @@ class GenerativeHead(nn.Module):
         """The memory's keys and values at every layer."""
         x_BMD = self.into(memory.z_BMD)
         if self.cfg.memory_encoder:
+            # Both ways and over the retrieved passages too: the question can read them before the answer does.
             seen = memory.mask_BM[:, None, :] & memory.mask_BM[:, :, None]
             x_BMD = x_BMD + self.reader(self.reader_norm(x_BMD), seen)[0]
         # Normed once for all layers: Z comes from a frozen backbone whose scale the layers know nothing of.
@@ -367,6 +371,7 @@ def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: Decod
     ]
     for i in range(cfg.layers):
         # of a quantised backbone the floats that its codes say: a head's layers are there to be trained
+        # Evenly spaced and both ends included: the lowest layer reads the embedding, the highest writes for the norm.
         source = whole(layers[round(i * (len(layers) - 1) / max(cfg.layers - 1, 1))])
         params[f"layer_{i}"] = {**params[f"layer_{i}"], **source}
     return {**params, "norm": backbone["norm"]}

@@ -54,6 +54,7 @@ def spec_inside(spec: DeltaConfig, depths: Sequence[int], cfg: DecoderConfig) ->
             f"the backbone is cut at {cfg.cuts}; A(p) at depths {depths_or_top(depths, cfg.layers)} needs a cut at"
             f" {sorted(missing)[0]} too (inside.cuts_between gives them all)"
         )
+    # Cuts stand at every edge by now, so a stack's first layer speaks for all of it.
     chosen, start, names = depths_or_top(depths, cfg.layers), 0, []
     for name, size in stack_sizes(cfg.layers, cfg.cuts).items():
         names += [name] if start in chosen else []

@@ -108,6 +108,7 @@ def view_items(
     labels, items = len(data.labels), len(data.parts)
     count_IC = np.zeros((items, labels), np.float32)
     np.add.at(count_IC, (data.item_N[train_N], data.label_N[train_N]), 1)
+    # Only items with a training judgement shape the components: other items may be the test's.
     seen_I = count_IC.sum(1) > 0
     base_IC, overall_C = base_rates(count_IC, data.language_I, len(data.languages))
     projection = Projection.of(z_ID, seen_I, cfg.components)
@@ -146,6 +147,7 @@ def base_rates(
     count_IC: np.ndarray, language_I: np.ndarray, languages: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(base rates in each item's language, base rates over all). Languages lean on the whole by ten judgements."""
+    # Half a judgement for each label, so that none has a base rate of 0 and a logarithm of -inf.
     overall_C = (count_IC.sum(0) + 0.5) / (count_IC.sum() + 0.5 * count_IC.shape[1])
     by_GC = np.zeros((languages, count_IC.shape[1]))
     np.add.at(by_GC, language_I, count_IC)
@@ -193,6 +195,7 @@ def _fit(
         carry = jax.lax.fori_loop(0, steps, lambda _, carry: step(carry, count), start(key))
         return carry[0], log_p(carry[0])
 
+    # A key for each fit, the same in `course` and `train`: the trained weights are those whose loss was watched.
     keys = jax.random.split(jax.random.key(seed), len(fit))
     # The number of steps is chosen on the sum over the parts and then used for the fit on everything.
     held_out = sum(course(*each) for each in zip(keys[:-1], fit[:-1], held[:-1], strict=True))
@@ -229,6 +232,7 @@ def lora_log_p(
         name: jax.random.normal(jax.random.fold_in(key, i), (size[0], cfg.rank)) / size[0] ** 0.5
         for i, (name, size) in enumerate(sizes.items())
     }
+    # `b` is zero, so everybody begins at the pooled model.
     none = {name: (a, jnp.zeros((cfg.rank, sizes[name][1]))) for name, a in down.items()}
     adam = optax.adam(optax.cosine_decay_schedule(cfg.lr, cfg.steps))
     x, base = jnp.asarray(view.x_IW), jnp.asarray(view.base_IC)

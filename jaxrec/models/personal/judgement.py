@@ -60,6 +60,7 @@ class Models:
     def selector(self) -> Selector:
         """Scores the labels of a text; linear in what it reads, so that p has few ways to overfit."""
         c = self.cfg
+        # Width 0: there is no hidden layer.
         return Selector(SelectorConfig(self.features, c.d_p, self.labels, 0, c.rank, c.p_enters))
 
     def init(self, key: Array) -> PyTree:
@@ -139,6 +140,7 @@ class Models:
 
         def loss(p_E: Array, own: tuple) -> Array:
             item_S, label_S, mask_S = own
+            # One person at a time: `fit_profiles` maps over people, and their gradients stay apart.
             log_p = self.log_p(params, frozen, p_E[None], item_S[None])[0]
             # A sum and not a mean: the more examples somebody has, the less the prior weighs (`fit_profiles`).
             return -jnp.sum(jnp.take_along_axis(log_p, label_S[:, None], 1)[:, 0] * mask_S)
@@ -167,6 +169,7 @@ class Reading:
         """What is read of any items: the pooled model's log p of their labels, and their components."""
         logit_IC = log_p_IC - log_p_IC.mean(1, keepdims=True)
         x_IW = x_IW[:, : len(self.spread_W)]
+        # Centred by the mean over the items of the fit, and kept, so that a new item is read as those were.
         own = np.concatenate([logit_IC - self.logit_C, x_IW / self.spread_W], 1)
         return {"features": jnp.asarray(own, jnp.float32), "base": jnp.asarray(log_p_IC)}
 

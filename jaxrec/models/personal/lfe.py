@@ -57,6 +57,7 @@ class LFE(nn.Module):
             raise ValueError(
                 f"LFE joins top_k={cfg.top_k} hidden states, it was given {len(hidden)}"
             )
+        # Joined and not added, so that W_proj weighs each layer's features by itself.
         h_BLW = jnp.concatenate(hidden, axis=-1)
         project = nn.Dense(cfg.d_z, use_bias=cfg.norm == "before", name="proj")
         norm = nn.LayerNorm(name="norm")
@@ -71,6 +72,7 @@ class LFE(nn.Module):
             score_BL = jnp.where(mask_BL, z_BLD @ query_D / cfg.d_z**0.5, -jnp.inf)
             top_B = jnp.where(mask_BL.any(-1), score_BL.max(-1), 0.0)
             weight_BL = jnp.exp(score_BL - jax.lax.stop_gradient(top_B)[:, None])
+        # A row without a real token has no weights to be divided by: its z_cls stays zero.
         weight_BL = weight_BL / jnp.maximum(weight_BL.sum(-1, keepdims=True), 1e-9)
         return LFEOutput(z_BLD, jnp.einsum("bl,bld->bd", weight_BL, z_BLD), mask_BL)
 

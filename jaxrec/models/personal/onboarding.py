@@ -72,8 +72,10 @@ def evidence_of(
     """
     at = (tenant_B[:, None], index_BR)
     b, r, length = *index_BR.shape, known.z_URLD.shape[2]
+    # A piece's kind and label stand at each of its tokens, because tokens are the evidence.
     wide = lambda x: np.repeat(x, length, axis=1)
     return Evidence(
+        # Half precision is for keeping: the encoder computes in f32.
         known.z_URLD[at].astype(np.float32).reshape(b, r * length, -1),
         wide(known.kind_UR[at]),
         wide(known.label_UR[at]),

@@ -275,6 +275,7 @@ class PersonalLM:
         the ids; without one a soft prompt of the backbone's is not looked at again.
         """
         delta, words = turn.delta, self.vocabulary(params)
+        # Programs for reading and for going on are apart: in the second, neither has a place left to enter.
         if self.inside and not reading and delta is not None:  # both are in the cache by now
             delta = delta.replace(outer=delta.outer.replace(prompt_BPD=None, embed_BD=None))
 

@@ -103,6 +103,7 @@ class PolicyHead(nn.Module):
                 raise ValueError("this head compares the answer with the grounds: give their z_seq")
             parts.append(Alignment(c.align, name="align")(answer, grounds))
         seq, mask = (answer.z_seq_BLD, answer.mask_BL) if c.tokens else (None, None)
+        # Texts' vectors and what the alignment gives are of different lengths: the norm puts them on one scale.
         z = nn.LayerNorm(name="norm")(jnp.concatenate(parts, -1))
         selector = SelectorConfig(
             z.shape[-1], c.d_p, len(c.labels), c.width, c.rank, c.p_enters, c.tokens
@@ -134,6 +135,7 @@ class Alignment(nn.Module):
         seen = jnp.broadcast_to(other.mask_BL[:, None, :], (*a_BLW.shape[:2], o_BMW.shape[1]))
         one = lambda x: x[:, :, None, :]
         found_BLW = attend(one(query), one(key), one(o_BMW), seen)[:, :, 0]
+        # Distance and product are given outright, because one layer cannot multiply its inputs with each other.
         beside = jnp.concatenate(
             [a_BLW, found_BLW, jnp.abs(a_BLW - found_BLW), unit(a_BLW) * unit(found_BLW)], -1
         )
@@ -142,6 +144,7 @@ class Alignment(nn.Module):
         # One unsupported claim is enough, and a mean over a long answer would hide it. In a row without tokens
         # -1e4 is left, which the relu below makes 0.
         most = jnp.max(jnp.where(mask, h_BLW, -1e4), 1)
+        # A row without tokens has the mean 0.
         count = jnp.maximum(mask.sum(1), 1)
         mean = jnp.sum(jnp.where(mask, h_BLW, 0.0), 1) / count
         return jnp.concatenate([jax.nn.relu(most), mean], -1)

@@ -63,6 +63,7 @@ class ProfileEncoder(nn.Module):
         x = nn.LayerNorm(name="norm")(
             nn.gelu(x + nn.Dense(c.width, name="label")(evidence.label_BS[..., None]))
         )
+        # `attend` wants heads apart, [B, S, H, K], and gives one vector for each of the queries.
         size = c.width // c.heads
         split = lambda y: y.reshape(*y.shape[:2], c.heads, size)
         query = self.param("query", nn.initializers.normal(1.0), (1, c.queries, c.heads, size))
@@ -125,6 +126,7 @@ def fit_profiles(
       prior: what p is like before a person's examples are seen.
       cfg: how many steps, how large, and how far from the prior's mean.
     """
+    # A direction in which people hardly differ moves little, one in which they do moves far, at the same learning rate.
     scale_E = prior.std_E * cfg.spread
     mean_UE = jnp.broadcast_to(prior.mean_UE, start_UE.shape)
     adam = optax.adam(optax.cosine_decay_schedule(cfg.lr, cfg.steps))
@@ -138,6 +140,7 @@ def fit_profiles(
             moved, state = adam.update(jax.grad(objective)(w), state)
             return (w + moved, state), None
 
+        # The start need not be the prior's mean: the encoder's p is where the search begins, not what it is pulled to.
         w = (start_E - mean_E) / scale_E
         # A scan and not unrolled: the program stays as small for 300 steps as for 3.
         (w, _), _ = jax.lax.scan(step, (w, adam.init(w)), None, length=cfg.steps)

@@ -88,12 +88,14 @@ def vocabulary_of(cfg: DecoderConfig, params: PyTree, tokens: int = 0) -> Vocabu
         kernel, bias = params["head"]["kernel"], params["head"].get("bias")
         # The rows of a quantised kernel are [F, D], which is [V, D] here; a float one lies as [D, V].
         classes = kernel if hasattr(kernel, "matmul") else kernel.T
+    # Whatever else of the backbone trains, what a head borrows is the same for all who read it.
     table, classes, bias = jax.lax.stop_gradient((table, classes, bias))
     return Vocabulary(table, classes, bias, real_ids(cfg.vocab, tokens))
 
 
 def real_ids(vocab: int, tokens: int) -> Bool[Array, " V"] | None:
     """Which of `vocab` ids are tokens; None where all are."""
+    # None where all are real, so that no bias of [V] is added to every score for nothing.
     return None if tokens in (0, vocab) else jnp.arange(vocab) < tokens
 
 

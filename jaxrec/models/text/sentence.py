@@ -75,6 +75,7 @@ class SentenceEncoder:
         return out
 
     def _alone(self, ids: list[int]) -> "Sent":
+        # A single text waits for no others to share a row with: its row is as short as it can be.
         width = min(next(n for n in LENGTHS if n >= min(len(ids), LENGTHS[-1])), self.limit)
         return self._send([ids], np.array([0]), [(0, 0, 1)], width, size=1, most=1)
 

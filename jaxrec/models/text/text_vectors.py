@@ -100,6 +100,7 @@ def read_texts(
             z_cls[index] = mean[: len(index)]
             if z_seq is not None:
                 cut = min(size, longest)
+                # The width that was computed may be more than the longest text's, for which there is room.
                 z_seq[index, :cut] = np.where(mask[..., None], seq, 0.0)[: len(index), :cut]
         parts = {"z_cls": z_cls} | ({"z_seq": z_seq, "mask": mask_IL} if tokens else {})
         with open_atomically(path, "wb") as file:

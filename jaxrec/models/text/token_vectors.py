@@ -34,6 +34,7 @@ class TokenVectors:
         found: list[np.ndarray] = []
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
+            # The last batch is filled up with empty rows, so that there is one program.
             ids, mask = pad(part + [[]] * (BATCH - len(part)), self.width, tokenizer.pad_id)
             hidden_BLD = np.asarray(
                 self._run(self.encoder.params, jnp.array(ids), jnp.array(mask)), np.float32
