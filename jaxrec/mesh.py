@@ -113,6 +113,7 @@ def keep_programs() -> None:
         kind = content_hash(_processor(), digits=12)
         folder = Path("~/.cache/jaxrec/programs").expanduser() / kind
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # JAX keeps nothing that compiles in less than a second, which is most of a small model's programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -37,6 +37,7 @@ class Lora:
 
     a_NBDR: Leaf
     b_NBRF: Leaf
+    # A number for each row, so that changes of different alpha lie in one bank.
     scale_NB: Leaf
     magnitude_NBF: Leaf | None = None
     gain_NBF: Leaf | None = None

@@ -193,6 +193,7 @@ class DrawnItems:
         """The inner source's batch with the drawn items, and its state."""
         rows, after = self.source(step, params, state)
         chance = _dice(state, self.share).random((len(rows.items_BL), 1, self.count))
+        # By rounding the last bound may lie below 1; what is drawn above it is the last item.
         drawn = np.minimum(np.searchsorted(self.upto_I, chance), len(self.upto_I) - 1)
         return rows.replace(negatives_BLJ=drawn.astype(np.int32)), after
 

@@ -94,6 +94,7 @@ class BucketedRows:
         first = (nth - int(self.starts[which])) * self.rows
         start, stop, _ = self.share.indices(self.rows)
         places, size = np.arange(first + start, first + stop), self.sizes[which]
+        # Places behind the bucket's end take some row that is there, which is emptied below: the shape stays one.
         picked = Permutation(size, seed, epoch, which)(np.minimum(places, size - 1))
         empty = places >= size
 

@@ -106,6 +106,7 @@ def add(first: Delta, second: Delta) -> Delta:
 
 def _refuse_settled(delta: Delta) -> None:
     loras = [x for s in delta.stacks.values() for x in (s.lora or {}).values()]
+    # The gain was computed for the change as it was, and would not belong to another one.
     if any(x.gain_NBF is not None for x in loras):
         raise ValueError("a settled DoRA cannot be changed any more; change it before settle()")
 
@@ -123,6 +124,7 @@ def _join(a: Lora | None, b: Lora | None) -> Lora | None:
         raise ValueError("a DoRA and another LoRA on one site have no sum: merge one of them first")
     # each scale goes into its own b: the joined LoRA has scale 1
     scaled = [x.b_NBRF * x.scale_NB[..., None, None] for x in (a, b)]
+    # Side by side, (a1 a2) (b1; b2) = a1 b1 + a2 b2: exact, where a sum of the factors would mix them.
     joined = jnp.concatenate([a.a_NBDR, b.a_NBDR], axis=-1)
     return Lora(joined, jnp.concatenate(scaled, axis=-2), jnp.ones_like(a.scale_NB))
 

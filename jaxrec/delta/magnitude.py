@@ -70,5 +70,6 @@ def settle(delta: Delta, params: PyTree, path_of: Callable[[str], Sequence[str]]
 
 def _column_squares(w: Any) -> Float[Array, " F"]:
     if hasattr(w, "rows"):
+        # A quantised kernel lies transposed, its output columns are rows.
         return jnp.square(w.rows()).sum(-1)
     return jnp.square(w.astype(jnp.float32)).sum(0)

@@ -33,6 +33,8 @@ def deepmf(shape: DeepMFShape, decay: RatingDecay = RatingDecay()) -> Objective:
         keep = None
         if shape.dropout:
             draw = lambda key: jax.random.bernoulli(key, 1 - shape.dropout, (2 * shape.width,))
+            # By each row's own key, and over the share that is kept, so that nothing has to be scaled when it is
+            # asked.
             keep = jax.vmap(draw)(key_B) / (1 - shape.dropout)
         rating_B = head.apply({"params": params["head"]}, user, item, batch.context_BK, keep)
         mse = (real_B * (rating_B - batch.rating_B) ** 2).sum() / totals["ratings"]
@@ -42,6 +44,7 @@ def deepmf(shape: DeepMFShape, decay: RatingDecay = RatingDecay()) -> Objective:
             square = lambda x: (real_B[:, None] * x**2).sum() / totals["ratings"]
             total += decay.rows * (square(own[:, :e]) + square(its[:, :e]))
             total += decay.biases * (square(own[:, e:]) + square(its[:, e:]))
+            # Less the table's own row, a side is what features and implicit terms have added to it.
             total += decay.shared * (square(user - own) + square(item - its))
         return total, Aux({"mse": mse})
 

@@ -43,7 +43,10 @@ def editor(
         margin_BJ = score_BJ[:, :1] - score_BJ[:, 1:]
         if batch.reference_BJ is not None:
             margin_BJ = margin_BJ - (batch.reference_BJ[:, :1] - batch.reference_BJ[:, 1:])
+        # Padding drafts have scores of any size: their margins are emptied before the loss and not only weighed by
+        # 0 behind it, for 0 times infinity is NaN.
         margin_BJ = jnp.where(there_BJ > 0, margin_BJ, 0.0)
+        # By choice and not by pair, or a choice among many drafts would outweigh one among two.
         share_BJ = there_BJ / jnp.maximum(there_BJ.sum(1, keepdims=True), 1.0)
         value_BJ = sigmoid(margin_BJ.reshape(-1), beta, smoothing).reshape(margin_BJ.shape)
         target_BJ = jnp.where(batch.draft_BJ >= 0, batch.keep_BJ, -1.0)

@@ -106,6 +106,7 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
         del extra, key_B
         tree = merge(params, frozen)
         taught = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
+        # A table may have more rows than the tokenizer has tokens; the teacher's mass on those is no target.
         taught = bar_padding(taught, parts.reader.cfg.tokens)
         student = read(tree, "distil_head", z_of(tree, batch.context), batch.continuation)
         restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)

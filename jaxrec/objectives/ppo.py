@@ -84,6 +84,7 @@ def ppo(lm: LM, cfg: PpoLoss = PpoLoss()) -> Objective:
     def loss(params, frozen, extra, batch: Rollout, totals, key_B):
         del extra, key_B
         tree, mask_BL = merge(params, frozen), choice_mask(lm, batch.said)
+        # Prompts end at one place in all rows, so that the logits before it are never computed.
         out = lm.outputs(tree, batch.said, hidden=(-1,), since=cfg.since)
         log_p_BL = _log_probs(lm, batch.said, out.logits, cfg)
         value_BL = values_before(tree["value"], out.hidden[-1])
@@ -201,6 +202,7 @@ def assess_grpo(lm: LM, cfg: GrpoLoss = GrpoLoss()) -> Assess:
             kl_B = jnp.where(mask_BL, pg.kl(old_BL, ref_BL, "k1"), 0.0).sum(1)
         advantage_B = pg.group_advantages(reward_B, cfg.group, cfg.scale)
         advantage_BL = jnp.where(mask_BL, advantage_B[:, None], 0.0)
+        # A group whose texts all earned the same has no advantages and teaches nothing; the log tells how many do.
         same_BG = reward_B.reshape(-1, cfg.group)
         told = {"groups_agreed": (same_BG.max(1) == same_BG.min(1)).mean()}
         coef_B = jnp.full_like(reward_B, coef)

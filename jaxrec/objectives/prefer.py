@@ -79,6 +79,7 @@ def both(first: PyTree, second: PyTree) -> PyTree:
     sizes = [[x.shape for x in jax.tree.leaves(side)] for side in (first, second)]
     if sizes[0] != sizes[1]:
         raise PreferenceError(f"both answers are padded to one length: {sizes[0]} and {sizes[1]}")
+    # Side by side and not one half behind the other: cut over the devices, every pair stays on one of them.
     join = lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
     return jax.tree.map(join, first, second)
 

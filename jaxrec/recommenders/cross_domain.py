@@ -195,6 +195,7 @@ class CrossDomain(Recommender):
         self_BM = histories.user_B[:, None] == self.train.user_B[shop.members][None]
         inside_BI = taken[:, shop.items]
         return _Evidence(
+            # Asked about somebody it was fitted on, attention would find them first, and copy what they took.
             like_BM=np.where(self_BM, 0, np.maximum(like_BM, 0) / max(len(self.shops) - 1, 1)),
             overlap_BM=np.where(self_BM, 0, overlap_BM),
             mapped_BW=_share(mapped_BW),
@@ -237,6 +238,7 @@ class CrossDomain(Recommender):
         if (valid.histories.user_B[rows] < 0).any():
             first, person_B = np.arange(len(rows)), np.arange(len(rows))
         asked = valid.histories.take(rows[first])
+        # The evidence does not depend on what is chosen: it is made once for the whole grid.
         known, seen = self._evidence(asked, s), self.ownership(asked)[:, shop.items].toarray() > 0
         place_B = np.searchsorted(shop.items, valid.target_B[rows])
         best = (-1.0, self.chosen[s])
@@ -263,6 +265,7 @@ class CrossDomain(Recommender):
         shape = (len(histories), histories.n_items)
         ones = np.ones(len(histories.item_T))
         found = sp.csr_matrix((ones, (histories.row_T, histories.item_T)), shape)
+        # Repeated cells are added up by the sparse matrix; who has an item twice has it.
         found.data[:] = 1
         return found
 

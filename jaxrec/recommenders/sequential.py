@@ -87,6 +87,7 @@ class Sequential(Recommender):
             windows=cfg.windows, count=cfg.model.count, seed=cfg.loop.seed,
         )  # fmt: skip
         groups = devices.shape["data"] * devices.shape["fsdp"]
+        # A multiple of the groups of devices, over which a batch has to divide.
         rows_a_batch = max(round(cfg.positions / cfg.width / groups), 1) * groups
         source, frozen = _source(cfg, rows, rows_a_batch, train, devices)
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), rows)
@@ -208,6 +209,8 @@ def _source(
     if how.kind == "full":
         return Prefetch(source), None
     if how.kind == "sampled":
+        # Every leaf of a batch leads with its rows, so each row brings its part of the draws that all of them
+        # share.
         drawn = DrawnItems(source, train, -(-how.negatives // count), how.popularity, share)
         return Prefetch(drawn), {"log_q": jnp.asarray(drawn.log_q_I)}
     return Prefetch(Negatives(source, train, how.negatives, share)), None

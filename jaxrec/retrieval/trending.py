@@ -57,6 +57,8 @@ class Trending:
             if not self._count:
                 self._at = float(times_T.max())
             self._move(max(self._at, float(times_T.max())))
+            # Counts are kept as of one moment, so that an event which comes late is weighed by its own age, and all
+            # items fade by one factor.
             weight_T = np.exp2((times_T - self._at) / self.half_life_s)
             distinct, place_T = np.unique(items_T, return_inverse=True)
             sums = np.bincount(place_T, weight_T)
@@ -92,6 +94,7 @@ class Trending:
         if len(items_J):
             found = index.search(index.vectors(items_J), k + 1)
             for i, item in enumerate(items_J.tolist()):
+                # k + 1 were asked for, as an item finds itself.
                 others = found.items_BJ[i] != item
                 others[k:] &= others[:k].sum() < k  # k + 1 others where many vectors are equal
                 neighbours[item] = Shortlist(

@@ -33,6 +33,7 @@ def prepare_block(
             f"a {what} array of {block_ID.dtype} {block_ID.shape} does not fit: the index takes floats [rows, {dim}]"
         )
     block_ID = np.ascontiguousarray(block_ID, np.float32)
+    # One pass serves both: a row that is not finite has no finite length.
     squares_I = np.einsum("id,id->i", block_ID, block_ID)
     if not np.isfinite(squares_I).all():
         row = first + int(np.flatnonzero(~np.isfinite(squares_I))[0])

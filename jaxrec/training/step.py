@@ -160,6 +160,7 @@ def make_step(
             grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
         rate = optimizer.rate(state.step)
         params, opt = _apply(optimizer, tables, state.opt, (dense, whole), grads, ids, rate)
+        # Norms of the rows in this batch: those of the whole table would cost reading it at every step.
         touched = {
             p: rows.gather(table, ids[p]) for p, table in params[1].items()
         }  # never all of it

@@ -98,6 +98,8 @@ def make(
     ):  # vectors of who took what, which must not know what is held out
         index = Index.build(learned["neighbours"].item_vectors())
         before = dataclasses.replace(parts, search=index.search, vectors=index.vectors)
+    # Weights are chosen with rankers that have not seen the held-out events; those that answer afterwards know all
+    # of them.
     settings, facts = _tuned(before, learned, split, config, notes)
     rankers: dict[str, Ranker] = {"neighbours": knn} if knn else {}
     if sequence:
@@ -251,6 +253,7 @@ def _tuned(
     rows = np.sort(drawn)
     start = settings.unasked or settings.weights
     weights = fitting.choose_weights(fitting.ask(before, settings, valid.take(rows)), start)
+    # Chosen on the validation's items, and told of the test's.
     test = split.test.take(rows)
     places = fitting.ask(before, settings, test).places(weights)
     facts = {
