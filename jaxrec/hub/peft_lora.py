@@ -112,6 +112,7 @@ def lora_delta(
     dora = config["use_dora"]
     for name, part in parts.items():
         d, f = (cfg.d_model, cfg.vocab) if name == HEAD else sizes[modules[name].site]
+        # Checked before anything is made: a mistake names its tensor, and not an array that could not be broadcast.
         r = _rank(config, name)
         wanted = {"lora_A": (r, d), "lora_B": (f, r)}
         wanted |= {"lora_magnitude_vector": (f,)} if dora else {}
@@ -203,6 +204,7 @@ def _is_own_head(head_VD: np.ndarray, cfg: DecoderConfig, params: PyTree | None)
     """Whether the head that peft saved beside a LoRA on it is the one that the model has anyway."""
     if params is None:
         return False
+    # peft saves the head beside a LoRA on it; only where that is the model's own may it be left out.
     own = params["embed"]["table"] if cfg.tied else params["head"]["kernel"].T
     return own.shape == head_VD.shape and np.allclose(np.asarray(own, np.float32), head_VD, 1e-3)
 

@@ -35,6 +35,7 @@ def dropout(
     # The bits are compared as integers, which saves turning each of them into a float.
     limit = jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
     keep = hashed_bits(key_B, x_BX.shape[1:], site) >= limit
+    # Scaled while training, so that nothing has to be done without dropout.
     return jnp.where(keep, x_BX * (1 / (1 - rate)), 0)
 
 

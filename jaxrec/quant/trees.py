@@ -87,6 +87,7 @@ def quantise_params(
         except QuantError as error:
             raise QuantError(f"{path}: {error}") from error
 
+    # is_leaf: a quantised weight is a tree itself, whose codes would otherwise be met one by one.
     small = jax.tree_util.tree_map_with_path(replaced, params, is_leaf=is_quantised)
     if not hits:
         raise QuantError(_nothing_matches(params, kernels))

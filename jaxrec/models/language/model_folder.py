@@ -149,6 +149,7 @@ def place_facts(folder: str | Path, source: str | Path) -> dict[str, str]:
 
 def place_of(folder: str | Path, facts: Mapping[str, Any]) -> str:
     """Where the base of a folder with `place_facts` lies: relative to it if it is still there, else as it was given."""
+    # Relative first, so that a run's folder can be moved together with its base.
     near = Path(folder) / facts["base"] if facts["base"] else None
     return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
 
@@ -159,6 +160,7 @@ def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
     plain: a prompt and its completion as they stand, whatever the model could.
     """
     tok = Tokenizer(folder)
+    # The model's own template goes first: it is what the model was taught with.
     if tok.has_template and not plain:
         return TemplateChat(tok)
     try:

@@ -102,6 +102,7 @@ class TunedLM:
     ) -> HeadOutput:
         """As `LM.outputs`, of tree, batch, key_B, hidden and since; packed rows keep their segments apart."""
         delta = tree.get("delta")
+        # Dropout is data that travels in the Delta for one step, so `accum=4` drops what `accum=1` does.
         if delta is not None and key_B is not None:
             delta = with_dropout(delta, key_B, self.lora_dropout)
         return self.backbone.apply(
@@ -198,12 +199,14 @@ class TenantLM:
     def _parts(self, tree: PyTree, batch: Turns) -> tuple[Context, Tokens, Delta]:
         """(what is answered, the answers, each row's Delta)."""
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
+        # p is looked up in the table, whose rows have the gradient; nothing is inferred here.
         context = self.lm.read(tree, batch.question)
         return context, batch.answer, self.lm.personal(tree, p_BE)
 
 
 def _from_logits(logits_BLV: Array, rows: Tokens, places_BL: Array | None) -> TokenLogProbs:
     counts_BL = following(rows.loss_BL if places_BL is None else places_BL) != 0
+    # The places are masked and the logits not cut: a slice would be a copy of the largest array of the step.
     log_p_BL, best_BL = next_log_probs(logits_BLV, rows.ids_BL)
     return TokenLogProbs(jnp.where(counts_BL, log_p_BL, 0.0), counts_BL & best_BL)
 

@@ -143,6 +143,7 @@ def decoder_writer(
     """
     weights = _DecoderWeights(cfg, merged, cut)
 
+    # The tree may change from call to call (a model that trains): what is made of it is made anew, or kept by identity.
     def prepare(tree: PyTree, openings: Sequence[Any]) -> tuple[PyTree, list[list[int]]]:
         return weights(tree), [list(ids) for ids in openings]
 
@@ -236,6 +237,7 @@ class _DecoderWeights:
 
 def written_ids(out: Generated) -> list[list[int]]:
     """What each row chose, its end token included: what a policy is trained on."""
+    # Ending was a choice of the policy too, so the end token is trained on.
     ends = out.end or [None] * len(out.ids)
     return [ids if end is None else [*ids, end] for ids, end in zip(out.ids, ends, strict=True)]
 
@@ -285,6 +287,7 @@ def _sampling(how: Generation, seeds: Sequence[int]) -> Sampling:
 def _sure(text: str, stop: Sequence[str]) -> str:
     """What of an unfinished text stays as it is: no half of a character, no beginning of a stop string."""
     text = text.rstrip("\ufffd")  # bytes that are no character yet
+    # What ends like the beginning of a stop string may become one with the next token.
     held = [n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])]
     return text[: len(text) - max(held, default=0)]
 

@@ -38,6 +38,7 @@ class Answering:
         self._turn = jax.jit(
             lambda params, p, q, more: lm.turn(params, lm.read(params, q), p, more)
         )
+        # A head has read the question as Z, so its text begins with what opens an answer, and with nothing else.
         start = list(chat.marks().start)
 
         def prepare(params: PyTree, asked: Sequence[Any]) -> tuple[PyTree, list[list[int]]]:
@@ -73,6 +74,7 @@ class Answering:
         parts = []
         for cut, real in batches(len(question["ids_BL"]), self.rows):
             q, a = ({k: v[cut] for k, v in rows.items()} for rows in (question, answer))
+            # A Delta's row axis is not the leading one, so numpy's indexing would cut its layers.
             who = take(p_NE, jnp.asarray(cut)) if isinstance(p_NE, Delta) else p_NE[cut]
             parts.append(np.asarray(self._score(params, who, Tokens(**q), Tokens(**a)))[:real])
         return np.concatenate(parts)

@@ -83,6 +83,7 @@ def choose(
     """
     if not len(score_J) or len(score_J) != len(keep_J):
         raise ValueError(f"{len(score_J)} scores and {len(keep_J)} keep-logits of drafts")
+    # argmax takes the first NaN for the largest.
     if not (np.isfinite(score_J).all() and np.isfinite(keep_J).all()):
         raise ValueError("a draft's score is not finite")
     best = int(np.argmax(score_J))
@@ -124,6 +125,7 @@ def evidence_of(texts: Texts, context_BS: Array, text_BS: Array) -> Evidence:
     """A person's pieces as evidence: what was there, what they wrote, and the change."""
     context, text = texts.at(context_BS).z_cls_BD, texts.at(text_BS).z_cls_BD
     nothing = jnp.zeros(text_BS.shape)
+    # An index of -1 reads as zeros, so without the kind a guide's sentence would look like an answer to nothing.
     kind = (context_BS >= 0).astype(jnp.int32)  # a guide's sentence answers nothing
     return Evidence(_beside(context, text), kind, nothing, text_BS >= 0)
 

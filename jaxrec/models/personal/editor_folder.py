@@ -142,6 +142,7 @@ def _in_parts(
     # Once, and not with each part: the library of texts is in the tree.
     tree = jax.device_put(tree)
     for start in range(0, count, rows):
+        # The last part repeats its last row up to `rows`, so that there is one program.
         index = np.minimum(np.arange(start, start + rows), count - 1)
         part = jax.tree.map(lambda x, index=index: x[index], batch)
         parts.append(jax.tree.map(np.asarray, apply(tree, part, *(x[index] for x in given))))

@@ -155,6 +155,7 @@ def turn_source(
       seed: of the order and of the choice.
       share: this process's part of a batch.
     """
+    # Chosen without the row's own answer, or p could carry the answer instead of the person.
     index, there = choose_evidence(pieces, rows.tenant_N, rows.dialogue_N, pieces_a_row, seed)
 
     def make(picked: dict) -> Turns:
@@ -169,4 +170,5 @@ def turn_source(
         "index": index,
         "there": there,
     }
+    # Evidence is gathered in the background, while a step runs.
     return Prefetch(ArraySource(arrays, batch, seed=seed, share=share, make=make))

@@ -100,6 +100,7 @@ def load_teacher(
     Raises RunError for another tokenizer, and for fewer rows than the backbone's vocabulary has.
     """
     folder, vocab = find_model(source), backbone.cfg.vocab
+    # Asked of the config, so that a teacher that does not fit is refused before its weights are read.
     has = read_config(folder)[0].vocab
     alike = lambda other: all(chat.encode(x) == other.encode(x) for x in _ANY_TEXT)
     if has < vocab or not alike(chat_of(folder)):  # known before the weights are read
@@ -215,6 +216,7 @@ def load_personal(
     if head:
         if "head" not in params:
             raise quant.QuantError(f"{folder} has no head to quantise: there the backbone answers")
+        # After loading: the folder keeps the head's floats, and how it is served is the caller's choice.
         params["head"] = quant.place(devices, quant.quantise_params(params["head"], head))
     lm = PersonalLM(base.model, config.from_dict(PersonalConfig, facts["personal"]))
     encoder = ProfileEncoder(config.from_dict(ProfileEncoderConfig, facts["encoder"]))
@@ -225,6 +227,7 @@ def _backbone_of(
     folder: str | Path, facts: dict[str, Any], devices: jax.sharding.Mesh, quantise: str
 ) -> ModelFolder:
     """The backbone that the facts name, if it is still the one that they mean."""
+    # With the cuts that it was trained with, because the Deltas' paths name stacks.
     base = load_backbone(facts["backbone"], devices, tuple(facts.get("cuts", ())), quantise)
     if "base_hash" in facts:
         wanted, now = facts["base_hash"], base.hashed

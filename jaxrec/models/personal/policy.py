@@ -132,6 +132,7 @@ class Alignment(nn.Module):
         sharp = self.param("sharpness", nn.initializers.constant(10.0), (1, 1, 1))
         # `attend` divides scores by sqrt(width), which is for vectors of length sqrt(width); of cosines it is undone.
         query, key = unit(a_BLW) * sharp * self.width**0.5, unit(o_BMW)
+        # Padding of the other text has a vector too and must not be anybody's counterpart.
         seen = jnp.broadcast_to(other.mask_BL[:, None, :], (*a_BLW.shape[:2], o_BMW.shape[1]))
         one = lambda x: x[:, :, None, :]
         found_BLW = attend(one(query), one(key), one(o_BMW), seen)[:, :, 0]
@@ -163,6 +164,7 @@ def profile_of(
     """
     if not head.cfg.p_enters:
         return None
+    # A tenant whose p was trained has it in the table; anybody else's is read off evidence.
     if encoder is None:
         return tables.lookup(tree["profile"]["p"], batch.tenant_B)
     evidence = Evidence(

@@ -93,6 +93,7 @@ def load_policy(folder: str | Path) -> PolicyModel:
     if "policy" not in facts:
         raise RunError(f"{folder} is no policy head: its facts.json lacks 'policy'")
     encoder = facts["encoder"]
+    # Logits are kept as they were trained; what makes probabilities of them lies beside the weights.
     calibration = facts["calibration"]
     return PolicyModel(
         PolicyHead(config.from_dict(PolicyHeadConfig, facts["policy"])),
@@ -110,6 +111,7 @@ def _in_parts(apply: Any, tree: PyTree, batch: PolicyBatch, given: tuple, rows: 
     # Once, and not with each part: the library of texts is in the tree.
     tree = jax.device_put(tree)
     for start in range(0, count, rows):
+        # The last part repeats its last row up to `rows`, so that there is one program.
         index = np.minimum(np.arange(start, start + rows), count - 1)
         part, own = rows_of(batch, index), tuple(x[index] for x in given)
         parts.append(np.asarray(apply(tree, part, *own)))

@@ -163,6 +163,7 @@ def starting_p(
     Raises RunError for a tenant that the profile does not know, or that has no p there.
     """
     if profile:
+        # p as it was left by an earlier stage, not as it would be inferred: what the gradient found is kept.
         known = load_profile(profile, model.lm)
         # A tenant with a Delta of its own has no p that training could start from.
         places = {key: u for u, key in enumerate(known.tenants) if key not in known.own}

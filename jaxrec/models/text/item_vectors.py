@@ -86,6 +86,7 @@ def _read_in_chunks(
         print(f"reading {len(texts):,} texts by the frozen backbone, once", flush=True)
     chunks = []
     for start in range(0, len(texts), size):
+        # A chunk a file: an interrupted run goes on from the last one that was whole.
         kept = path.with_name(f"{path.stem}-{start}.npy")
         if not kept.is_file():
             _save(kept, encoder(texts[start : start + size]))
