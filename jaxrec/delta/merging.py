@@ -30,6 +30,7 @@ def merge(kernel_NDF: Float[Array, "N D F"], lora: Lora) -> Float[Array, "N D F"
         frozen, now = length(kernel_NDF), length(moved)
         ratio = jnp.where(now > 0, frozen / jnp.where(now > 0, now, 1.0), 1.0)
         moved = moved * ratio * (1 + lora.magnitude_NBF[:, :1])
+    # Deltas are f32, so the sum is made in f32 and rounded to the kernel's type once.
     return moved.astype(kernel_NDF.dtype)
 
 

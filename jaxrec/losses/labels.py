@@ -50,6 +50,7 @@ def cross_entropy(
     """`nll` (nats) and `correct`, weighted sums over rows; a label below 0 counts as unlabelled (weight 0)."""
     weight = weight_B * (label_B >= 0)
     log_p = jax.nn.log_softmax(logits_BW.astype(jnp.float32))
+    # An unlabelled row (-1) has no weight, and any index that exists will do for it.
     picked = jnp.take_along_axis(log_p, jnp.maximum(label_B, 0)[:, None], axis=-1)[:, 0]
     return {
         "nll": -jnp.sum(picked * weight),

@@ -65,4 +65,5 @@ def _mean(sums: dict[str, Array], items: Array, sizes: tuple[int, ...]) -> tuple
     codes = items * len(sizes)
     metrics = {"nll": sums["nll"] / codes, "nll_item": sums["nll"] / items}
     metrics |= {f"hit_{q}": sums["correct_Q"][q] / items for q in range(len(sizes))}
+    # The smoothed loss is trained on; told is the plain one, which compares between settings.
     return sums["loss"] / codes, Aux(metrics)

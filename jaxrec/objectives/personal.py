@@ -233,6 +233,7 @@ def universal(
         p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
         context, delta = lm.read(tree, batch.question), lm.personal(tree, p_BE)
         seen = {"first": first_BE, "second": second_BE}
+        # Where no term reads whole logits, a borrowed vocabulary is scored in chunks of positions.
         if not whole:
             log_probs = lm.log_probs(tree, context, batch.answer, delta)
             seen["tokens"] = _by_row(token_sums, *log_probs, batch.answer.loss_BL)

@@ -41,6 +41,7 @@ def policy(
             jnp.asarray(positive_W),
             jnp.ones(batch.target_BW.shape[0]),
         )
+        # By known labels and not by rows: what is unknown in a row counts nowhere, in the denominator neither.
         value = sums["nll"].sum() / totals["known"]
         right = {
             f"accuracy/{label}": sums["correct"][w] / totals[label]

@@ -24,6 +24,7 @@ def sft(lm: LM) -> Objective:
         del extra
         tree = merge(params, frozen or {})
         said = lm.tokens(batch)
+        # By log-probabilities and not by logits: a prompt, of which nothing is learned, then costs no scores.
         sums = token_sums(*lm.log_probs(tree, batch, key_B), said.loss_BL)
         nll = sums["nll"] / totals["tokens"]
         hits = sums["correct"] / totals["tokens"]

@@ -127,6 +127,8 @@ def _autoencoded(
     )
     with tempfile.TemporaryDirectory() as spare:
         folder = Path(out or spare)
+        # The plain autoencoder comes first, so that the codebooks are placed among encodings that mean something
+        # already.
         if cfg.warm:
             params = _fitted(x_ID, model, cfg, params, None, folder / "warm", devices, rows)[0]
         z_IE = np.asarray(_encoder(model)(params, x_ID))
