@@ -69,8 +69,8 @@ class Generator:
     ):
         self.bind, self.new_cache, self.limit, self.chunk = bind, new_cache, limit, chunk
         self.eos = tuple(eos)
-        # Cache and state are donated: a program writes into the memory that it was given instead of into a copy.
         self._empty = jax.jit(new_cache, static_argnums=(1, 2))
+        # Cache and state are donated: a program writes into the memory that it was given instead of into a copy.
         self._read = jax.jit(self._read_chunk, donate_argnums=(1,))
         self._begin = jax.jit(self._first_token, static_argnames=("length",), donate_argnums=(0,))
         self._advance = jax.jit(self._many_tokens, donate_argnums=(1,))
