@@ -180,6 +180,8 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
             safe = {term: jnp.where(t > 0, t, 1) for term, t in totals.items()}
             value = jax.value_and_grad(loss, has_aux=True)
             (total, aux), grads = value(params, frozen, extra, alone, safe, row_key[None])
+            # One norm over all parameters: clipped leaf by leaf, a row could move the sum by clip times the root of
+            # the number of leaves, and the noise would be too small for it.
             norm = norm_of(grads)
             scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
             metrics = dict(aux.metrics, clipped=(norm > clip).astype(jnp.float32))

@@ -20,6 +20,7 @@ class PartitionError(RunError, ValueError):
 def paths(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every (path, leaf) of nested dicts, in order."""
     for key, value in params.items():
+        # Only dicts are walked into: a quantised weight is a pytree as well, and no rule may cut through it.
         if isinstance(value, Mapping):
             yield from paths(value, f"{prefix}{key}/")
         else:
