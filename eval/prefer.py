@@ -193,7 +193,7 @@ def trained(
     """The tree after `cfg.steps` steps."""
     rule = contender.train or case.rule
     mine, frozen = partition.split(case.tree, rule)
-    side = "said" if contender.loss.kind == "kto" else "chosen"
+    side = "answer" if contender.loss.kind == "kto" else "chosen"
     by_row = {"profile/p": RowAdam(ids=lambda batch: getattr(batch, side).tenant_B)}
     tables = by_row if rule == "profile/p" else None
     opt = OptConfig(

@@ -225,10 +225,10 @@ class Pairs:
 class Thumbs:
     """Single answers that somebody liked or not. `mismatched`: the same prompts, each with another row's answer."""
 
-    said: "Tokens | Turns"
+    answer: "Tokens | Turns"
     mismatched: "Tokens | Turns"
     liked_B: Leaf
-    said_reference_B: Leaf | None = None
+    answer_reference_B: Leaf | None = None
     mismatched_reference_B: Leaf | None = None
 
 

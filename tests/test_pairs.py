@@ -93,7 +93,7 @@ def test_thumbs(tmp_path):
         GOOD,
     ]
     found, skipped = data.read_thumbs(written(tmp_path / "x.jsonl", rows))
-    assert [(t.said, t.liked) for t in found] == [
+    assert [(t.answer, t.liked) for t in found] == [
         ("b", True),
         ("Yes, gladly.", True),
         ("No.", False),
@@ -182,9 +182,9 @@ def test_thumb_rows(chat):
     rows, kept, _ = data.thumb_rows(chat, thumbs, 64)
     assert rows.liked_B.tolist() == [True, False] * 3
     for i in range(len(kept)):
-        assert rows.mismatched.ids_BL[i].tolist() != rows.said.ids_BL[i].tolist()
+        assert rows.mismatched.ids_BL[i].tolist() != rows.answer.ids_BL[i].tolist()
         start = len(chat.opening(kept[i].prompt))
-        assert (rows.mismatched.ids_BL[i, :start] == rows.said.ids_BL[i, :start]).all()
+        assert (rows.mismatched.ids_BL[i, :start] == rows.answer.ids_BL[i, :start]).all()
 
 
 def test_buckets_lose_nothing(chat):
@@ -219,7 +219,7 @@ def test_tenant_rows(chat):
         tenant_pair_rows(chat, made(), ["g1"], 40, 20)
     thumbs = [Thumb(p.prompt, p.chosen, True, p.group, p.where) for p in made()]
     rows, _, _ = tenant_thumb_rows(chat, thumbs, ["g0", "g1"], 40, 20)
-    assert rows.said.tenant_B.tolist() == rows.mismatched.tenant_B.tolist()
+    assert rows.answer.tenant_B.tolist() == rows.mismatched.tenant_B.tolist()
 
 
 def test_the_last_pairs_are_held_out():

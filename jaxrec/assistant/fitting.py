@@ -221,7 +221,7 @@ def fit_thumbs(
         print(line, flush=True)
     frozen = _frozen(model, start_UE, devices)
     objective = prefer(TenantLM(model.lm), PreferenceLoss("kto"), "switched")
-    by_row = {"profile/p": RowAdam(ids=lambda batch: batch.said.tenant_B)}
+    by_row = {"profile/p": RowAdam(ids=lambda batch: batch.answer.tenant_B)}
     params = {"profile": {"p": jnp.asarray(start_UE)}}
     own = _fit(objective, params, frozen, batch, cfg, devices, out, by_row=by_row, spans=True)
     return np.asarray(own["profile"]["p"])

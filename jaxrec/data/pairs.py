@@ -63,7 +63,7 @@ class Thumb:
     """One conversation, one answer, and whether it was liked."""
 
     prompt: tuple[Message, ...]
-    said: str
+    answer: str
     liked: bool
     group: str = ""
     where: str = ""
@@ -103,7 +103,11 @@ def join_thumbs(thumbs: Sequence[Thumb]) -> list[Pair]:
         by_place.setdefault((thumb.where, thumb.prompt), {})[thumb.liked] = thumb
     return [
         Pair(
-            both[True].prompt, both[True].said, both[False].said, both[True].group, both[True].where
+            both[True].prompt,
+            both[True].answer,
+            both[False].answer,
+            both[True].group,
+            both[True].where,
         )
         for both in by_place.values()
         if len(both) == 2
@@ -278,15 +282,15 @@ def thumb_rows(
     kept, skipped = [], Skipped()
     for thumb in thumbs:
         try:
-            _fitted(chat, thumb.prompt, (thumb.said,), length, None, thumb)
+            _fitted(chat, thumb.prompt, (thumb.answer,), length, None, thumb)
             kept.append(thumb)
         except (ValueError, ChatError) as error:
             _left_out(skipped, error, thumb.where, strict)
     _some(kept, length, skipped)
-    other = mismatch([t.group for t in kept], [t.said for t in kept], seed)
+    other = mismatch([t.group for t in kept], [t.answer for t in kept], seed)
     said, wrong = [], []
     for i, thumb in enumerate(kept):
-        answers = (thumb.said, kept[other[i]].said)
+        answers = (thumb.answer, kept[other[i]].answer)
         own, foreign = _fitted(chat, thumb.prompt, answers, length, skipped, thumb)
         said.append(own)
         wrong.append(foreign)
@@ -295,13 +299,13 @@ def thumb_rows(
     return Thumbs(*rows, liked), kept, skipped
 
 
-def mismatch(groups: Sequence[str], said: Sequence[str], seed: int = 0) -> np.ndarray:
+def mismatch(groups: Sequence[str], texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """For each row the number of another one whose answer it gets: a ring through each group's rows in random order.
 
     The next in the ring that says something else is taken; a row whose group says nothing else gets one of another
     group. Raises PairError where all rows say the same.
     """
-    if len(set(said)) < 2:
+    if len(set(texts)) < 2:
         raise PairError("all answers are the same: KTO's baseline needs answers that differ")
     order = np.random.default_rng(seed).permutation(len(groups))
     everyone = list(order)
@@ -314,7 +318,7 @@ def mismatch(groups: Sequence[str], said: Sequence[str], seed: int = 0) -> np.nd
             if other[i] >= 0:
                 continue
             following = (ring[(place + k) % len(ring)] for k in range(1, len(ring)))
-            other[i] = next((j for j in following if said[j] != said[i]), -1)
+            other[i] = next((j for j in following if texts[j] != texts[i]), -1)
     return other
 
 

@@ -101,8 +101,8 @@ def tenant_thumb_rows(
     if not thumbs:
         raise PairError("no thumb is left")
     skipped = Skipped()
-    other = mismatch([t.group for t in thumbs], [t.said for t in thumbs], seed)
-    own = [_answer(chat, t.said, answer, skipped, t) for t in thumbs]
+    other = mismatch([t.group for t in thumbs], [t.answer for t in thumbs], seed)
+    own = [_answer(chat, t.answer, answer, skipped, t) for t in thumbs]
     make = lambda side: _turns(chat, thumbs, side, tenants, question, answer)
     liked = np.array([t.liked for t in thumbs])
     return Thumbs(make(own), make([own[i] for i in other]), liked), list(thumbs), skipped

@@ -60,7 +60,7 @@ def thumb_row_of(row: Any, name: str) -> Feedback:
     rest = {key: value for key, value in row.items() if key not in ANSWERS}
     thumb = thumb_of({**rest, "completion": said, "label": _liked(given)}, name)
     *before, asked = _turns(thumb.prompt)
-    return Feedback(_id(row, name), asked.text, thumb.said, thumb.liked, tuple(before))
+    return Feedback(_id(row, name), asked.text, thumb.answer, thumb.liked, tuple(before))
 
 
 def page_of(row: Any, name: str) -> Page:

@@ -231,19 +231,19 @@ def judge_thumbs(
     # The mismatched answers only estimate how far the policy has moved; KTO lets no gradient through there
     # (Ethayarajh 2024), so nothing of their pass is kept.
     tree_still = jax.lax.stop_gradient(tree)
-    said = answers(lm, tree, batch.said, key_B)
+    said = answers(lm, tree, batch.answer, key_B)
     other = jax.tree.map(jax.lax.stop_gradient, answers(lm, tree_still, batch.mismatched))
     if reference == "switched":
         was = lm.reference(tree_still)
-        told = [answers(lm, was, part).log_p_B for part in (batch.said, batch.mismatched)]
+        told = [answers(lm, was, part).log_p_B for part in (batch.answer, batch.mismatched)]
         said_was, other_was = jax.lax.stop_gradient(told)
-    elif batch.said_reference_B is None or batch.mismatched_reference_B is None:
+    elif batch.answer_reference_B is None or batch.mismatched_reference_B is None:
         raise PreferenceError(
             "the batch carries no reference log-probabilities: compute them (objectives.reference), or set"
             " reference='switched'"
         )
     else:
-        said_was, other_was = batch.said_reference_B, batch.mismatched_reference_B
+        said_was, other_was = batch.answer_reference_B, batch.mismatched_reference_B
     real = lambda answer: (answer.tokens_B > 0).astype(jnp.float32)
     return {
         "ratio": said.log_p_B - said_was,
@@ -285,7 +285,7 @@ def _thumbs(lm: LM, how: PreferenceLoss, reference: Reference) -> Objective:
 
     def weigh(batch: Thumbs):
         return {
-            "rows": jnp.maximum((count(lm.tokens(batch.said)) > 0).sum(), 1).astype(jnp.float32)
+            "rows": jnp.maximum((count(lm.tokens(batch.answer)) > 0).sum(), 1).astype(jnp.float32)
         }
 
     return Objective(Spanning(encode, score), weigh)

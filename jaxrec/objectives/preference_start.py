@@ -217,7 +217,7 @@ def tenant_start(
         print(line, flush=True)
     print(f"{len(names)} tenants: {len(kept)} pairs, {len(held_kept)} held out", flush=True)
     rule = rule or "profile/p"
-    side = "said" if kind == "thumbs" else "chosen"
+    side = "answer" if kind == "thumbs" else "chosen"
     by_row = {"profile/p": RowAdam(ids=lambda batch: getattr(batch, side).tenant_B)}
     groups = [pair.group for pair in held_kept]
     return PreferenceStart(

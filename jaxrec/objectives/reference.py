@@ -48,7 +48,7 @@ def with_reference(
         )
     if isinstance(rows, Thumbs):
         return rows.replace(
-            said_reference_B=told(rows.said), mismatched_reference_B=told(rows.mismatched)
+            answer_reference_B=told(rows.answer), mismatched_reference_B=told(rows.mismatched)
         )
     raise TypeError(f"Pairs or Thumbs, not {type(rows).__name__}")
 
