@@ -153,7 +153,9 @@ def ran(models):
         )
         # what ranks is another test's matter
         patch.setattr(
-            flow_parts, "fitted", lambda folder, kind, cfg, split: Popularity().fit(split.train)
+            flow_parts,
+            "fit_or_load",
+            lambda folder, kind, cfg, split: Popularity().fit(split.train),
         )
         patch.setattr(flow_parts, "make_shops", lambda: make_shops(people=70))
         rows = explain.main(cfg)

@@ -96,7 +96,7 @@ def all_gathers(microbatches) -> int:
 def test_strided_microbatches_put_no_all_gather_into_the_program(monkeypatch):
     assert all_gathers(gradients.summed(4).take) == 0
     contiguous = lambda tree, n: jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), tree)
-    monkeypatch.setattr(gradients, "strided", contiguous)
+    monkeypatch.setattr(gradients, "to_microbatches", contiguous)
     assert all_gathers(gradients.summed(4).take) > 0
 
 
