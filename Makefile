@@ -19,6 +19,9 @@ help: ## this list
 demo: $(VENV)/core ## from text to each business's own voice, then a report: runs/demo/report.html
 	$(VENV)/bin/python -m jaxrec.demo --out runs/demo
 
+# Tests start no run anew, so they have their huge pages from here.
+test test-slow: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 test: $(VENV)/dev ## all tests but the slow ones (ten to fourteen minutes on two cores)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # parameters that a signature explains by itself
-# Modules that do not keep it yet. None may be added; one that keeps it has to go from here.
-EXEMPT = """
-""".split()
 
 
 def doors(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef, str]]:
@@ -40,9 +37,5 @@ def silent(path: Path) -> list[str]:
 
 
 def test_every_parameter_is_explained():
-    by_path = {path: silent(path) for path in sorted((ROOT / "jaxrec").rglob("*.py"))}
-    exempt = {ROOT / name for name in EXEMPT}
-    missing = [line for path, lines in by_path.items() if path not in exempt for line in lines]
+    missing = [line for path in sorted((ROOT / "jaxrec").rglob("*.py")) for line in silent(path)]
     assert not missing, "\n".join(missing)
-    kept = [str(path.relative_to(ROOT)) for path in sorted(exempt) if not by_path.get(path)]
-    assert not kept, f"these keep it now, or are gone; take them out of EXEMPT: {kept}"
