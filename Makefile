@@ -22,7 +22,7 @@ demo: $(VENV)/core ## from text to each business's own voice, then a report: run
 # Tests start no run anew, so they have their huge pages from here.
 test test-slow: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-test: $(VENV)/dev ## all tests but the slow ones (ten to fourteen minutes on two cores)
+test: $(VENV)/dev ## all tests but the slow ones (about twelve minutes on two cores)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(VENV)/dev ## the slow ones
