@@ -58,6 +58,7 @@ def main(cfg: DeepMFTraining) -> dict[str, float]:
 def ratings(cfg: DeepMFTraining) -> tuple[Interactions, SideFeatures | None]:
     """The events with their ratings, and side features where the model reads them."""
     if not cfg.data.name and cfg.data.path is None:
+        print("no data set is named (--data.path FILE): the people of the sample world", flush=True)
         shops = make_shops()
         catalog = shops.catalog
         tags = [attributes["tags"].split() for attributes in catalog.attributes]

@@ -30,6 +30,8 @@ class TrainGenerativeRecConfig:
 def main(cfg: TrainGenerativeRecConfig) -> dict[str, float]:
     """Fits, saves OUT/model, and gives Recall and NDCG of the test people's lists, ranked among all items."""
     named = cfg.data.name or cfg.data.path
+    if not named:
+        print("no data set is named (--data.path FILE): the people of the sample world", flush=True)
     found = read(cfg.data) if named else interaction_set(make_shops())
     print(found.summary(), flush=True)
     split = leave_one_out(histories(found.interactions))

@@ -47,6 +47,7 @@ def people(data: DataConfig) -> Histories:
         found = read(data)
         print(found.summary(), flush=True)
         return histories(found.interactions)
+    print("no data set is named (--data.path FILE): the people of the sample world", flush=True)
     shops = make_shops()
     rows = from_lists([person.items_T for person in shops.people], len(shops.catalog))
     times_T = np.concatenate([person.times_T for person in shops.people])
