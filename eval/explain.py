@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxrec.eval import explain_table
-from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
-from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
-from jaxrec.eval.recommend_flow import RULE, Request, items_of
 
 from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.dialogue.explanation import Reason
+from jaxrec.eval import explain_table
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
+from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
+from jaxrec.eval.recommend_flow import RULE, Request, items_of
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.models.text.token_vectors import TokenVectors
 from jaxrec.recommenders.flow import STAGES, Answer, FlowSettings, Pipeline

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow, perplexity
 
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import XREC
 from jaxrec.dialogue.prompts import template_reason
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow, perplexity
 from jaxrec.rewards.reward import Reward, Sample, Score, score_samples
 from jaxrec.text_metrics import Catalogue, EmbedTokens, distinct_n, rouge_l, soft_matches
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxrec.eval.flow_parts import World
 
 from jaxrec import ranking
 from jaxrec.data.histories import Holdout
+from jaxrec.eval.flow_parts import World
 from jaxrec.recommenders.flow import (
     STAGES,
     Candidates,

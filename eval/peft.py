@@ -22,14 +22,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxrec.eval.peft_counted import claims, counted
-from jaxrec.eval.peft_plot import plot
-from jaxrec.eval.peft_tasks import Task, task
-from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
 
 from jaxrec import config, mesh, results
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
+from jaxrec.eval.peft_counted import claims, counted
+from jaxrec.eval.peft_plot import plot
+from jaxrec.eval.peft_tasks import Task, task
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
 from jaxrec.files import write_json
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
 

@@ -32,10 +32,9 @@ def main() -> int:
         jax.config.update("jax_compilation_cache_dir", flags.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    from jaxrec import mesh
     from jaxrec.eval.peft_tasks import task
     from jaxrec.eval.peft_training import Method, Sizes
-
-    from jaxrec import mesh
     from jaxrec.models.language.tuned_folder import load_tuned
 
     devices = mesh.make(devices=jax.devices()[:1])

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxrec.eval.peft_tasks import Task
 
 from jaxrec import delta as deltas
 from jaxrec import mesh, objectives, quant
@@ -23,6 +22,7 @@ from jaxrec.data.instructions import Instruction, encode_instructions
 from jaxrec.data.source import ArraySource
 from jaxrec.data.text import pack, pad
 from jaxrec.delta import DeltaConfig
+from jaxrec.eval.peft_tasks import Task
 from jaxrec.losses.tokens import following
 from jaxrec.models.language.tuned_folder import Tuned
 from jaxrec.models.language.tuned_lm import TunedLM

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxrec.eval.personalize_plot import k_curve
-from jaxrec.eval.personalize_rows import Case, fold_rows
-from jaxrec.eval.personalize_speed import onboarding_speed
 
 from jaxrec import config, metrics
 from jaxrec.data.judgement_folds import Cards, assign_folds, cards, split
 from jaxrec.data.judgements import Judgements, JudgementsConfig, read
+from jaxrec.eval.personalize_plot import k_curve
+from jaxrec.eval.personalize_rows import Case, fold_rows
+from jaxrec.eval.personalize_speed import onboarding_speed
 from jaxrec.files import content_hash, open_atomically
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, view_items
 from jaxrec.models.personal.judgement import PersonConfig

@@ -4,8 +4,8 @@ import time
 
 import jax
 import numpy as np
-from jaxrec.eval.personalize_rows import Case
 
+from jaxrec.eval.personalize_rows import Case
 from jaxrec.models.personal.judgement import frozen_of
 from jaxrec.models.personal.profile import Gaussian
 from jaxrec.recommenders.judgement_fit import JudgementFit

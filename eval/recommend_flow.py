@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxrec.eval import flow_table
-from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 
 from jaxrec import config, results
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout
+from jaxrec.eval import flow_table
+from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 from jaxrec.people.traits import rhythm
 from jaxrec.recommenders.flow import Answer, FlowParts, FlowSettings, Pipeline
 

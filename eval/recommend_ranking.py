@@ -19,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxrec import config, ranking
+from jaxrec.config import RunError
+from jaxrec.data.histories import Split
+from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
 from jaxrec.eval.recommend_measures import (
     LIST,
     Measured,
@@ -30,11 +35,6 @@ from jaxrec.eval.recommend_measures import (
     diversity_vectors,
     split,
 )
-
-from jaxrec import config, ranking
-from jaxrec.config import RunError
-from jaxrec.data.histories import Split
-from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
 from jaxrec.files import write_json
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig

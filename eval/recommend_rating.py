@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxrec.eval.rating_floors import bias_floor, mean_floor, svd_floor
 
 from jaxrec import config, files, results
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories
 from jaxrec.data.interaction_sets import DataConfig, read
+from jaxrec.eval.rating_floors import bias_floor, mean_floor, svd_floor
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.side_features import SideFeatures
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxrec.eval import search_geometry, search_plan, search_plot, search_serve, search_texts
-from jaxrec.eval.search_vectors import SHAPE, Vectors
 from tqdm import tqdm
 
 from jaxrec import config
 from jaxrec.config import ConfigError
+from jaxrec.eval import search_geometry, search_plan, search_plot, search_serve, search_texts
+from jaxrec.eval.search_vectors import SHAPE, Vectors
 from jaxrec.results import print_table, write_results
 from jaxrec.retrieval import top_k
 from jaxrec.retrieval.exact import ExactSearch

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
 from jaxrec.eval.search_geometry import distances, extrapolated, geometry, slope
 from jaxrec.eval.search_texts import real_vectors
 from jaxrec.eval.search_vectors import SHAPE, Shape, Vectors
-
 from jaxrec.results import print_table, write_results
 
 SIZES = (1000, 3000, 10_000, 30_000, 100_000)

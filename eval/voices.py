@@ -14,12 +14,12 @@ import dataclasses
 import time
 
 import numpy as np
-from jaxrec.eval.turn_cost import turn_cost
 
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.tenants import Dialogue, Tenant, choose_tenants, read_tenants
+from jaxrec.eval.turn_cost import turn_cost
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import load_personal

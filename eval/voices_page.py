@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec.eval.line_chart import HEIGHT, WIDTH, Chart, Series, chart
-
 from jaxrec import config
 from jaxrec.config import RunError
+from jaxrec.eval.line_chart import HEIGHT, WIDTH, Chart, Series, chart
 from jaxrec.files import write_atomically
 from jaxrec.log import read_metrics
 

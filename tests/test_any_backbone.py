@@ -7,10 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_models as tiny
-from jaxrec.train import personalize, retrofit, universal
-from jaxrec.train.personalize import PersonalizeConfig
-from jaxrec.train.retrofit import RetrofitConfig
-from jaxrec.train.universal import UniversalConfig
 
 from jaxrec import checkpoint, mesh
 from jaxrec.config import RunError
@@ -25,6 +21,10 @@ from jaxrec.models.personal.heads import HeadConfig
 from jaxrec.models.personal.lfe import LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_personal
 from jaxrec.models.personal.profile import ProfileEncoderConfig
+from jaxrec.train import personalize, retrofit, universal
+from jaxrec.train.personalize import PersonalizeConfig
+from jaxrec.train.retrofit import RetrofitConfig
+from jaxrec.train.universal import UniversalConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

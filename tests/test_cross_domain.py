@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from jaxrec.eval.recommend_cross import CrossShopConfig, Task, drawn, main, of_shop, pair, table
 
 from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_cross import CrossShopConfig, Task, drawn, main, of_shop, pair, table
 from jaxrec.recommenders.cross_domain import CrossDomain, CrossDomainConfig
 from jaxrec.recommenders.implicit_als import ALSConfig, factorise
 from jaxrec.recommenders.linear_mapping import LinearMapping, MappedSpaces

@@ -287,7 +287,6 @@ def planted() -> CandidateSet:
 def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
     import jaxrec.eval.editor as ask
     import jaxrec.train.editor as stage
-
     from jaxrec.models.personal.profile import ProfileEncoderConfig
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_assistant
-from jaxrec.eval import text as eval_text
-from jaxrec.eval.text import TextConfig, TextError
 
 from jaxrec import hub
 from jaxrec.assistant import Assistant
 from jaxrec.config import ConfigError, RunError
 from jaxrec.data.instructions import read_instructions
 from jaxrec.data.text import train_tokenizer
+from jaxrec.eval import text as eval_text
+from jaxrec.eval.text import TextConfig, TextError
 from jaxrec.files import write_json_lines
 from jaxrec.metrics import ratio
 from jaxrec.models.language.tuned_folder import load_tuned

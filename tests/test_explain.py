@@ -11,12 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxrec.eval import explain, explain_table, flow_parts
-from jaxrec.eval.explain import ExplainConfig
-from jaxrec.eval.explain_table import Held
-from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
-from jaxrec.eval.flow_parts import PartsConfig
-from jaxrec.eval.recommend_flow import Request
 
 from jaxrec import delta as deltas
 from jaxrec import hub
@@ -25,6 +19,12 @@ from jaxrec.data.explanations import Shards
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation, query_prompt, rating_prompt
+from jaxrec.eval import explain, explain_table, flow_parts
+from jaxrec.eval.explain import ExplainConfig
+from jaxrec.eval.explain_table import Held
+from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow
+from jaxrec.eval.flow_parts import PartsConfig
+from jaxrec.eval.recommend_flow import Request
 from jaxrec.models.language.tuned_folder import load_tuned, save_tuned
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.models.text.token_vectors import TokenVectors

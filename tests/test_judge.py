@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from jaxrec.train import judgements as script
-from jaxrec.train.judgements import JudgementsTraining
 
 from jaxrec import judge as command
 from jaxrec.config import ConfigError
@@ -17,6 +15,8 @@ from jaxrec.models.personal.judgement import PersonConfig
 from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.recommenders import judge as judges
 from jaxrec.recommenders.judge import Judge, JudgeConfig, JudgeError
+from jaxrec.train import judgements as script
+from jaxrec.train.judgements import JudgementsTraining
 from jaxrec.training.optimizer import OptConfig
 
 SMALL = JudgeConfig(

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxrec.eval import peft
-from jaxrec.eval.peft_counted import claims, counted
-from jaxrec.eval.peft_tasks import PARTS, Task, joined, side, task, template
-from jaxrec.eval.peft_training import Method, Sizes, with_rate
 
 from bench import report
 from jaxrec import hub, mesh
 from jaxrec.config import RunError
 from jaxrec.data.instructions import Instruction
 from jaxrec.data.text import Example, pad, train_tokenizer
+from jaxrec.eval import peft
+from jaxrec.eval.peft_counted import claims, counted
+from jaxrec.eval.peft_tasks import PARTS, Task, joined, side, task, template
+from jaxrec.eval.peft_training import Method, Sizes, with_rate
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.models.language.writing import GREEDY
 from jaxrec.nn.decoder import Decoder, DecoderConfig

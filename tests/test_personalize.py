@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from jaxrec.eval import personalize
-from jaxrec.eval.personalize_rows import another_of_same, mean_by_language
 
 from jaxrec.config import ConfigError, load
 from jaxrec.data.judgement_folds import assign_folds, cards, split
 from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
+from jaxrec.eval import personalize
+from jaxrec.eval.personalize_rows import another_of_same, mean_by_language
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, Projection, base_rates
 from jaxrec.models.personal.judgement import PersonConfig
 from jaxrec.models.personal.profile import ProfileFitConfig

@@ -203,7 +203,6 @@ VECTORS = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
 def test_training_and_judging_from_end_to_end(tmp_path, monkeypatch, capsys):
     import jaxrec.eval.policy as judge
     import jaxrec.train.policy as stage
-
     from jaxrec.training.loop import LoopConfig
     from jaxrec.training.optimizer import OptConfig
 

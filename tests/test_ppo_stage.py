@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_rewarded as tiny
-from jaxrec.train import ppo
 
 from jaxrec import hub, mesh
 from jaxrec.config import RunError
@@ -23,6 +22,7 @@ from jaxrec.models.language.writing import decoder_writer
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.objectives.ppo import assess_grpo, grpo
 from jaxrec.rewards.reward import RewardError, Score
+from jaxrec.train import ppo
 from jaxrec.training import optimizer
 from jaxrec.training import step as steps
 from jaxrec.training.loop import LoopConfig

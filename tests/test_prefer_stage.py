@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_personal as tiny
-from jaxrec.train import prefer as stage
 
 from jaxrec import checkpoint, hub
 from jaxrec import delta as deltas
@@ -26,6 +25,7 @@ from jaxrec.objectives.reference import ReferenceFailed, with_reference
 from jaxrec.rewards.judges import AnswerJudgeConfig
 from jaxrec.structs import Pairs, Thumbs, Turns
 from jaxrec.tables import RowAdam
+from jaxrec.train import prefer as stage
 from jaxrec.training import gradients, optimizer, partition
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+
+from jaxrec.config import ConfigError
 from jaxrec.configs.recommend.genrec_flow_sample import config as sample
 from jaxrec.eval import flow_parts, flow_table, recommend_flow
 from jaxrec.eval.flow_parts import PartsConfig
 from jaxrec.eval.recommend_flow import FlowConfig, Request
-
-from jaxrec.config import ConfigError
 from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.recommenders.flow import Candidates, FlowWeights
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxrec.eval import recommend
-from jaxrec.eval import recommend_measures as measures
-from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld, main
 
 from jaxrec import config as config_files
 from jaxrec import ranking
 from jaxrec.config import RunError
 from jaxrec.data.histories import Holdout, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
+from jaxrec.eval import recommend
+from jaxrec.eval import recommend_measures as measures
+from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld, main
 from jaxrec.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
 from jaxrec.world.events import interaction_set

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from jaxrec.eval import recommend_rating
-from jaxrec.eval.rating_floors import rounds, svd_floor
-from jaxrec.eval.recommend_rating import RatingConfig, RatingModel
 
 from jaxrec import config
 from jaxrec.data.histories import Interactions
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval import recommend_rating
+from jaxrec.eval.rating_floors import rounds, svd_floor
+from jaxrec.eval.recommend_rating import RatingConfig, RatingModel
 from jaxrec.models.items.deepmf import DeepMFShape
 from jaxrec.recommenders.deepmf import DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig

@@ -48,7 +48,6 @@ def test_without_planted_facts_drafts_are_the_answers_that_were_rejected():
 def test_training_and_judging_from_end_to_end(tok, tmp_path, monkeypatch):
     import jaxrec.eval.rewrite as judge
     import jaxrec.train.rewrite as stage
-
     from jaxrec.training.loop import LoopConfig
 
     cfg = dataclasses.replace(tiny.DECODER, vocab=tok.size, cuts=())

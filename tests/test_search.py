@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from jaxrec.eval import search, search_fit, search_geometry, search_plan, search_serve, search_texts
-from jaxrec.eval.search_vectors import BLOCK, SHAPE, Vectors
 
 from bench import report
 from jaxrec import config
 from jaxrec.config import ConfigError
 from jaxrec.data.folder import DataMissing
+from jaxrec.eval import search, search_fit, search_geometry, search_plan, search_serve, search_texts
+from jaxrec.eval.search_vectors import BLOCK, SHAPE, Vectors
 from jaxrec.retrieval.index_choice import IndexConfig
 
 SMALL = dataclasses.replace(SHAPE, topics=8, subtopics=64)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxrec.train import sft
 
 from jaxrec import checkpoint, hub, mesh
 from jaxrec import delta as deltas
@@ -20,6 +19,7 @@ from jaxrec.models.language.sampled import SampleConfig
 from jaxrec.models.language.tuned_folder import load_tuned
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.structs import Tokens
+from jaxrec.train import sft
 from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig

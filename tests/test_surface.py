@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from jaxrec.eval import text as eval_text
-from jaxrec.train import sft
 
 import jaxrec
 from jaxrec.config import ConfigError, RunError
+from jaxrec.eval import text as eval_text
+from jaxrec.train import sft
 
 ROOT = Path(__file__).resolve().parent.parent
 CHATS = [{"prompt": f"{i}?", "completion": f"{i}."} for i in range(5)]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxrec.eval import same_question, voices
-from jaxrec.train import retrofit, universal
 
 from jaxrec.config import RunError
 from jaxrec.data.tenants import read_tenants
+from jaxrec.eval import same_question, voices
 from jaxrec.models.personal.profile_folder import sources_of
+from jaxrec.train import retrofit, universal
 from jaxrec.training.loop import LoopConfig
 from jaxrec.world.businesses import read_business
 from jaxrec.world.records import TOPICS

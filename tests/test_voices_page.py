@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from jaxrec.eval import line_chart, voices_page
-from jaxrec.eval.line_chart import Series, chart
 
 from jaxrec.config import RunError
+from jaxrec.eval import line_chart, voices_page
+from jaxrec.eval.line_chart import Series, chart
 from jaxrec.world.style import VALUES
 
 HOSTILE = "<script>alert('p')</script> & \"quoted\" </dd></table><img src=x onerror=alert(1)>"

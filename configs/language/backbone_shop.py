@@ -7,9 +7,8 @@ their profiles, the smallest source, are read twice. Sixteen minutes and 1.8 GB 
 1.44 bits a byte on the held-out fiftieth of the documents, reviews most of all.
 """
 
-from jaxrec.train.pretrain import PretrainConfig
-
 from jaxrec.nn.decoder import DecoderConfig
+from jaxrec.train.pretrain import PretrainConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -9,9 +9,8 @@ writing the favourite's answer to every rating, which the reward does not forbid
 its parts and the KL, OUT/samples.jsonl what was written before and after.
 """
 
-from jaxrec.train.ppo import PpoConfig
-
 from jaxrec.dialogue.prompts import RATED_GENERATION
+from jaxrec.train.ppo import PpoConfig
 
 config = PpoConfig(
     base="runs/backbone_shop/model",

@@ -10,10 +10,9 @@ XRec's training readers and rated films and gift cards, about an epoch. Eight mi
 (instruction_pairs without --limit) take a GPU.
 """
 
-from jaxrec.train.sft import SftConfig
-
 from jaxrec.delta import DeltaConfig
 from jaxrec.models.language.sampled import SampleConfig
+from jaxrec.train.sft import SftConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

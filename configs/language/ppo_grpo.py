@@ -6,9 +6,8 @@ From the adapter of genrec_sft, as genrec_ppo does; beside that run it says what
 Two CPU cores: about as long as genrec_ppo (not measured yet).
 """
 
-from jaxrec.train.ppo import PpoConfig
-
 from jaxrec.dialogue.prompts import RATED_GENERATION
+from jaxrec.train.ppo import PpoConfig
 from jaxrec.training.rollout import KlConfig, RolloutConfig
 
 config = PpoConfig(

@@ -5,9 +5,8 @@
 The reference's log-probabilities are computed once, in the first minute.
 """
 
-from jaxrec.train.prefer import PreferConfig
-
 from jaxrec.delta import DeltaConfig
+from jaxrec.train.prefer import PreferConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -8,7 +8,6 @@ nothing.
 """
 
 from jaxrec.eval.prefer import Contender, PreferEvalConfig
-
 from jaxrec.losses.preference import PreferenceLoss
 
 config = PreferEvalConfig(

@@ -6,7 +6,6 @@ Needs the sample world's universal model (configs/personal/universal_sample.py).
 """
 
 from jaxrec.train.prefer import PreferConfig
-
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

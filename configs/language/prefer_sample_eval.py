@@ -7,7 +7,6 @@ perhaps ten minutes alone: own p .71 to .74 by every loss, .77 with the head; th
 """
 
 from jaxrec.eval.prefer import Contender, PreferEvalConfig
-
 from jaxrec.losses.preference import PreferenceLoss
 
 config = PreferEvalConfig(

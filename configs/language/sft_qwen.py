@@ -7,10 +7,9 @@ Needs a network (or the model in the hub's cache) and an accelerator; not run he
 alpha 32, dropout 0.1 on q, k, v and o.
 """
 
-from jaxrec.train.sft import SftConfig
-
 from jaxrec.delta import DeltaConfig
 from jaxrec.models.language.sampled import SampleConfig
+from jaxrec.train.sft import SftConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -7,9 +7,8 @@
 200 steps of 2,048 tokens: 40 seconds on two cores, samples included (DoRA).
 """
 
-from jaxrec.train.sft import SftConfig
-
 from jaxrec.models.language.sampled import SampleConfig
+from jaxrec.train.sft import SftConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

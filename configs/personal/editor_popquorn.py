@@ -8,9 +8,8 @@ Three minutes on two cores for five folds. 227 unseen people, nine rewrites know
 (.501 with the mean p). Keep or rewrite is decided better without p: .935 against .917.
 """
 
-from jaxrec.train.editor import EditorTrainConfig
-
 from jaxrec.data.candidate_sets import CandidateSetConfig
+from jaxrec.train.editor import EditorTrainConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

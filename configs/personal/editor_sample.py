@@ -7,10 +7,9 @@ Two minutes on two cores, and two more to read the texts. At chance: the own ans
 guessing) after 16 pieces; 767 choices and pooled vectors are too little to learn what a voice is.
 """
 
-from jaxrec.train.editor import EditorTrainConfig
-
 from jaxrec.data.candidate_sets import CandidateSetConfig
 from jaxrec.models.personal.draft_vectors import DraftReading
+from jaxrec.train.editor import EditorTrainConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

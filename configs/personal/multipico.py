@@ -9,9 +9,8 @@ Test folds, k = 30: own p by gradient .695 [.680, .709], .574; a LoRA of their o
 mean p .679, .606; another's p .670, .628. Three minutes on two cores; reading the texts the first time, five more.
 """
 
-from jaxrec.eval.personalize import PersonalizeConfig
-
 from jaxrec.data.judgements import JudgementsConfig
+from jaxrec.eval.personalize import PersonalizeConfig
 from jaxrec.models.personal.item_labels import LoraConfig
 
 config = PersonalizeConfig(

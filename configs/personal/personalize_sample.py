@@ -6,7 +6,6 @@ Under a minute on two cores for 50 tenants at once.
 """
 
 from jaxrec.train.personalize import PersonalizeConfig
-
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -7,10 +7,9 @@ Two minutes on two cores for five folds. AUPRC of what is not allowed .949 (base
 the one allowed action is the least suspicious of its step in .31 of the steps: a weak reader of procedures.
 """
 
-from jaxrec.train.policy import PolicyConfig, ReadingConfig
-
 from jaxrec.data.policy_sets import PolicySetConfig
 from jaxrec.models.personal.policy import PolicyHeadConfig
+from jaxrec.train.policy import PolicyConfig, ReadingConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -7,10 +7,9 @@ One minute on two cores, one more to read the texts the first time. Test split, 
 the judge's own p, .813 with the mean p, .739 with another judge's, .806 without p; false positives .056 (.05 wanted).
 """
 
-from jaxrec.train.policy import PolicyConfig, ReadingConfig
-
 from jaxrec.data.policy_sets import PolicySetConfig
 from jaxrec.models.personal.policy import PolicyHeadConfig
+from jaxrec.train.policy import PolicyConfig, ReadingConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

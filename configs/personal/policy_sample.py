@@ -7,10 +7,9 @@ About four minutes on two cores. Unseen tenants, AUPRC: grounding .83 (.30 witho
 (.40 with the mean p, .37 without p), style .33 (.28 without p; base rate .275): pooled vectors hardly see a voice.
 """
 
-from jaxrec.train.policy import PolicyConfig, ReadingConfig
-
 from jaxrec.data.policy_sets import PolicySetConfig
 from jaxrec.models.personal.policy import PolicyHeadConfig
+from jaxrec.train.policy import PolicyConfig, ReadingConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -9,9 +9,8 @@ Test folds, k = 30: own p by gradient .601 [.574, .627], 1.040; a LoRA of their 
 mean p .564, 1.195; another's p .498, 1.401. One minute on two cores; reading the texts the first time, one or two more.
 """
 
-from jaxrec.eval.personalize import PersonalizeConfig
-
 from jaxrec.data.judgements import JudgementsConfig
+from jaxrec.eval.personalize import PersonalizeConfig
 from jaxrec.models.personal.item_labels import LoraConfig
 
 config = PersonalizeConfig(

@@ -7,7 +7,6 @@ Needs `configs/personal/universal_sample.py` first. Not measured yet.
 """
 
 from jaxrec.train.rewrite import RewriteConfig
-
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

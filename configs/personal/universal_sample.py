@@ -5,10 +5,9 @@
 Two and a half minutes on two cores. Held-out dialogues: 0.46 nats a token; of unseen tenants: 0.95.
 """
 
-from jaxrec.train.universal import UniversalConfig
-
 from jaxrec.delta import DeltaConfig
 from jaxrec.models.personal.heads import HeadConfig
+from jaxrec.train.universal import UniversalConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

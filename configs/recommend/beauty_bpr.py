@@ -5,9 +5,8 @@
 Three seeds of some 30 epochs, two seconds each on two cores. The learning rate was chosen on the validation people.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.recommenders.bpr import BPRConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -7,9 +7,8 @@ ids are made by the first seed (some four minutes on two cores, most of it MiniL
 7 seconds on two idle cores. Seed 0: R@10 .0544, N@10 .0299, with first settings; one seed was run.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.code_layers import LayersConfig
 from jaxrec.models.items.generative_rec import CodeDecoderConfig
 from jaxrec.recommenders.generative_rec import GenerativeRecConfig

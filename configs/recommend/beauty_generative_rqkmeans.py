@@ -8,7 +8,6 @@ Three codes of 256 an item, distinct because rivals for a code are dealt out ane
 import dataclasses
 
 from jaxrec.configs.recommend.beauty_generative import config as rqvae
-
 from jaxrec.recommenders.item_codes import SemanticIdConfig
 
 config = dataclasses.replace(

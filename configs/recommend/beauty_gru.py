@@ -6,9 +6,8 @@ Stops after some 45 of 200 epochs, the best one near the 33rd: some 90 ms a step
 seed. Three seeds: R@10 .0658 +- .0018, N@10 .0377; history not masked .0615, .0342.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.gru import GRUConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig

@@ -6,9 +6,8 @@ Seconds on two cores; the first run on a set also embeds its titles for the dive
 R@10 .0110 with ties against the target; lists that break ties by item number hit .0115.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.recommenders.popularity import PopularityConfig
 
 config = RankingConfig(

@@ -8,9 +8,8 @@ constant rate, early stopping picks a peak of the noise. Three minutes a seed on
 post-norm .0396).
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig

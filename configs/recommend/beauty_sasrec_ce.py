@@ -6,9 +6,8 @@ Some 38 epochs of 5 seconds on two idle cores, early stopping at patience 10. Th
 .0572; with the history not masked, as RecBole's users rank, .0851 +- .0007 and .0425.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
 

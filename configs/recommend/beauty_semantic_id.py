@@ -4,9 +4,8 @@ the items of a tuple.
     JAXREC_DATA=... python -m train.semantic_id configs/recommend/beauty_semantic_id.py
 """
 
-from jaxrec.train.semantic_id import TrainSemanticIdConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.train.semantic_id import TrainSemanticIdConfig
 
 config = TrainSemanticIdConfig(
     data=DataConfig("amazon14-beauty"),

@@ -10,7 +10,6 @@ decoder-only form takes 14 CPU seconds (nested, 3 layers) or 29 (flat).
 import dataclasses
 
 from jaxrec.configs.recommend.beauty_generative import config as decoder_only
-
 from jaxrec.models.items.tiger import TigerConfig
 from jaxrec.recommenders.generative_rec import GenerativeRecConfig
 from jaxrec.training.loop import LoopConfig

@@ -8,9 +8,8 @@ above the mapping's, but not surely (.012 [-.002, .026]). The test was run once 
 MRR .059, mapping .052, .007 [-.001, .015]); what changed since was chosen on validation, and the test run once more.
 """
 
-from jaxrec.eval.recommend_cross import CrossShopConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_cross import CrossShopConfig
 
 config = CrossShopConfig(
     name="cdrib_game_video",

@@ -5,11 +5,10 @@
 A quarter of a minute on two cores. RMSE .94 on the ratings held out; tables over folds are eval.recommend_rating's.
 """
 
-from jaxrec.train.deepmf import DeepMFTraining
-
 from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.recommenders.deepmf import DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig
+from jaxrec.train.deepmf import DeepMFTraining
 
 config = DeepMFTraining(
     data=DataConfig("ml-100k"),

@@ -3,13 +3,12 @@
 python -m train.generative_rec configs/recommend/generative_sample.py
 """
 
-from jaxrec.train.generative_rec import TrainGenerativeRecConfig
-
 from jaxrec.models.items.code_layers import LayersConfig
 from jaxrec.models.items.generative_rec import CodeDecoderConfig
 from jaxrec.models.items.semantic_id import RqVaeConfig
 from jaxrec.recommenders.generative_rec import GenerativeRecConfig
 from jaxrec.recommenders.item_codes import SemanticIdConfig
+from jaxrec.train.generative_rec import TrainGenerativeRecConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 

@@ -13,11 +13,10 @@ of `models` names it: its folder or hub id, or an adapter's folder (runs/genrec_
 """
 
 from jaxrec.configs.recommend.genrec_flow import config as flow
+from jaxrec.dialogue.prompts import Generation
 from jaxrec.eval.explain import ExplainConfig
 from jaxrec.eval.explain_writer import ModelRow
 from jaxrec.eval.recommend_flow import Request
-
-from jaxrec.dialogue.prompts import Generation
 from jaxrec.recommenders.flow import FlowSettings, FlowWeights
 
 config = ExplainConfig(

@@ -7,10 +7,9 @@ batches of 64 here, and stops by the ratings held back. Two CPU cores: about a m
 afterwards (models are kept in runs/genrec_flow).
 """
 
+from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.eval.flow_parts import PartsConfig
 from jaxrec.eval.recommend_flow import FlowConfig, Request
-
-from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.recommenders.deepmf import DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig
 

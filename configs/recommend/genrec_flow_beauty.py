@@ -10,10 +10,9 @@ Held-out items asked for by brand and category, R@10: search alone .506, re-rank
 .505 (N@10 .311, .366, .345); the specified ten of thirty .144.
 """
 
+from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.eval.flow_parts import PartsConfig
 from jaxrec.eval.recommend_flow import FlowConfig, Request
-
-from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
 

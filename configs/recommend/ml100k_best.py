@@ -10,7 +10,6 @@ were seen then); epochs are chosen per fold on a tenth of its training ratings.
 import dataclasses
 
 from jaxrec.eval.recommend_rating import RatingConfig, RatingModel
-
 from jaxrec.models.items.deepmf import DeepMFShape
 from jaxrec.objectives import RatingDecay
 from jaxrec.recommenders.deepmf import DeepMFConfig

@@ -7,7 +7,6 @@ Surprise's SVD has .9355 there.
 """
 
 from jaxrec.eval.recommend_rating import RatingConfig, RatingModel
-
 from jaxrec.recommenders.deepmf import DeepMFConfig
 from jaxrec.recommenders.deepmf_fit import FitConfig
 

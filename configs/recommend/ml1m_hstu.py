@@ -6,9 +6,8 @@
 public row, which has times for its relative bias (the file here has none): .3097, .1720. 36 epochs: .2978, .1693.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.hstu import HSTUConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig

@@ -6,9 +6,8 @@ Seconds on two cores (titles are embedded once, a minute or two).
 Neighbours and shrink were chosen on the validation people.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.recommenders.item_knn import ItemKNNConfig
 
 config = RankingConfig(

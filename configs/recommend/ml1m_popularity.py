@@ -5,9 +5,8 @@
 Seconds on two cores. R@10 .0394, N@10 .0194; without the mask half of that.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.recommenders.popularity import PopularityConfig
 
 config = RankingConfig(

@@ -5,9 +5,8 @@
 33 epochs, 27 minutes beside another training on two cores: R@10 .2927, N@10 .1663 (the public one: .2853).
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig

@@ -3,11 +3,10 @@
 python -m train.sequential configs/recommend/sequential_sample.py
 """
 
-from jaxrec.train.sequential import TrainSequentialConfig
-
 from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
+from jaxrec.train.sequential import TrainSequentialConfig
 from jaxrec.training.loop import LoopConfig
 
 config = TrainSequentialConfig(

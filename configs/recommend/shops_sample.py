@@ -6,7 +6,6 @@ Two cores: seconds. R@10 of cold people among all items of the shop: .56; oracle
 """
 
 from jaxrec.eval.recommend_cross import CrossShopConfig
-
 from jaxrec.recommenders.cross_domain import CrossDomainConfig
 from jaxrec.recommenders.implicit_als import ALSConfig
 

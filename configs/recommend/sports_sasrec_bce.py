@@ -7,9 +7,8 @@ Settings as chosen on Beauty's validation people. Ten minutes a seed beside anot
 N@10 .0191 (S3-Rec's table: .0350).
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.models.items.sequential import SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig

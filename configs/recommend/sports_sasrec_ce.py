@@ -6,9 +6,8 @@ Seed 0 of record (`--seeds 0`): R@10 .0541, N@10 .0327 with the history masked, 
 users report it (.048 / .0227); 17 minutes on two busy cores, 3.9 GB.
 """
 
-from jaxrec.eval.recommend_ranking import RankingConfig
-
 from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.eval.recommend_ranking import RankingConfig
 from jaxrec.objectives.sequential import SequentialLoss
 from jaxrec.recommenders.sequential import SequentialConfig
 

@@ -7,7 +7,6 @@ items of a world whose tastes were planted: it is no number of a public set.
 """
 
 from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld
-
 from jaxrec.recommenders.item_knn import ItemKNNConfig
 
 config = RankingConfig(

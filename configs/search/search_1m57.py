@@ -8,7 +8,6 @@ first three entries (7 minutes); the inverted files and HNSW were not run at thi
 """
 
 from jaxrec.eval.search import Entry, SearchConfig
-
 from jaxrec.retrieval.index_choice import IndexConfig
 
 config = SearchConfig(

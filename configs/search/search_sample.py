@@ -6,7 +6,6 @@ python -m eval.search configs/search/search_sample.py
 """
 
 from jaxrec.eval.search import Entry, SearchConfig
-
 from jaxrec.retrieval.index_choice import IndexConfig
 
 config = SearchConfig(
