@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config as configs
-from jaxrec import files
+from jaxrec import files, processes
 from jaxrec import mesh as meshes
 from jaxrec.run_record import RunRecord
 from jaxrec.structs import TrainState
@@ -237,7 +237,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
         # No process may list the folder while the first one is still renaming in it.
-        meshes.meet(f"checkpoint-{step}-moved")
+        processes.meet(f"checkpoint-{step}-moved")
         self._orbax = self._open()
 
     def _failed(self, what: str, error: Exception) -> CheckpointError:
@@ -275,7 +275,7 @@ def save_params(path: str | Path, params: Tree, facts: Mapping[str, Any] | None 
             files.put_in_place(fresh, path)
     except Exception as error:
         raise CheckpointError(f"the parameters could not be saved to {path}: {error}") from error
-    meshes.meet(f"saved-{path.name}")
+    processes.meet(f"saved-{path.name}")
 
 
 def load_params(

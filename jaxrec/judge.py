@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config
+from jaxrec import config, processes
 from jaxrec.config import ConfigError
 from jaxrec.data.judgements import COLUMNS
 from jaxrec.data.readers.headers import plain
@@ -43,9 +43,8 @@ def main(cfg: AskConfig) -> list[dict[str, object]]:
         raise ConfigError(
             "--person is somebody known, --examples make somebody new: one of the two"
         )
-    from jaxrec import mesh
 
-    mesh.keep_programs()
+    processes.keep_programs()
     folder = Path(cfg.model).expanduser()
     judge = Judge.load(folder / "model" if (folder / "model").is_dir() else folder)
     if not cfg.text:

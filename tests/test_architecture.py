@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
     "types config start files",
-    "structs sites delta quant tables mesh checkpoint run_record log usage metrics words text_metrics detection "
-    "calibration ranking results losses data world",
+    "structs sites delta quant tables mesh processes checkpoint run_record log usage metrics words "
+    "text_metrics detection calibration ranking results losses data world",
     "nn training retrieval people",
     "models hub dialogue rewards twin",
     "objectives recommenders serve assistant",

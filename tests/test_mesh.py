@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxrec import mesh as meshes
-from jaxrec.mesh import HostsConfig, MeshConfig, MeshError
+from jaxrec.mesh import MeshConfig, MeshError
 
 
 @pytest.fixture(scope="module")
@@ -95,30 +95,3 @@ def test_a_batch_that_does_not_divide_is_refused(mesh):
         MeshError, match=r"10 rows does not divide by accum 2 x data 2 x fsdp 2 = 8"
     ):
         meshes.check_batch(mesh, 10, accum=2)
-
-
-def test_one_process_needs_no_coordinator_and_half_a_coordinator_is_an_error(monkeypatch):
-    meshes.start()
-    monkeypatch.setenv("JAXREC_COORDINATOR", "localhost:1")
-    with pytest.raises(MeshError, match="JAXREC_PROCESSES"):
-        meshes.start()
-    with pytest.raises(MeshError, match="process 2 of 2"):
-        meshes.start(HostsConfig(processes=2, process=2))
-
-
-def test_programs_are_kept_where_nobody_said_otherwise(tmp_path, monkeypatch):
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    monkeypatch.setenv("HOME", str(tmp_path))
-    try:
-        jax.config.update(names[0], "elsewhere")
-        meshes.keep_programs()
-        assert jax.config.jax_compilation_cache_dir == "elsewhere"
-        jax.config.update(names[0], None)
-        meshes.keep_programs()
-        assert jax.config.jax_compilation_cache_dir.startswith(
-            f"{tmp_path}/.cache/jaxrec/programs/"
-        )
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)

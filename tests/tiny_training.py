@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrec import config as configs
 from jaxrec import mesh as meshes
-from jaxrec import tables
+from jaxrec import processes, tables
 from jaxrec.data.source import ArraySource
 from jaxrec.structs import Aux
 from jaxrec.training import gradients, loop, optimizer
@@ -133,7 +133,7 @@ def main() -> None:
         )
     parser.add_argument("--slow", type=float, default=0.0)
     args = parser.parse_args()
-    meshes.start()
+    processes.start()
     mesh = meshes.make(meshes.MeshConfig(fsdp=args.fsdp))
     options = {"steps": args.steps, "save_every": args.save_every, "eval_every": args.eval_every}
     try:

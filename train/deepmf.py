@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec import config, mesh, results
+from jaxrec import config, processes, results
 from jaxrec.data import splits
 from jaxrec.data.histories import Interactions, histories
 from jaxrec.data.interaction_sets import DataConfig, read
-from jaxrec.mesh import HostsConfig
+from jaxrec.processes import HostsConfig
 from jaxrec.recommenders.deepmf import DeepMF, DeepMFConfig
 from jaxrec.recommenders.side_features import SideFeatures
 from jaxrec.world.events import rate_items
@@ -37,7 +37,7 @@ class DeepMFTraining:
 
 def main(cfg: DeepMFTraining) -> dict[str, float]:
     """Fits, saves OUT/model, and gives the RMSE on the ratings held out and the epoch that was kept."""
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     events, features = ratings(cfg)
     if events.rating_T is None:
         raise config.ConfigError(f"{cfg.data.path or cfg.data.name} has no ratings to learn")

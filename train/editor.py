@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, results
+from jaxrec import checkpoint, config, mesh, processes, results
 from jaxrec.data.candidate_sets import (
     TRAIN,
     VALID,
@@ -27,13 +27,14 @@ from jaxrec.data.candidate_sets import (
     read_candidate_set,
 )
 from jaxrec.data.source import ArraySource
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.draft_vectors import DraftReading, read_drafts
 from jaxrec.models.personal.editor import Editor, EditorBatch, EditorConfig, evidence_of
 from jaxrec.models.personal.editor_folder import EditorModel, save_editor
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts
 from jaxrec.objectives.editor import editor
+from jaxrec.processes import HostsConfig
 from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -62,7 +63,7 @@ class EditorTrainConfig:
 
 def main(cfg: EditorTrainConfig) -> dict[str, float]:
     """Trains every fold and variant; gives the best validation loss of each."""
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     data = read_candidate_set(cfg.data)
     print(data.summary(), flush=True)

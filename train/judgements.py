@@ -13,7 +13,7 @@ OUT/model is what `Judge.load` and `jaxrec.judge` read.
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, mesh, results
+from jaxrec import config, processes, results
 from jaxrec.config import ConfigError
 from jaxrec.data.judgements import JudgementsConfig, read, with_columns
 from jaxrec.recommenders.judge import Judge, JudgeConfig, Validation
@@ -42,7 +42,7 @@ def main(cfg: JudgementsTraining) -> Path:
         raise ConfigError(
             "which judgements? --data FILE: a CSV with a person, a text and a label in each row"
         )
-    mesh.keep_programs()
+    processes.keep_programs()
     columns, said = with_columns(
         JudgementsConfig(cfg.data, cfg.person, cfg.item, cfg.text, cfg.label, cfg.language)
     )

@@ -14,13 +14,14 @@ facts.json naming the tenants; `python -m jaxrec.answer --model OUT --tenant KEY
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, mesh, results
+from jaxrec import config, mesh, processes, results
 from jaxrec.assistant.fitting import OnboardConfig, onboard
 from jaxrec.config import RunError
 from jaxrec.data.tenants import read_tenants
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.models.personal.profile_folder import save_profile
+from jaxrec.processes import HostsConfig
 from jaxrec.training import tuning
 
 
@@ -41,7 +42,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
         raise RunError("personalize: name a universal stage's OUT/model with --model")
     tenants, skipped = read_tenants(cfg.tenants)
     tuning.say("tenants, left out", skipped)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)
     found = onboard(model, tenants, cfg, devices=devices, out=cfg.out, name=cfg.model)

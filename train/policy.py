@@ -17,20 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, results
+from jaxrec import checkpoint, config, mesh, processes, results
 from jaxrec.calibration import Calibration, calibrate
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.policy_sets import TRAIN, VALID, PolicySet, PolicySetConfig, read_policy_set
 from jaxrec.data.source import ArraySource
 from jaxrec.losses.labels import binary_cross_entropy, positive_weights
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.onboarding import blank
 from jaxrec.models.personal.policy import PolicyBatch, PolicyHead, PolicyHeadConfig
 from jaxrec.models.personal.policy_folder import PolicyModel, rows_of, save_policy
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.models.text.text_vectors import Texts, read_texts
 from jaxrec.objectives.policy import policy
+from jaxrec.processes import HostsConfig
 from jaxrec.training import tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -80,7 +81,7 @@ class PolicyConfig:
 
 def main(cfg: PolicyConfig) -> dict[str, float]:
     """Trains every fold and variant; gives the best validation loss of each."""
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     data = read_policy_set(cfg.data)
     print(data.summary(), flush=True)

@@ -17,16 +17,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives, results
+from jaxrec import config, mesh, objectives, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.prompts import Generation
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_stage
 from jaxrec.models.language.value import init_value
 from jaxrec.objectives.player import Player
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, assess_grpo, assess_ppo, drift
+from jaxrec.processes import HostsConfig
 from jaxrec.rewards.reward import by_name
 from jaxrec.rewards.rewarded_prompts import Prompt, read_prompts
 from jaxrec.training import gradients, tuning
@@ -82,7 +83,7 @@ class PpoError(RunError, ValueError):
 def main(cfg: PpoConfig) -> dict[str, float]:
     """Trains and saves; gives `held_reward` before and after, and the best of the run."""
     check(cfg)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     reward = by_name(cfg.reward)  # before the model is read: a misspelt name is said at once
     tuned = start(cfg, devices)

@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import jax
 
-from jaxrec import checkpoint, config, mesh, results
+from jaxrec import checkpoint, config, mesh, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.files import write_json
 from jaxrec.losses.preference import PreferenceLoss
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.tuned_folder import load_tuned, save_stage
 from jaxrec.models.personal.personal_folder import load_personal
 from jaxrec.objectives.held_preferences import HeldPreferences
@@ -37,6 +37,7 @@ from jaxrec.objectives.preference_start import (
     tenant_start,
 )
 from jaxrec.objectives.reference import with_reference
+from jaxrec.processes import HostsConfig
 from jaxrec.rewards.judges import AnswerJudgeConfig
 from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
@@ -92,7 +93,7 @@ class PreferError(RunError, ValueError):
 def main(cfg: PreferConfig) -> dict[str, float]:
     """Trains and saves; gives `held_accuracy`, `held_margin` and so on of the weights that it wrote."""
     check(cfg)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     start = start_of(cfg, devices)
     trained, frozen = tuning.parts(start.tree, start.rule)

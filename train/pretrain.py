@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives, results
+from jaxrec import config, hub, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.losses.tokens import next_token
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.processes import HostsConfig
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
@@ -57,7 +58,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
         raise RunError(
             "nothing to learn from: name a folder or a file of texts with --texts (world is the sample world)"
         )
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     train, held = corpus.hold_out(
         [d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every

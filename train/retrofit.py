@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, objectives, results
+from jaxrec import checkpoint, config, mesh, objectives, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -26,13 +26,14 @@ from jaxrec.data.instructions import read_instructions
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.model_folder import place_facts
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
 from jaxrec.models.personal.lfe import LFE, LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
 from jaxrec.models.personal.vocabulary import Vocabulary
 from jaxrec.objectives import RetrofitWeights
+from jaxrec.processes import HostsConfig
 from jaxrec.structs import Retrofit, Tokens
 from jaxrec.training import gradients, partition, tuning
 from jaxrec.training.loop import LoopConfig
@@ -69,7 +70,7 @@ class RetrofitConfig:
 def main(cfg: RetrofitConfig) -> dict[str, float]:
     """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
     texts, alike, topics = read(cfg)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     base = load_backbone(cfg.backbone, devices, cfg.cuts)
     backbone, weights, chat = base.model, base.params, base.chat

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import jax
 
-from jaxrec import config, mesh, objectives, results
+from jaxrec import config, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
 from jaxrec.data.tenants import read_tenants
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.onboarding import infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import load_personal, save_personal
+from jaxrec.processes import HostsConfig
 from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -61,7 +62,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
         raise RunError(
             "no tenant has a preference, a rejected answer and the chosen one: there is no draft to learn from"
         )
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     model = load_personal(cfg.model, devices)
     pieces = turns.evidence_pieces(model.chat, tenants, cfg.piece)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives, quant, results
+from jaxrec import config, hub, mesh, objectives, processes, quant, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -33,11 +33,12 @@ from jaxrec.data.instructions import (
 )
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import token_sums
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.sampled import SampleConfig, Sampled
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_stage
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.nn.decoder import Decoder
+from jaxrec.processes import HostsConfig
 from jaxrec.structs import Tokens
 from jaxrec.training import gradients, loop, partition, tuning
 from jaxrec.training.loop import LoopConfig
@@ -89,7 +90,7 @@ class SftError(RunError, ValueError):
 def main(cfg: SftConfig) -> dict[str, float]:
     """Trains and saves; gives the best monitored value (`held_nll`: nats a learned token) and its step."""
     check(cfg)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     tuned = start(cfg, devices)
     rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")

@@ -20,14 +20,14 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives, results
+from jaxrec import config, mesh, objectives, processes, results
 from jaxrec.assistant.fitting import ruled_out
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.instructions import Skipped
 from jaxrec.data.tenants import Tenant, read_tenants, with_heldout
 from jaxrec.delta import DeltaConfig
-from jaxrec.mesh import HostsConfig, MeshConfig
+from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.heads import HeadConfig, warm_start
 from jaxrec.models.personal.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
@@ -40,6 +40,7 @@ from jaxrec.models.personal.personal_folder import (
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
 from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
 from jaxrec.objectives.restraint import Restraint
+from jaxrec.processes import HostsConfig
 from jaxrec.training import gradients, tuning
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -84,7 +85,7 @@ class UniversalConfig:
 def main(cfg: UniversalConfig) -> dict[str, float]:
     """Trains and saves OUT/model; gives the last evaluation's numbers."""
     tenants, unseen = read(cfg)
-    mesh.start(cfg.hosts)
+    processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
     if cfg.person == "backbone":

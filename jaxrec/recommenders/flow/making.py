@@ -113,10 +113,10 @@ def make(
 
 def encoder_of(name: str) -> Any:
     """The sentence encoder that a config names. Raises ModelMissing where its weights are not installed."""
-    from jaxrec import mesh
+    from jaxrec import processes
     from jaxrec.models.text.sentence import SentenceEncoder
 
-    mesh.keep_programs()
+    processes.keep_programs()
     return SentenceEncoder.load(name or None)
 
 
