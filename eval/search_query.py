@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxrec.hub.minilm import package_folder
+from jaxrec.hub.minilm import minilm_folder
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.nn.encoder import Encoder, EncoderConfig
@@ -38,7 +38,7 @@ def encoder(weights: str, cfg: EncoderConfig = MPNET, seed: int = 0) -> Sentence
     """The encoder with random weights of standard deviation 0.02. Raises ModelMissing without MiniLM's tokenizer."""
     ids_BL = jnp.ones((1, 8), jnp.int32)
     params = jax.jit(Encoder(cfg).init)(jax.random.key(seed), ids_BL)["params"]
-    return SentenceEncoder(cfg, params, Tokenizer(package_folder()), weights=weights)
+    return SentenceEncoder(cfg, params, Tokenizer(minilm_folder()), weights=weights)
 
 
 def query_encoder(weights: str) -> Callable[[int], Float[np.ndarray, "1 D"]]:

@@ -35,9 +35,12 @@ GROUPS = {
     "train": "train a model, or what changes one, by one of the stages",
     "eval": "measure: answers, rankings, searches",
     "data": "fetch public data sets",
+    "hub": "fetch models with real weights; GGUF files",
 }
+TAKES_EXPERIMENTS = ("train", "eval")
 EXAMPLES = """\
     jaxrec demo                                        the whole story on a small world, without a network
+    jaxrec hub fetch smollm2                           a small chat model that knows language, by its name from now on
     jaxrec train sft --base MODEL --data chats.jsonl   tune a model's folder on chats of your own
     jaxrec eval text --model MODEL --data chats.jsonl  its answers against theirs: ROUGE, similarity, nats
     jaxrec recommend --events orders.csv --user U1     ten items for somebody, and why
@@ -68,7 +71,7 @@ def programs() -> dict[str, Path]:
 
 
 def scripts(group: str) -> dict[str, Path]:
-    """The scripts of `train`, `eval` or `data`, by name: those that end with a `__main__` part."""
+    """The scripts of a group, by name: those that end with a `__main__` part."""
     room = importlib.util.find_spec(f"jaxrec.{group}")
     folders = room.submodule_search_locations or () if room else ()
     files = sorted(path for folder in folders for path in Path(folder).glob("[!_]*.py"))
@@ -119,11 +122,12 @@ def _script(group: str, rest: list[str]) -> None:
     """`jaxrec train ...`: the list of its scripts, or one of them."""
     known = scripts(group)
     if not rest or rest[0] in ("-h", "--help"):
+        experiment = " [EXPERIMENT]" if group in TAKES_EXPERIMENTS else ""
         print(
-            f"usage: jaxrec {group} NAME [EXPERIMENT] [--flags]        NAME --help lists its flags\n"
+            f"usage: jaxrec {group} NAME{experiment} [--flags]        NAME --help lists its flags\n"
         )
         print(_table({name: summary(path) for name, path in known.items()}))
-        if group != "data":
+        if group in TAKES_EXPERIMENTS:
             print(
                 "\nEXPERIMENT is a Python file with `config = ...`, or a name that `jaxrec experiments` lists"
             )

@@ -55,7 +55,7 @@ def fetch(name: str, to: Path, sets: Mapping[str, PublicSet] = SETS, pause_s: fl
         raise FetchError(f"there is no public set {name!r}; `--list` names them")
     folder = to.expanduser() / name
     if folder.exists():
-        _check_sums(folder)
+        check_sums(folder)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".{name}.fetching"
@@ -73,7 +73,7 @@ def fetch(name: str, to: Path, sets: Mapping[str, PublicSet] = SETS, pause_s: fl
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.link(got, place) if _same_disk(got, place.parent) else shutil.copy2(got, place)
-    _write_sums(whole)
+    write_sums(whole)
     os.replace(whole, folder)
     shutil.rmtree(staging)
     return folder
@@ -215,13 +215,15 @@ def _same_disk(a: Path, b: Path) -> bool:
     return a.stat().st_dev == b.stat().st_dev
 
 
-def _write_sums(folder: Path) -> None:
+def write_sums(folder: Path) -> None:
+    """Writes SHA256SUMS: a line for each file that is in the folder, however deep."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     lines = [f"{file_hash(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
     (folder / SUMS).write_text("".join(lines))
 
 
-def _check_sums(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
+    """Raises FetchError where a folder was not fetched, or a file of it is missing or is another than what came."""
     sums = folder / SUMS
     if not sums.is_file():
         raise FetchError(f"{folder} is there already, and was not fetched by this command")

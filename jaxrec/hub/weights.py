@@ -21,6 +21,8 @@ from jaxtyping import PyTree
 from jaxrec import files, quant
 from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
 from jaxrec.hub.names import NAMES, spellings, transposed
+from jaxrec.hub.published import PUBLISHED
+from jaxrec.hub.published import locate as locate_published
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.encoder import Encoder
 from jaxrec.nn.stack import stack_sizes
@@ -45,13 +47,16 @@ _FILES += ("added_tokens.json", "additional_chat_templates/*")
 
 
 def find(source: str | Path) -> Path:
-    """The folder of a model: a local one as it is, or a hub id, downloaded (or found in the cache).
+    """The folder of a model: a local one as it is, a published model by its name (`hub.published`), or a hub id,
+    downloaded (or found in the cache).
 
-    Raises ModelMissing naming both readings when it is neither.
+    Raises ModelMissing: a published model that was not fetched, and what is none of these.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    if str(source) in PUBLISHED:
+        return locate_published(str(source))
     from huggingface_hub import snapshot_download
 
     try:

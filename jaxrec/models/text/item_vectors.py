@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxrec import checkpoint
 from jaxrec.files import content_hash, open_atomically
 from jaxrec.hub import minilm
-from jaxrec.models.text.sentence import SentenceEncoder
+from jaxrec.models.text.sentence import SentenceEncoder, own_limit
 
 FEW = 100  # texts that are read in a moment
 
@@ -48,7 +48,7 @@ def item_vectors(
       parts: the texts of each item.
       source: a BERT or MPNet; None: MiniLM.
       layers: whose hidden states are put side by side.
-      limit: tokens of a text at most.
+      limit: tokens of a text at most, and at most the encoder's own limit.
       cache: a folder where the vectors are kept as one file, which a further run with the same texts, weights and
         settings reads.
     """
@@ -56,6 +56,7 @@ def item_vectors(
         # Side by side needs as many vectors of each item; of unequal numbers one text is made.
         parts = [("\n".join(own),) for own in parts]
     cfg, params, tokenizer = minilm(source)
+    limit = own_limit(cfg, tokenizer, limit)
     # Everything that a vector depends on is in the name of the file: nothing stale can be read.
     said = repr((parts, cfg, tuple(layers), limit, checkpoint.fingerprint(params)))
     path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npy"

