@@ -17,6 +17,7 @@ from jaxrec.hub import gguf
 from jaxrec.hub.peft import save_peft
 from jaxrec.nn import layers
 from jaxrec.nn.decoder import Decoder, DecoderConfig
+from jaxrec.nn.encoder import EncoderConfig
 from jaxrec.nn.rope import RopeScaling
 
 pytest.importorskip("gguf", reason="the package gguf is not installed (extra `gguf`)")
@@ -29,6 +30,7 @@ CONFIGS = {
     "llama": LLAMA,
     "llama3": dataclasses.replace(LLAMA, rope_scaling=RopeScaling("llama3", 8.0, 16, 1.0, 4.0)),
     "qwen2": dataclasses.replace(LLAMA, qkv_bias=True, tied=True, rope_theta=1e6),
+    "qwen3": dataclasses.replace(LLAMA, qk_norm=True, tied=True, head_dim=24),
     "phi": dataclasses.replace(
         LLAMA, groups=4, norm="layer", gated=False, activation="gelu_tanh", qkv_bias=True,
         o_bias=True, mlp_bias=True, head_bias=True, parallel=True, rope_fraction=0.5,
@@ -125,7 +127,7 @@ def test_llama_cpp_says_what_we_say(own, tmp_path, family, monkeypatch):
         cfg = dataclasses.replace(cfg, init_std=0.03)  # another program
     ours = log_probabilities(cfg, params, ids)
     assert ours.max() - ours.min() > 1.5
-    for kind in gguf.TYPES if family != "llama3" else ("f32",):
+    for kind in gguf.TYPES if family not in ("llama3", "qwen3") else ("f32",):
         file = tmp_path / f"{kind}.gguf"
         gguf.export(file, cfg, params, own, kind)
         theirs, n = Llama(file).after(cfg.vocab, letter, prompt=ids)
@@ -290,8 +292,8 @@ def test_what_a_gguf_file_cannot_hold_is_said(own, tmp_path):
         gguf.GgufError, match="type 'q4_0' is not known: choose one of f32, f16, q8_0"
     ):
         gguf.export(out, cfg, params, own, "q4_0")
-    with pytest.raises(gguf.GgufError, match="a qwen3 model has no GGUF export"):
-        gguf.export(out, dataclasses.replace(cfg, qk_norm=True), params, own)
+    with pytest.raises(gguf.GgufError, match="a bert model has no GGUF export"):
+        gguf.check_model(EncoderConfig(vocab=9, d_model=8, layers=1, heads=2, d_ff=8))
     with pytest.raises(hub.ModelError, match="300 tokens, but the embedding only 200"):
         gguf.export(out, dataclasses.replace(cfg, vocab=200), params, own)
     with pytest.raises(hub.ModelMissing, match=r"tokenizer.json is missing"):

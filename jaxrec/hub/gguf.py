@@ -2,8 +2,8 @@
 
     python -m jaxrec.hub.gguf MODEL OUT.gguf --type q8_0
 
-MODEL is a folder (or hub id) of the Llama, Qwen2 or Phi-2 family; tokenizer and chat template come along. An adapter
-(`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF adapter.
+MODEL is a folder, name or hub id of the Llama, Qwen2, Qwen3 or Phi-2 family; tokenizer and chat template come along. An
+adapter (`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF adapter.
 Types: f32, f16, and q8_0 (8 bits, blocks of 32; a matrix whose rows 32 does not divide stays f16). Vectors are f32.
 """
 
@@ -24,6 +24,7 @@ from jaxrec import delta as deltas
 from jaxrec import quant
 from jaxrec.config import RunError
 from jaxrec.hub.config import family_of
+from jaxrec.hub.gguf_names import ARCHITECTURES, PERMUTED
 from jaxrec.hub.gguf_tokenizer import write_tokenizer
 from jaxrec.hub.peft import load_peft
 from jaxrec.hub.weights import find, load
@@ -132,7 +133,7 @@ def check_model(cfg: Any) -> str:
         raise GgufError(
             f"a {family} model has no GGUF export; supported are {', '.join(ARCHITECTURES)}"
         )
-    if family != "llama" and cfg.heads * cfg.head_dim != cfg.d_model:
+    if family in ("qwen2", "phi") and cfg.heads * cfg.head_dim != cfg.d_model:
         raise GgufError(
             f"llama.cpp's {ARCHITECTURES[family][0]} has heads of d_model / heads only, not of {cfg.head_dim}"
         )
@@ -336,46 +337,3 @@ def _run(flags: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-_SHARED = {
-    "embed/table": "token_embd.weight",
-    "layer/attn_norm/scale": "blk.{n}.attn_norm.weight",
-    "layer/attn/q/kernel": "blk.{n}.attn_q.weight",
-    "layer/attn/k/kernel": "blk.{n}.attn_k.weight",
-    "layer/attn/v/kernel": "blk.{n}.attn_v.weight",
-    "layer/attn/o/kernel": "blk.{n}.attn_output.weight",
-    "layer/attn/q/bias": "blk.{n}.attn_q.bias",
-    "layer/attn/k/bias": "blk.{n}.attn_k.bias",
-    "layer/attn/v/bias": "blk.{n}.attn_v.bias",
-    "layer/attn/o/bias": "blk.{n}.attn_output.bias",
-    "layer/mlp/up/kernel": "blk.{n}.ffn_up.weight",
-    "layer/mlp/down/kernel": "blk.{n}.ffn_down.weight",
-    "layer/mlp/up/bias": "blk.{n}.ffn_up.bias",
-    "layer/mlp/down/bias": "blk.{n}.ffn_down.bias",
-    "norm/scale": "output_norm.weight",
-    "head/kernel": "output.weight",
-}
-LLAMA = _SHARED | {
-    "layer/mlp_norm/scale": "blk.{n}.ffn_norm.weight",
-    "layer/mlp/gate/kernel": "blk.{n}.ffn_gate.weight",
-    "layer/mlp/gate/bias": "blk.{n}.ffn_gate.bias",
-}
-PHI2 = _SHARED | {
-    "layer/attn_norm/bias": "blk.{n}.attn_norm.bias",
-    "norm/bias": "output_norm.bias",
-    "head/bias": "output.bias",
-}
-
-# our family -> (llama.cpp's architecture, tensors)
-ARCHITECTURES = {"llama": ("llama", LLAMA), "qwen2": ("qwen2", LLAMA), "phi": ("phi2", PHI2)}
-
-# Rotary pairs are neighbours in llama.cpp's `llama`, halves of a head everywhere else: these rows change their order.
-PERMUTED = {
-    "llama": (
-        "layer/attn/q/kernel",
-        "layer/attn/k/kernel",
-        "layer/attn/q/bias",
-        "layer/attn/k/bias",
-    )
-}
