@@ -87,12 +87,12 @@ def make(config: MeshConfig | None = None, devices: Sequence[Any] | None = None)
 
 
 def _grid(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
-    if devices[0].platform == "tpu" and len(devices) == len(jax.devices()):
-        from jax.experimental import (
-            mesh_utils,
-        )  # follows the slice's wiring; elsewhere the plain order is right
+    # A whole slice, present or only described (`jax.experimental.topologies`), is laid along its wiring.
+    if devices[0].platform == "tpu" and len(devices) == devices[0].client.device_count():
+        from jax.experimental import mesh_utils  # elsewhere the plain order is right
 
-        return mesh_utils.create_device_mesh(sizes, devices)
+        # Without the option an axis that is no product of the slice's own (2 of 4 x 4) is refused.
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return np.asarray(devices).reshape(sizes)
 
 
@@ -147,9 +147,12 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
 def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
     """Puts a tree of whole arrays (every process holds the same) onto the mesh by the rules.
 
-    Arrays that already lie there are moved only if their layout differs.
+    Arrays that already lie there are moved only if their layout differs. Of a tree of shapes (`jax.ShapeDtypeStruct`)
+    it gives the shapes, which then know where they lie: enough to compile for.
     """
     layout = shardings(mesh, tree, rules)
+    if is_abstract(tree):
+        return jax.tree.map(_lying, tree, layout)
     if jax.process_count() == 1:
         return jax.device_put(tree, layout)
 
@@ -160,6 +163,15 @@ def place(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
         return jax.make_array_from_callback(whole.shape, at, lambda index: whole[index])
 
     return jax.tree.map(one, tree, layout)
+
+
+def is_abstract(tree: Any) -> bool:
+    """Whether the leaves of a tree are shapes alone."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def _lying(leaf: Any, at: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
 
 
 def settle(mesh: Mesh, tree: Any, rules: Rules = RULES) -> Any:
@@ -212,8 +224,11 @@ def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
     """This process's rows (numpy leaves) -> global arrays of `rows` rows, split over data x fsdp.
 
     Leaves that are jax arrays already lie on the mesh (a rollout's, say) and pass. On the CPU an array may share
-    memory with its numpy leaf: a source must not write again into what it has handed out.
+    memory with its numpy leaf: a source must not write again into what it has handed out. Shapes are given where
+    they would lie, as by `place`.
     """
+    if is_abstract(batch):
+        return jax.tree.map(lambda leaf: _lying(leaf, NamedSharding(mesh, ROWS)), batch)
     if mesh.size == 1:
         return batch  # the step's own call takes numpy arrays, faster than device_put would
     split = NamedSharding(mesh, ROWS)

@@ -4,8 +4,7 @@
     for kind, (count, sent) in by_kind(collectives(compiled.as_text())).items(): ...
 
 The HLO text lists a loop's body once. How often it runs is found here by running the loop's counter: only its scalars
-of known value, nothing else. A loop whose end depends on the data (softmax over the positions that count, decoding until
-all rows have ended) has no such number, and is named with `unknown_loops`; the caller says how often it runs at most.
+of X
 
 XLA's text form is described at https://openxla.org/xla/operation_semantics; what a collective sends per device, of a
 group of n, is that of the ring algorithms (Thakur 2005), which none can beat: all-gather and reduce-scatter (n - 1) / n

@@ -95,3 +95,14 @@ def test_a_batch_that_does_not_divide_is_refused(mesh):
         MeshError, match=r"10 rows does not divide by accum 2 x data 2 x fsdp 2 = 8"
     ):
         meshes.check_batch(mesh, 10, accum=2)
+
+
+def test_shapes_alone_are_placed_as_arrays_are(mesh):
+    tree = {"stack_0": {"attn": {"q": {"kernel": jnp.zeros((2, 8, 4))}}}, "scale": jnp.zeros(3)}
+    there = meshes.place(mesh, tree)
+    shapes = meshes.place(mesh, jax.eval_shape(lambda: tree))
+    assert jax.tree.map(lambda x: (x.shape, x.sharding), shapes) == jax.tree.map(
+        lambda x: (x.shape, x.sharding), there
+    )
+    rows = meshes.place_batch(mesh, jax.ShapeDtypeStruct((8, 3), jnp.int32), 8)
+    assert rows.sharding == meshes.place_batch(mesh, np.zeros((8, 3), np.int32), 8).sharding

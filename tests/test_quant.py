@@ -263,3 +263,13 @@ def test_sharded_over_a_mesh_only_codes_are_gathered():
     assert not [s for s in floats if min(s) >= 128], floats  # of no kernel, nor of a shard of one
     one_layer = quant.parameters(small["stack_0"]) // 6 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * one_layer
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize("shape", [(2, 128, 24), (64, 8), (100, 6), (1344, 3)])
+def test_shapes_of_a_quantised_kernel_are_known_without_it(kind, shape):
+    made = quant.quantise(jnp.ones(shape), kind)
+    known = quant.quantise(jax.ShapeDtypeStruct(shape, jnp.float32), kind)
+    look = lambda tree: jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), tree)
+    assert jax.tree.leaves(look(made)) == jax.tree.leaves(look(known))
+    assert known.shape == made.shape == shape

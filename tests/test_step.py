@@ -190,3 +190,13 @@ def test_weak_types_do_not_come_into_the_state():
     state = steps.init_state(ONE, weak, optimizer.make(optimizer.OptConfig(), steps=10))
     known = jax.tree.leaves((state.params, state.opt, state.step))
     assert not any(leaf.weak_type for leaf in known)
+
+
+def test_a_state_of_shapes_is_that_of_arrays():
+    mesh = meshes.make(meshes.MeshConfig(2, 2, 2))
+    optim = optimizer.make(optimizer.OptConfig(), 10)
+    _, state, _ = tiny.build(mesh)
+    shapes = steps.init_state(mesh, jax.eval_shape(lambda: jax.device_get(state.params)), optim)
+    look = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+    assert look(shapes.params) == look(state.params)
+    assert shapes.step.sharding == state.step.sharding

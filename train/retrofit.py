@@ -14,11 +14,9 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import checkpoint, config, mesh, objectives, processes, results
-from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
@@ -28,10 +26,9 @@ from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.model_folder import place_facts
-from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, memory_of
+from jaxrec.models.personal.heads import GenerativeHead, HeadConfig
 from jaxrec.models.personal.lfe import LFE, LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
-from jaxrec.models.personal.vocabulary import Vocabulary
 from jaxrec.objectives import RetrofitWeights
 from jaxrec.processes import HostsConfig
 from jaxrec.structs import Retrofit, Tokens
@@ -90,7 +87,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     parts = objectives.RetrofitParts(backbone, teacher, LFE(cfg.lfe), GenerativeHead(reader))
     params = mesh.sharded_init(
         devices,
-        lambda key: init(key, parts, cfg, max(len(topics), 1)),
+        lambda key: objectives.retrofit_params(key, parts, cfg.lora, max(len(topics), 1)),
         jax.random.key(cfg.loop.seed),
     )
     frozen = {"backbone": weights, "teacher": told}
@@ -117,36 +114,6 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
         [folder], ("jaxrec", "train", "universal", "--lfe", cfg.out, "--tenants", "TENANTS")
     )
     return {"loss": fitted.value, "step": float(fitted.state.step)}
-
-
-def init(key: jax.Array, parts: objectives.RetrofitParts, cfg: RetrofitConfig, topics: int) -> dict:
-    """What is trained: the LFE, the heads that are dropped at the end (one for the topics), and the optional LoRA."""
-    keys = jax.random.split(key, 5)
-    ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
-    hidden = (jnp.zeros((1, 2, parts.backbone.cfg.d_model)),) * cfg.lfe.top_k
-    lfe = parts.lfe.init(keys[0], hidden, mask)["params"]
-    memory = memory_of(parts.lfe.apply({"params": lfe}, hidden, mask))
-    blank = None
-    if parts.reader.cfg.tied_to_backbone:  # its shapes do not depend on how many words there are
-        row = jnp.zeros((1, parts.reader.cfg.d_backbone))
-        blank = Vocabulary(row, row)
-    read = lambda key: parts.reader.init(key, ids, mask, memory, vocabulary=blank, method="answer")[
-        "params"
-    ]
-    probe = {
-        "kernel": 0.02 * jax.random.normal(keys[3], (cfg.lfe.d_z, topics)),
-        "bias": jnp.zeros(topics),
-    }
-    params = {
-        "lfe": lfe,
-        "distil_head": read(keys[1]),
-        "denoise_head": read(keys[2]),
-        "probe": probe,
-    }
-    if not cfg.lora.empty:
-        sites = type(parts.backbone).sites(parts.backbone.cfg)
-        params["lfe_delta"] = deltas.init(keys[4], sites, cfg.lora)
-    return params
 
 
 def read(cfg: RetrofitConfig) -> tuple[list[tuple[list, str]], list[turns.Alike], list[str]]:

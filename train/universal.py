@@ -29,8 +29,8 @@ from jaxrec.data.tenants import Tenant, read_tenants, with_heldout
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
-from jaxrec.models.personal.heads import HeadConfig, warm_start
-from jaxrec.models.personal.onboarding import KnownZ, blank, infer_p, read_pieces, turn_source
+from jaxrec.models.personal.heads import HeadConfig
+from jaxrec.models.personal.onboarding import KnownZ, infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import (
     cut_for_person,
     load_lfe,
@@ -117,7 +117,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),
     )  # fmt: skip
 
-    init = lambda key, weights: init_params(key, lm, encoder, weights)
+    init = lambda key, weights: objectives.universal_params(key, lm, encoder, weights)
     params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed), frozen["backbone"])
     objective = objectives.universal(
         lm,
@@ -193,24 +193,6 @@ def can_teach(tenant: Tenant) -> bool:
     """Whether an answer of the tenant can be predicted from at least two other things that are known of it."""
     known = len(turns.sentences(tenant.guide)) + len(tenant.onboarding) + len(tenant.feedback)
     return bool(tenant.onboarding) and known > 2
-
-
-def init_params(
-    key: jax.Array,
-    lm: PersonalLM,
-    encoder: ProfileEncoder,
-    backbone: dict,
-) -> dict:
-    """The head, if there is one (warm, where sizes allow), A(p) and the profile encoder."""
-    keys = jax.random.split(key)
-    new = lm.init(keys[0])
-    own = {
-        "hypernet": new["hypernet"],
-        "encoder": encoder.init(keys[1], blank(lm.cfg.lfe.d_z))["params"],
-    }
-    if lm.inside:
-        return own
-    return {"head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg), **own}
 
 
 def evaluation(

@@ -15,7 +15,9 @@ from jaxrec.objectives.personal import (
     personalize_delta,
     pretrain,
     retrofit,
+    retrofit_params,
     universal,
+    universal_params,
 )
 from jaxrec.objectives.policy import policy
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, grpo, ppo
@@ -49,9 +51,11 @@ __all__ = [
     "prefer",
     "pretrain",
     "retrofit",
+    "retrofit_params",
     "semantic_id",
     "sequential",
     "sft",
     "tiger",
     "universal",
+    "universal_params",
 ]

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrec import delta as deltas
 from jaxrec import tables
-from jaxrec.delta import take
+from jaxrec.delta import DeltaConfig, take
 from jaxrec.losses.labels import cross_entropy
 from jaxrec.losses.ranking import info_nce
 from jaxrec.losses.tokens import distil, next_token, token_sums
-from jaxrec.models.personal.heads import GenerativeHead, memory_of
+from jaxrec.models.personal.heads import GenerativeHead, memory_of, warm_start
 from jaxrec.models.personal.lfe import LFE, extract
+from jaxrec.models.personal.onboarding import blank
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
-from jaxrec.models.personal.vocabulary import bar_padding, vocabulary_of
+from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, vocabulary_of
 from jaxrec.objectives.objective import Objective
 from jaxrec.objectives.restraint import NONE, Reference, Restraint, restraint_loss, restraint_terms
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
@@ -154,6 +156,40 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
     return Objective(Spanning(encode, score), weigh)
 
 
+def retrofit_params(
+    key: Array, parts: RetrofitParts, lora: DeltaConfig | None = None, topics: int = 1
+) -> dict[str, Any]:
+    """What `retrofit` trains: the LFE, the heads that are dropped at the end, and by option a LoRA on the backbone.
+
+    Args:
+      key: a random key. parts: the models.
+      lora: changes to the backbone's layers that are trained along, if any.
+      topics: how many of them the probe tells apart.
+    """
+    keys = jax.random.split(key, 5)
+    ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+    size = parts.lfe.cfg
+    hidden = (jnp.zeros((1, 2, parts.backbone.cfg.d_model)),) * size.top_k
+    lfe = parts.lfe.init(keys[0], hidden, mask)["params"]
+    memory = memory_of(parts.lfe.apply({"params": lfe}, hidden, mask))
+    words = None
+    if parts.reader.cfg.tied_to_backbone:  # its shapes do not depend on how many words there are
+        row = jnp.zeros((1, parts.reader.cfg.d_backbone))
+        words = Vocabulary(row, row)
+    read = lambda key: parts.reader.init(key, ids, mask, memory, vocabulary=words, method="answer")
+    kernel = 0.02 * jax.random.normal(keys[3], (size.d_z, topics))
+    params = {
+        "lfe": lfe,
+        "distil_head": read(keys[1])["params"],
+        "denoise_head": read(keys[2])["params"],
+        "probe": {"kernel": kernel, "bias": jnp.zeros(topics)},
+    }
+    if lora is not None and not lora.empty:
+        sites = type(parts.backbone).sites(parts.backbone.cfg)
+        params["lfe_delta"] = deltas.init(keys[4], sites, lora)
+    return params
+
+
 def teacher_logits(
     teacher: Module, params: Any, context: Tokens, continuation: Tokens
 ) -> Float[Array, "B L V"]:
@@ -278,6 +314,25 @@ def universal(
         return loss, Aux(terms)
 
     return Objective(Spanning(encode, score), _weigh_turns)
+
+
+def universal_params(key: Array, lm: PersonalLM, encoder: Module, backbone: Any) -> dict[str, Any]:
+    """What `universal` trains: the head, if there is one (warm, where sizes allow), A(p) and the profile encoder.
+
+    Args:
+      key: a random key.
+      lm, encoder: as of `universal`.
+      backbone: its weights, from which the head starts.
+    """
+    keys = jax.random.split(key)
+    new = lm.init(keys[0])
+    own = {
+        "hypernet": new["hypernet"],
+        "encoder": encoder.init(keys[1], blank(lm.cfg.lfe.d_z))["params"],
+    }
+    if lm.inside:
+        return own
+    return {"head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg), **own}
 
 
 def halves(evidence: Any) -> tuple[Any, Any]:

@@ -188,15 +188,23 @@ def _line(low: float, high: float, count: int) -> np.ndarray:
 
 
 def quantise(kernel: Any, kind: str) -> Nf4 | Int8:
-    """A float kernel [*, D, F] in 4 or 8 bits. Raises QuantError on an unknown kind and values that are not finite."""
+    """A float kernel [*, D, F] in 4 or 8 bits; of a `jax.ShapeDtypeStruct` the shapes of that.
+
+    Raises QuantError on an unknown kind and values that are not finite.
+    """
     check_kind(kind)
     if len(np.shape(kernel)) < 2:
         raise QuantError(f"only matrices are quantised, not an array of shape {np.shape(kernel)}")
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        *lead, d, f = kernel.shape
+        return quantise_rows(jax.ShapeDtypeStruct((*lead, f, d), kernel.dtype), kind)
     return quantise_rows(jnp.swapaxes(jnp.asarray(kernel), -1, -2), kind)
 
 
 def quantise_rows(w: Any, kind: str) -> Nf4 | Int8:
     """As `quantise`, of a matrix that lies transposed [*, F, D], as checkpoints hold it."""
+    if isinstance(w, jax.ShapeDtypeStruct):
+        return _shapes(w, kind)
     if check_kind(kind) == "int8":
         code, scale = _to_int8(w)
         _check_finite(np.asarray(scale))
@@ -205,6 +213,23 @@ def quantise_rows(w: Any, kind: str) -> Nf4 | Int8:
     scale, outer, mean = _compress(np.asarray(peak))
     parts = [jnp.asarray(x) for x in (scale, spread(outer, peak.shape[-2:]), mean)]
     return Nf4(code, *parts, width=w.shape[-1])
+
+
+def _shapes(w: jax.ShapeDtypeStruct, kind: str) -> Nf4 | Int8:
+    """The shapes of `quantise_rows`, without a number computed."""
+    like = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype)
+    if check_kind(kind) == "int8":
+        return Int8(like(w.shape, np.int8), like((*w.shape[:-1], 1), np.float32))
+    *lead, rows, width = w.shape
+    blocks = -(-width // BLOCK)
+    outer = (*lead, rows, _owners(1, blocks).shape[1])
+    parts = [
+        like((*lead, rows, blocks * BLOCK // 2), np.uint8),
+        like((*lead, rows, blocks), np.uint8),
+        like(outer, np.float32),
+        like(tuple(lead), np.float32),
+    ]
+    return Nf4(*parts, width=width)
 
 
 @jax.jit

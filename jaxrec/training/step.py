@@ -72,6 +72,8 @@ def init_state(
       tables: parameter paths that are updated by row.
       rules: which axis of the mesh cuts which axis of a leaf.
 
+    Of `params` that are shapes alone (`jax.ShapeDtypeStruct`) the state is made of shapes, each with its sharding:
+    what `make_step` can be lowered and compiled with before anything exists.
     Raises QuantError when quantised weights are among the parameters.
     """
     quant.refuse_training(params)
@@ -89,7 +91,10 @@ def init_state(
         )
 
     params, extra = meshes.place(mesh, (params, extra), rules)
-    layout = meshes.shardings(mesh, jax.eval_shape(begin, params, extra), rules)
+    shapes = jax.eval_shape(begin, params, extra)
+    if meshes.is_abstract(params):
+        return TrainState(*meshes.place(mesh, shapes, rules), source=source)
+    layout = meshes.shardings(mesh, shapes, rules)
     # Made inside jit with the final layout, moments appear where they will lie: no device ever holds a whole one.
     return TrainState(*jax.jit(begin, out_shardings=layout)(params, extra), source=source)
 
