@@ -234,18 +234,26 @@ class Thumbs:
 
 @struct.dataclass
 class Turns:
-    """Questions and answers, whose business answered, and what is known of it (`models.profile.Evidence`)."""
+    """Questions and answers, whose business answered, and what is known of it (`models.profile.Evidence`).
+
+    `states_BLD`: what the frozen part of a backbone gives of a row, where it was computed beforehand.
+    """
 
     question: Tokens
     answer: Tokens
     tenant_B: Leaf
     evidence: PyTree = None
+    states_BLD: Leaf | None = None
 
 
 @struct.dataclass
 class Retrofit:
     """What Z must be good for: going on (`context` -> `continuation`), restoring (`corrupted` -> `spans`, T5's form),
-    meaning (`first` and `second` say the same; `meaning_B` numbers what they say) and routing (`topic_B`, or -1)."""
+    meaning (`first` and `second` say the same; `meaning_B` numbers what they say) and routing (`topic_B`, or -1).
+
+    `states`: what the frozen models give of each text, by its field's name, where it was computed beforehand; the
+    teacher's of `continuation`.
+    """
 
     context: Tokens
     continuation: Tokens
@@ -255,6 +263,7 @@ class Retrofit:
     second: Tokens
     meaning_B: Leaf
     topic_B: Leaf
+    states: PyTree = None
 
 
 @struct.dataclass

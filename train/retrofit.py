@@ -12,6 +12,7 @@ option, the LoRA), with facts.json naming the backbone that they belong to.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,13 +21,16 @@ from jaxrec import checkpoint, config, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
+from jaxrec.data.feature_store import FeatureConfig, FeaturePart, FeatureStore
 from jaxrec.data.instructions import read_instructions
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.language.model_folder import place_facts
+from jaxrec.models.personal.frozen_states import keep_states, top_row
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig
+from jaxrec.models.personal.inside import joined
 from jaxrec.models.personal.lfe import LFE, LFEConfig, check_depth
 from jaxrec.models.personal.personal_folder import load_backbone, load_teacher
 from jaxrec.objectives import RetrofitWeights
@@ -44,6 +48,7 @@ class RetrofitConfig:
     backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
     tenants: tuple[str, ...] = ()  # whose conversations: see jaxrec.data.tenants
     data: tuple[str, ...] = ()  # and anybody's: see jaxrec.data.instructions
+    limit: int = 0  # texts at most, spread over all that there are; 0: all
     teacher: str = ""  # any decoder with the same tokenizer; the backbone itself when empty
     lfe: LFEConfig = LFEConfig()
     cuts: tuple[int, ...] = ()  # of the backbone, so that lora.stacks can name its top layers
@@ -59,6 +64,7 @@ class RetrofitConfig:
     accum: int = 1  # microbatches; InfoNCE still spans all rows (two passes)
     opt: OptConfig = OptConfig(lr=3e-3, warmup=20)
     loop: LoopConfig = LoopConfig(steps=400, eval_every=50, patience=3, min_delta=0.005)
+    features: FeatureConfig = FeatureConfig()  # where the backbone's and teacher's states are kept
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
     out: str = "runs/retrofit"
@@ -76,6 +82,8 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     if cfg.teacher:
         teacher, told = load_teacher(cfg.teacher, backbone, devices, chat)
     batch = batch_of(chat, cfg, texts, alike, topics)
+    if cfg.features.folder:
+        batch = batch.replace(states=states_of(cfg, batch, (backbone, weights), (teacher, told)))
     source = Prefetch(ArraySource(batch, cfg.rows, share=mesh.process_rows(devices, cfg.rows)))
 
     z = cfg.lfe.d_z
@@ -133,6 +141,8 @@ def read(cfg: RetrofitConfig) -> tuple[list[tuple[list, str]], list[turns.Alike]
             f"none of {len(tenants)} tenants has a dialogue, and a retrofit learns from conversations: name some with"
             " --data"
         )
+    if 0 < cfg.limit < len(texts):
+        texts = [texts[i] for i in np.linspace(0, len(texts) - 1, cfg.limit).astype(int)]
     alike = turns.texts_alike(tenants)
     if not alike:
         alike = [turns.Alike(answer, before[-1][1], answer) for before, answer in texts]
@@ -151,6 +161,37 @@ def batch_of(
     )
     tokens = lambda value: Tokens(**value) if isinstance(value, dict) else np.asarray(value)
     return Retrofit(**{name: tokens(value) for name, value in rows.items()})
+
+
+def states_of(
+    cfg: RetrofitConfig, batch: Retrofit, backbone: tuple[Any, Any], teacher: tuple[Any, Any]
+) -> dict[str, FeatureStore | FeaturePart]:
+    """What backbone and teacher give of every text of `batch`, on disk: `Retrofit.states`.
+
+    cfg: how many layers, and where. backbone, teacher: (module, weights).
+    Raises RunError where the retrofit changes the backbone.
+    """
+    if not cfg.lora.empty:
+        raise RunError(
+            "a retrofit with a LoRA changes the states that would be kept: leave out --lora or --features.folder"
+        )
+    model, weights = backbone
+    run = lambda weights, tokens: top_row(model, cfg.lfe.top_k, weights, tokens)
+    layers = f"the {cfg.lfe.top_k} highest hidden states"
+    keep = lambda name: keep_states(
+        run, weights, getattr(batch, name), cfg.features, layers=layers, what=f"retrofit, {name}"
+    )
+    states: dict[str, Any] = {
+        name: keep(name) for name in ("context", "corrupted", "first", "second")
+    }
+    module, told = teacher
+    last = lambda weights, tokens: top_row(module, 1, weights, tokens)
+    rows = jax.tree.map(np.asarray, joined(batch.context, batch.continuation))
+    read = keep_states(
+        last, told, rows, cfg.features, layers="the last hidden state", what="retrofit, teacher"
+    )
+    states["continuation"] = FeaturePart(read, batch.context.ids_BL.shape[1])
+    return states
 
 
 if __name__ == "__main__":

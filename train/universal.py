@@ -24,11 +24,15 @@ from jaxrec import config, mesh, objectives, processes, results
 from jaxrec.assistant.fitting import ruled_out
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.chat import ChatFormat
+from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.data.instructions import Skipped
 from jaxrec.data.tenants import Tenant, read_tenants, with_heldout
 from jaxrec.delta import DeltaConfig
+from jaxrec.dialogue.pages import PagesConfig, with_pages
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
+from jaxrec.models.personal.frozen_states import question_states
 from jaxrec.models.personal.heads import HeadConfig
 from jaxrec.models.personal.onboarding import KnownZ, infer_p, read_pieces, turn_source
 from jaxrec.models.personal.personal_folder import (
@@ -69,10 +73,17 @@ class UniversalConfig:
     restraint: Restraint = Restraint()  # penalty: on the words that a tenant never says
     reference: Literal["stranger", "teacher", "backbone"] = "stranger"  # of the restraint's KL
     quantise: str = ""  # "nf4" or "int8" kernels of the frozen backbone
-    question: int = 40
+    dialogues: int = 0  # of each tenant that are learned from, the first ones; 0: all
+    pages: PagesConfig = PagesConfig()  # before a question
+    question: int = 40  # tokens, with the page before it
     answer: int = 64
     piece: int = 40  # tokens of one piece of evidence
     pieces: int = 6  # of them a row sees at most
+    examples: int = 30  # answers of each tenant that are known as evidence
+    guide: int = 8  # sentences of its guide
+    judged: int = 8  # (dis)liked answers
+    checked: int = 48  # training tenants whose held-out dialogues are measured, spread over all
+    features: FeatureConfig = FeatureConfig()  # where the frozen backbone's states are kept
     rows: int = 32
     accum: int = 1
     opt: OptConfig = OptConfig(lr=2e-3, warmup=50)
@@ -88,6 +99,9 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
     backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
+    tenants, unseen = (
+        with_pages(chat, ts, cfg.pages, cfg.question, cfg.loop.seed) for ts in (tenants, unseen)
+    )
     if cfg.person == "backbone":
         backbone, frozen, facts = cut_for_person(backbone, frozen, facts, cfg.depths)
     told, teacher = {}, None
@@ -109,12 +123,14 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     encoder = ProfileEncoder(
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
-    pieces = turns.evidence_pieces(chat, tenants, cfg.piece)
-    known = read_pieces(lm, frozen, pieces)
-    rows = turns.turn_rows(chat, [t.onboarding for t in tenants], cfg.question, cfg.answer)
+    pieces = evidence(cfg, chat, tenants)
+    known = read_pieces(lm, frozen, pieces, features=cfg.features)
+    own = [t.onboarding[: cfg.dialogues or None] for t in tenants]
+    rows = turns.turn_rows(chat, own, cfg.question, cfg.answer)
+    states = question_states(lm, frozen, rows, cfg.features, "questions and answers")
     source = turn_source(
-        rows, pieces, known, cfg.rows,
-        pieces_a_row=cfg.pieces, seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows),
+        rows, pieces, known, cfg.rows, pieces_a_row=cfg.pieces, seed=cfg.loop.seed,
+        share=mesh.process_rows(devices, cfg.rows), states=states,
     )  # fmt: skip
 
     init = lambda key, weights: objectives.universal_params(key, lm, encoder, weights)
@@ -137,7 +153,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         resolved=cfg, title="universal",
     )  # fmt: skip
     own = fitted.state.params
-    table = infer_p(encoder, own["encoder"], known, 30)
+    table = infer_p(encoder, own["encoder"], known, cfg.examples)
     kept = {name: part for name, part in frozen.items() if name != "backbone"}
     whole = {**kept, "profile": {"p": table}, **own}
     folder = Path(cfg.out) / "model"
@@ -146,6 +162,12 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         [folder], ("jaxrec", "train", "personalize", "--model", cfg.out, "--tenants", "TENANTS")
     )
     return {cfg.loop.monitor: fitted.value, "step": float(fitted.state.step)}
+
+
+def evidence(cfg: UniversalConfig, chat: ChatFormat, tenants: list[Tenant]) -> turns.Pieces:
+    """What is known of tenants, as token rows."""
+    counts = {"examples": cfg.examples, "guide": cfg.guide, "judged": cfg.judged}
+    return turns.evidence_pieces(chat, tenants, cfg.piece, **counts)
 
 
 def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
@@ -204,10 +226,10 @@ def evaluation(
     known: KnownZ,
     unseen: list[Tenant],
 ):
-    """evaluate(params, step) on four held-out dialogues of 48 seen and of all unseen tenants, if there are any."""
+    """evaluate(params, step) on four held-out dialogues of some seen and of all unseen tenants, if there are any."""
     chat, lm = answering.chat, answering.lm
     there = np.array([u for u, tenant in enumerate(tenants) if tenant.heldout], int)
-    seen = there[np.linspace(0, len(there) - 1, min(len(there), 48)).astype(int)]
+    seen = there[np.linspace(0, len(there) - 1, min(len(there), cfg.checked)).astype(int)]
     unseen = [tenant for tenant in unseen if tenant.heldout]
     rows_of = lambda ts: turns.turn_rows(
         chat, [t.heldout[:4] for t in ts], cfg.question, cfg.answer
@@ -216,21 +238,25 @@ def evaluation(
         seen_rows = rows_of([tenants[u] for u in seen])
     if unseen:
         unseen_rows = rows_of(unseen)
-        unseen_known = read_pieces(lm, frozen, turns.evidence_pieces(chat, unseen, cfg.piece))
-    nll = lambda tree, p_UE, rows: answering.nll(
-        tree, p_UE[rows.tenant_N], rows.question, rows.answer
+        pieces = evidence(cfg, chat, unseen)
+        unseen_known = read_pieces(lm, frozen, pieces, features=cfg.features)
+    keep = lambda rows, what: question_states(lm, frozen, rows, cfg.features, f"{what}, held out")
+    seen_states = keep(seen_rows, "training tenants") if len(seen) else None
+    unseen_states = keep(unseen_rows, "unseen tenants") if unseen else None
+    nll = lambda tree, p_UE, rows, states: answering.nll(
+        tree, p_UE[rows.tenant_N], rows.question, rows.answer, states
     )
 
     def evaluate(params, _: int) -> dict[str, float]:
         tree = {**frozen, **params}
-        p_of = lambda known: infer_p(encoder, params["encoder"], known, 30)
+        p_of = lambda known: infer_p(encoder, params["encoder"], known, cfg.examples)
         p_UE = p_of(known)
-        told = {"held_nll": nll(tree, p_UE[seen], seen_rows)} if len(seen) else {}
+        told = {"held_nll": nll(tree, p_UE[seen], seen_rows, seen_states)} if len(seen) else {}
         if unseen:
             unseen_UE = p_of(unseen_known)
             mean_UE = np.broadcast_to(p_UE.mean(0), unseen_UE.shape)
-            told["unseen_nll"] = nll(tree, unseen_UE, unseen_rows)
-            told["unseen_mean_nll"] = nll(tree, mean_UE, unseen_rows)
+            told["unseen_nll"] = nll(tree, unseen_UE, unseen_rows, unseen_states)
+            told["unseen_mean_nll"] = nll(tree, mean_UE, unseen_rows, unseen_states)
         return told
 
     return evaluate

@@ -22,12 +22,16 @@ from jaxrec import mesh, objectives
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
+from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.tenant import Tenant
 from jaxrec.data.tenant_pairs import both_thumbs, pairs_of, tenant_thumb_rows, thumbs_of
 from jaxrec.delta import DeltaConfig
+from jaxrec.dialogue.pages import PagesConfig, with_pages
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.models.language.tuned_lm import TenantLM
+from jaxrec.models.personal.frozen_states import question_states
+from jaxrec.models.personal.inside import spec_inside
 from jaxrec.models.personal.onboarding import infer_p, read_pieces
 from jaxrec.models.personal.personal_folder import Personal
 from jaxrec.models.personal.profile_folder import Profile
@@ -56,13 +60,15 @@ class OnboardConfig:
     own_delta: DeltaConfig = DeltaConfig()  # of the head, instead of p; goes before `by`
     prior: float = 1e-3  # pull towards the p that the encoder inferred
     restraint: Restraint = Restraint()  # penalty: on the words that a tenant never says
-    question: int = 40  # tokens
+    pages: PagesConfig = PagesConfig()  # before a question
+    question: int = 40  # tokens, with the page before it
     answer: int = 96
     piece: int = 40  # tokens of one piece of evidence
     rows: int = 64  # a batch
     # no clipping: by the norm over all rows one tenant's gradient would slow the others
     opt: OptConfig = OptConfig(lr=3e-2, schedule="linear", clip=0.0)
     loop: LoopConfig = LoopConfig(steps=100)
+    features: FeatureConfig = FeatureConfig()  # where the frozen backbone's states are kept
 
     @property
     def own(self) -> DeltaConfig:
@@ -92,10 +98,12 @@ def onboard(
     Raises RunError for a tenant that has nothing to be fitted to, and what `loop.fit` raises.
     """
     check(tenants, cfg)
+    tenants = with_pages(model.chat, tenants, cfg.pages, cfg.question, cfg.loop.seed)
     inferred_UE = infer(model, tenants, cfg)
     keys = tuple(tenant.key for tenant in tenants)
     whole = Profile(keys, name, inferred_UE, inferred_UE, facts={"examples": cfg.examples})
     if not cfg.own.empty:
+        cfg = dataclasses.replace(cfg, own_delta=own_layout(model, cfg.own))
         bank = fit_deltas(model, tenants, cfg, devices, out)
         return dataclasses.replace(whole, p_UE=None, own=keys, delta=bank, spec=cfg.own)
     if cfg.by == "encoder":
@@ -111,6 +119,14 @@ def onboard(
             some = [tenants[u] for u in rows]
             p_UE[rows] = fit(model, some, inferred_UE[rows], cfg, devices, where)
     return dataclasses.replace(whole, p_UE=p_UE)
+
+
+def own_layout(model: Personal, own: DeltaConfig) -> DeltaConfig:
+    """A layout for Deltas of the tenants' own; inside a backbone those that p changes, if it names no stacks."""
+    if not model.lm.inside or own.stacks != DeltaConfig.stacks:
+        return own
+    # Those below are then the same for all, and their states may be kept.
+    return spec_inside(own, model.lm.cfg.depths, model.lm.backbone.cfg)
 
 
 def check(tenants: Sequence[Tenant], cfg: OnboardConfig) -> None:
@@ -157,7 +173,7 @@ def infer(model: Personal, tenants: Sequence[Tenant], cfg: OnboardConfig) -> np.
     pieces = turns.evidence_pieces(
         model.chat, tenants, cfg.piece, examples=cfg.examples, guide=cfg.guide, judged=cfg.judged
     )
-    known = read_pieces(model.lm, model.params, pieces)
+    known = read_pieces(model.lm, model.params, pieces, features=cfg.features)
     return infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
 
 
@@ -188,7 +204,7 @@ def fit_answers(
         frozen["disallowed"] = mesh.place(devices, barred)
     objective = objectives.personalize(model.lm, cfg.prior, cfg.restraint)
     by_row = {"profile/p": RowAdam(ids=lambda batch: batch.tenant_B)}
-    batch = example_rows(cfg, model.chat, tenants)
+    batch = example_rows(cfg, model, tenants)
     params = {"profile": {"p": jnp.asarray(start_UE)}}
     own = _fit(objective, params, frozen, batch, cfg, devices, out, by_row=by_row)
     return np.asarray(own["profile"]["p"])
@@ -246,16 +262,18 @@ def fit_deltas(
     sites = model.lm.sites
     bank = deltas.init(jax.random.key(cfg.loop.seed), sites, cfg.own, len(tenants))
     frozen = {name: model.params[name] for name in FROZEN if name in model.params}
-    batch = example_rows(cfg, model.chat, tenants)
+    batch = example_rows(cfg, model, tenants)
     objective = objectives.personalize_delta(model.lm)
     return _fit(objective, {"delta": bank}, frozen, batch, cfg, devices, out)["delta"]
 
 
-def example_rows(cfg: OnboardConfig, chat: ChatFormat, tenants: Sequence[Tenant]) -> Turns:
-    """The tenants' examples as rows."""
+def example_rows(cfg: OnboardConfig, model: Personal, tenants: Sequence[Tenant]) -> Turns:
+    """The tenants' examples as rows, with the frozen backbone's states where they are kept."""
     own = [tenant.onboarding[: cfg.examples] for tenant in tenants]
-    rows = turns.turn_rows(chat, own, cfg.question, cfg.answer)
-    return Turns(Tokens(**rows.question), Tokens(**rows.answer), np.asarray(rows.tenant_N))
+    rows = turns.turn_rows(model.chat, own, cfg.question, cfg.answer)
+    states = question_states(model.lm, model.params, rows, cfg.features, "the tenants' examples")
+    question, answer = Tokens(**rows.question), Tokens(**rows.answer)
+    return Turns(question, answer, np.asarray(rows.tenant_N), states_BLD=states)
 
 
 def ruled_out(chat: ChatFormat, vocab: int, tenants: Sequence[Tenant]) -> np.ndarray:

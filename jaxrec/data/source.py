@@ -200,8 +200,14 @@ def data_hash(source: Source) -> str:
     forgery.
     """
     leaves = jax.tree.leaves(content_of(source)) if jax.process_count() == 1 else []
-    parts = [part for leaf in leaves for part in _sampled(np.asarray(leaf))]
+    parts = [part for leaf in leaves for part in _told(leaf)]
     return content_hash(*parts, digits=12) if leaves else ""
+
+
+def _told(leaf: Any) -> list[str | np.ndarray]:
+    """What stands for a leaf; features on disk are named by a hash of all that they follow from, and are not read."""
+    content = getattr(leaf, "content", None)
+    return _sampled(np.asarray(leaf)) if content is None else [content]
 
 
 def _sampled(leaf: np.ndarray) -> list[str | np.ndarray]:

@@ -19,7 +19,8 @@ from jaxrec.losses.labels import cross_entropy
 from jaxrec.losses.ranking import info_nce
 from jaxrec.losses.tokens import distil, next_token, token_sums
 from jaxrec.models.personal.heads import GenerativeHead, memory_of, warm_start
-from jaxrec.models.personal.lfe import LFE, extract
+from jaxrec.models.personal.inside import joined
+from jaxrec.models.personal.lfe import LFE, extract, from_states
 from jaxrec.models.personal.onboarding import blank
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
 from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, vocabulary_of
@@ -90,7 +91,10 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
     backbone's top layers); frozen: "backbone", "teacher".
     """
 
-    def z_of(tree, tokens: Tokens) -> LFEOutput:
+    def z_of(tree, batch: Retrofit, name: str) -> LFEOutput:
+        tokens = getattr(batch, name)
+        if batch.states is not None:
+            return from_states(parts.lfe, tree["lfe"], batch.states[name], tokens.mask_BL)
         return extract(
             parts.backbone, parts.lfe, tree["backbone"], tree["lfe"], tokens, tree.get("lfe_delta")
         )
@@ -107,12 +111,19 @@ def retrofit(parts: RetrofitParts, weights: RetrofitWeights = RetrofitWeights())
     def encode(params, frozen, extra, batch: Retrofit, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        taught = teacher_logits(parts.teacher, tree["teacher"], batch.context, batch.continuation)
+        if batch.states is not None:
+            words = vocabulary_of(parts.teacher.cfg, tree["teacher"])
+            told = batch.states["continuation"].astype(jnp.float32)
+            taught = words.scores(jax.lax.stop_gradient(told))
+        else:
+            taught = teacher_logits(
+                parts.teacher, tree["teacher"], batch.context, batch.continuation
+            )
         # A table may have more rows than the tokenizer has tokens; the teacher's mass on those is no target.
         taught = bar_padding(taught, parts.reader.cfg.tokens)
-        student = read(tree, "distil_head", z_of(tree, batch.context), batch.continuation)
-        restored = read(tree, "denoise_head", z_of(tree, batch.corrupted), batch.spans)
-        first, second = z_of(tree, batch.first), z_of(tree, batch.second)
+        student = read(tree, "distil_head", z_of(tree, batch, "context"), batch.continuation)
+        restored = read(tree, "denoise_head", z_of(tree, batch, "corrupted"), batch.spans)
+        first, second = z_of(tree, batch, "first"), z_of(tree, batch, "second")
         kernel, bias = tree["probe"]["kernel"], tree["probe"]["bias"]
         nll = lambda logits, tokens: _by_row(next_token, logits, tokens.ids_BL, tokens.loss_BL)
         routed = first.z_cls_BD @ kernel + bias[None]
@@ -200,10 +211,8 @@ def teacher_logits(
       params: its weights.
       context, continuation: token rows, each padded for itself.
     """
-    join = lambda a, b: jnp.concatenate([a, b], axis=1)
-    ids = join(context.ids_BL, continuation.ids_BL)
-    mask = join(context.mask_BL, continuation.mask_BL)
-    out = teacher.apply({"params": params}, ids, mask)
+    rows = joined(context, continuation)
+    out = teacher.apply({"params": params}, rows.ids_BL, rows.mask_BL)
     return jax.lax.stop_gradient(out.logits[:, context.ids_BL.shape[1] :])
 
 
@@ -267,7 +276,7 @@ def universal(
         # met it.
         drop_B = jax.vmap(lambda key: jax.random.bernoulli(key, p_dropout))(key_B)
         p_BE = jnp.where(drop_B[:, None], 0.0, (first_BE + second_BE) / 2)
-        context, delta = lm.read(tree, batch.question), lm.personal(tree, p_BE)
+        context, delta = lm.read(tree, batch.question, batch.states_BLD), lm.personal(tree, p_BE)
         seen = {"first": first_BE, "second": second_BE}
         # Where no term reads whole logits, a borrowed vocabulary is scored in chunks of positions.
         if not whole:
@@ -369,7 +378,7 @@ def personalize(lm: PersonalLM, prior: float = 1e-3, restraint: Restraint = NONE
         # are absent then do not move.
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         away = jnp.square(p_BE - tree["start"][batch.tenant_B]).sum() / totals["rows"]
-        context = lm.read(tree, batch.question)
+        context = lm.read(tree, batch.question, batch.states_BLD)
         logits, terms = _answered(
             lm, tree, context, batch, lm.personal(tree, p_BE), totals, restraint.needs
         )
@@ -395,7 +404,8 @@ def personalize_delta(lm: PersonalLM) -> Objective:
     def loss(params, frozen, extra, batch: Turns, totals, key_B):
         del extra, key_B
         tree = merge(params, frozen)
-        context, own = lm.read(tree, batch.question), take(tree["delta"], batch.tenant_B)
+        context = lm.read(tree, batch.question, batch.states_BLD)
+        own = take(tree["delta"], batch.tenant_B)
         _, terms = _answered(lm, tree, context, batch, own, totals)
         return terms["nll"], Aux(terms)
 

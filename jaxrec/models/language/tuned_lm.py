@@ -200,7 +200,7 @@ class TenantLM:
         """(what is answered, the answers, each row's Delta)."""
         p_BE = tables.lookup(tree["profile"]["p"], batch.tenant_B)
         # p is looked up in the table, whose rows have the gradient; nothing is inferred here.
-        context = self.lm.read(tree, batch.question)
+        context = self.lm.read(tree, batch.question, batch.states_BLD)
         return context, batch.answer, self.lm.personal(tree, p_BE)
 
 

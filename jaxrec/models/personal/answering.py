@@ -62,7 +62,12 @@ class Answering:
         self._writer = Writer(generator, prepare, chat.decode, how, rows=rows)
 
     def logprob(
-        self, params: PyTree, p_NE: Float[np.ndarray, "N E"] | Delta, question: Rows, answer: Rows
+        self,
+        params: PyTree,
+        p_NE: Float[np.ndarray, "N E"] | Delta,
+        question: Rows,
+        answer: Rows,
+        states: Any = None,
     ) -> Float[np.ndarray, " N"]:
         """Log-probability of each whole answer, nats.
 
@@ -70,24 +75,32 @@ class Answering:
           params: the whole tree.
           p_NE: who answers, a row for each question: p, or a Delta of its own.
           question, answer: token rows, of `turns.turn_rows`.
+          states: of `frozen_states.question_states`, an array or one on disk, where they are kept.
         """
         parts = []
         for cut, real in batches(len(question["ids_BL"]), self.rows):
             q, a = ({k: v[cut] for k, v in rows.items()} for rows in (question, answer))
             # A Delta's row axis is not the leading one, so numpy's indexing would cut its layers.
             who = take(p_NE, jnp.asarray(cut)) if isinstance(p_NE, Delta) else p_NE[cut]
-            parts.append(np.asarray(self._score(params, who, Tokens(**q), Tokens(**a)))[:real])
+            own = None if states is None else states[cut]
+            scores = self._score(params, who, Tokens(**q), Tokens(**a), own)
+            parts.append(np.asarray(scores)[:real])
         return np.concatenate(parts)
 
     def nll(
-        self, params: PyTree, p_NE: Float[np.ndarray, "N E"], question: Rows, answer: Rows
+        self,
+        params: PyTree,
+        p_NE: Float[np.ndarray, "N E"],
+        question: Rows,
+        answer: Rows,
+        states: Any = None,
     ) -> float:
         """Mean negative log-probability of an answer's token, nats.
 
         Args:
-          params, p_NE, question, answer: as of `logprob`.
+          params, p_NE, question, answer, states: as of `logprob`.
         """
-        total = self.logprob(params, p_NE, question, answer).sum()
+        total = self.logprob(params, p_NE, question, answer, states).sum()
         # The first token of a row is told by nobody, so it is not counted either.
         return float(-total / answer["loss_BL"][:, 1:].sum())
 
@@ -152,8 +165,8 @@ class Answering:
         cut = lambda i: jax.tree.map(lambda x: x[i], rest)
         return [(one(i), *cut(i)) for i in range(len(questions))]
 
-    def _scored(self, params, p_BE, question: Tokens, answer: Tokens):
-        context = self.lm.read(params, question)
+    def _scored(self, params, p_BE, question: Tokens, answer: Tokens, states_BLD=None):
+        context = self.lm.read(params, question, states_BLD)
         delta = p_BE if isinstance(p_BE, Delta) else self.lm.personal(params, p_BE)
         log_p_BL, _ = self.lm.log_probs(params, context, answer, delta)
         # Places count by the weight of the token that they predict, which lies one further.

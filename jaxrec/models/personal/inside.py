@@ -11,8 +11,10 @@ nobody changes, are the same for all and see no gradient; so the top quarter cos
 import dataclasses
 from collections.abc import Sequence
 
+import flax.struct as struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
@@ -24,6 +26,19 @@ from jaxrec.structs import Delta, HeadOutput, Tokens
 
 class InsideError(RunError, ValueError):
     """A person where the backbone has no place for one: a layer that is not there, an encoder that cannot answer."""
+
+
+@struct.dataclass
+class HalfRead:
+    """A question whose answer is known, both read up to the first layer that A(p) changes.
+
+    `states_BLD`: the residual stream behind the lowest `below` layers, [B, L + L', D], of the question's places and
+    then the answer's.
+    """
+
+    question: Tokens
+    states_BLD: Array
+    below: int = struct.field(pytree_node=False)
 
 
 def depths_or_top(depths: Sequence[int], layers: int) -> tuple[int, ...]:
@@ -62,10 +77,78 @@ def spec_inside(spec: DeltaConfig, depths: Sequence[int], cfg: DecoderConfig) ->
     return dataclasses.replace(spec, stacks="|".join(names))
 
 
+def layers_below(spec: DeltaConfig, depths: Sequence[int], cfg: DecoderConfig) -> int:
+    """How many of the lowest layers are the same for everybody, so that what they give can be kept.
+
+    Raises InsideError for changes that begin before the first layer.
+    """
+    if spec.embed or spec.prompt_length:
+        raise InsideError(
+            "inside.embed and inside.prompt_length change what the first layer reads, so there are no states that are"
+            " the same for everybody: leave them out, or keep no features"
+        )
+    return depths_or_top(depths, cfg.layers)[0]
+
+
+def half_read(
+    backbone: Decoder, params: PyTree, tokens: Tokens, below: int
+) -> Float[Array, "B L D"]:
+    """The residual stream after the lowest `below` layers; those above it are not computed.
+
+    backbone, params: the decoder and its weights. tokens: question and answer as one row.
+    """
+    out = backbone.apply(
+        {"params": params}, tokens.ids_BL, tokens.mask_BL, hidden=(below,), logits="none"
+    )
+    return out.hidden[0]
+
+
+def upper_half(
+    backbone: Decoder, params: PyTree, delta: Delta | None, below: int
+) -> tuple[Decoder, PyTree, Delta | None]:
+    """The layers from `below` on, as a decoder of their own that takes states in place of embeddings.
+
+    Positions follow from the mask alone, so it gives what the whole one gives, bit for bit.
+
+    Args:
+      backbone, params: the whole decoder.
+      delta: its changes, of these layers alone.
+      below: 0 or one of the decoder's cuts.
+
+    Raises InsideError for a Delta that changes a layer below.
+    """
+    cfg = backbone.cfg
+    names, start = {}, 0
+    for name, size in stack_sizes(cfg.layers, cfg.cuts).items():
+        if start >= below:
+            names[name] = f"stack_{len(names)}"
+        start += size
+    cuts = tuple(cut - below for cut in cfg.cuts if cut > below)
+    upper = backbone.clone(cfg=dataclasses.replace(cfg, layers=cfg.layers - below, cuts=cuts))
+    rest = {name: part for name, part in params.items() if not name.startswith("stack_")}
+    rest |= {new: params[old] for old, new in names.items()}
+    if delta is not None:
+        if lower := set(delta.stacks) - set(names):
+            raise InsideError(
+                f"a Delta of {sorted(lower)[0]} changes layers below {below}, whose states were kept without it"
+            )
+        delta = delta.replace(stacks={names[old]: x for old, x in delta.stacks.items()})
+    return upper, rest, delta
+
+
+def joined(question: Tokens, answer: Tokens) -> Tokens:
+    """Both as rows of one text, [B, L + L'], the padding between them left where it is."""
+    join = lambda a, b: jnp.concatenate([a, b], axis=1)
+    return Tokens(
+        join(question.ids_BL, answer.ids_BL),
+        join(question.mask_BL, answer.mask_BL),
+    )
+
+
 def answer_logits(
     backbone: Decoder,
     params: PyTree,
-    question: Tokens,
+    question: Tokens | HalfRead,
     answer: Tokens,
     delta: Delta | None,
     *,
@@ -77,18 +160,28 @@ def answer_logits(
     Args:
       backbone: the decoder.
       params: its weights.
-      question: rows [B, L]; the padding between question and answer is no token and takes no position.
+      question: rows [B, L]; the padding between question and answer is no token and takes no position. Half read, its
+        lower layers are not computed again.
       answer: rows [B, L'], of which logits [B, L', V] and hidden states [B, L', D] are given.
       delta: each row's changes of the backbone, or None for the backbone as it is.
       tokens: ids that the tokenizer has; those beyond are barred. 0: all.
       logits: "all" or "none".
     """
-    join = lambda a, b: jnp.concatenate([a, b], axis=1)
-    ids_BL: Array = join(question.ids_BL, answer.ids_BL)
-    mask_BL: Array = join(question.mask_BL, answer.mask_BL)
-    since = question.ids_BL.shape[1]
+    states_BLD = None
+    if isinstance(question, HalfRead):
+        states_BLD = jax.lax.stop_gradient(question.states_BLD)
+        backbone, params, delta = upper_half(backbone, params, delta, question.below)
+        question = question.question
+    since, rows = question.ids_BL.shape[1], joined(question, answer)
     out = backbone.apply(
-        {"params": params}, ids_BL, mask_BL, delta=delta, hidden=(-1,), logits=logits, since=since
+        {"params": params},
+        rows.ids_BL if states_BLD is None else None,
+        rows.mask_BL,
+        inputs_BLD=states_BLD,
+        delta=delta,
+        hidden=(-1,),
+        logits=logits,
+        since=since,
     )
     # The question's places are computed, as keys and values for the answer, but no logits are made for them.
     own = out.hidden[0][:, since:]

@@ -95,14 +95,38 @@ def extract(
       delta: changes of the backbone (a LoRA on its top layers, from the retrofit). Without one no gradient flows into
         it; with one it flows as far down as the delta reaches.
     """
+    hidden = top_states(backbone, lfe.cfg.top_k, backbone_params, tokens, delta)
+    # Cut above the backbone: without a Delta no activation of it is kept for a backward pass.
+    hidden = hidden if delta is not None else jax.lax.stop_gradient(hidden)
+    return lfe.apply({"params": lfe_params}, hidden, tokens.mask_BL)
+
+
+def top_states(
+    backbone: nn.Module, top_k: int, params: PyTree, tokens: Tokens, delta: Delta | None = None
+) -> tuple[Float[Array, "B L D"], ...]:
+    """The `top_k` highest hidden states of a batch of texts, which are what an LFE joins.
+
+    backbone, params: any module that gives its hidden states. tokens: the texts. delta: changes of the backbone.
+    """
     out = backbone.apply(
-        {"params": backbone_params},
+        {"params": params},
         tokens.ids_BL,
         tokens.mask_BL,
         delta=delta,
-        hidden=tuple(range(-lfe.cfg.top_k, 0)),
+        hidden=tuple(range(-top_k, 0)),
         logits="none",
     )
-    # Cut above the backbone: without a Delta no activation of it is kept for a backward pass.
-    hidden = out.hidden if delta is not None else jax.lax.stop_gradient(out.hidden)
-    return lfe.apply({"params": lfe_params}, hidden, tokens.mask_BL)
+    return out.hidden
+
+
+def from_states(
+    lfe: LFE, params: PyTree, states_BLW: Float[Array, "B L W"], mask_BL: Bool[Array, "B L"]
+) -> LFEOutput:
+    """Z of hidden states that were computed beforehand.
+
+    lfe, params: projection and pooling. states_BLW: the `top_k` highest side by side, in any type. mask_BL: the real
+    tokens.
+    """
+    states_BLW = jax.lax.stop_gradient(states_BLW.astype(jnp.float32))
+    hidden = tuple(jnp.split(states_BLW, lfe.cfg.top_k, axis=-1))
+    return lfe.apply({"params": params}, hidden, mask_BL)

@@ -13,8 +13,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxrec.data.feature_store import FeatureConfig, FeatureStore
 from jaxrec.data.source import ArraySource, Prefetch
 from jaxrec.data.turns import ANSWER, FEEDBACK, GUIDE, Pieces, TurnRows, choose_evidence
+from jaxrec.models.personal.frozen_states import piece_states
+from jaxrec.models.personal.lfe import from_states
 from jaxrec.models.personal.personal_lm import PersonalLM
 from jaxrec.models.personal.profile import Evidence, ProfileEncoder
 from jaxrec.structs import Tokens, Turns
@@ -29,7 +32,13 @@ class KnownZ(NamedTuple):
     label_UR: np.ndarray
 
 
-def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128) -> KnownZ:
+def read_pieces(
+    lm: PersonalLM,
+    params: PyTree,
+    pieces: Pieces,
+    rows: int = 128,
+    features: FeatureConfig | None = None,
+) -> KnownZ:
     """Runs backbone and LFE over every piece.
 
     Args:
@@ -37,17 +46,20 @@ def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128)
       params: "backbone" and "lfe" are read.
       pieces: what is known of tenants, as token rows.
       rows: at a time.
+      features: where the backbone's states are kept, so that only the LFE runs where they are there.
     """
-    encode = jax.jit(lambda params, ids, mask: lm.encode(params, Tokens(ids, mask)).z_seq_BLD)
     ids, mask = pieces.rows["ids_BL"], pieces.rows["mask_BL"]
     count = len(ids)
-    short = -count % rows
+    if features is not None and features.folder:
+        states = piece_states(lm, params, Tokens(ids, mask), features, "what is known of tenants")
+        own = jax.jit(lambda lfe, x, mask: from_states(lm.lfe, lfe, x, mask).z_seq_BLD)
+        run = lambda at, mask: own(params["lfe"], _filled(states[at], rows), mask)
+    else:
+        encode = jax.jit(lambda params, ids, mask: lm.encode(params, Tokens(ids, mask)).z_seq_BLD)
+        run = lambda at, mask: encode(params, _filled(ids[at], rows), mask)
     # The last batch is filled up, so that there is one program.
-    ids_, mask_ = (np.pad(x, ((0, short), (0, 0))) for x in (ids, mask))
-    parts = [
-        np.asarray(encode(params, ids_[i : i + rows], mask_[i : i + rows]), np.float16)
-        for i in range(0, count + short, rows)
-    ]
+    batches = [slice(i, min(i + rows, count)) for i in range(0, count, rows)]
+    parts = [np.asarray(run(at, _filled(mask[at], rows)), np.float16) for at in batches]
     z = np.concatenate(parts)[:count]
     lead = pieces.kind_UR.shape
     there = np.arange(lead[1])[None, :] < pieces.count_U[:, None]
@@ -57,6 +69,10 @@ def read_pieces(lm: PersonalLM, params: PyTree, pieces: Pieces, rows: int = 128)
         pieces.kind_UR,
         pieces.label_UR,
     )
+
+
+def _filled(x: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)), *((0, 0),) * (x.ndim - 1)))
 
 
 def evidence_of(
@@ -143,6 +159,7 @@ def turn_source(
     pieces_a_row: int,
     seed: int = 0,
     share: slice | None = None,
+    states: FeatureStore | None = None,
 ) -> Prefetch:
     """Batches of `Turns`, each row with evidence of its tenant that does not hold its own answer.
 
@@ -154,6 +171,7 @@ def turn_source(
       pieces_a_row: how many pieces a row sees at most.
       seed: of the order and of the choice.
       share: this process's part of a batch.
+      states: of `frozen_states.question_states`, where those of the rows are kept.
     """
     # Chosen without the row's own answer, or p could carry the answer instead of the person.
     index, there = choose_evidence(pieces, rows.tenant_N, rows.dialogue_N, pieces_a_row, seed)
@@ -161,7 +179,7 @@ def turn_source(
     def make(picked: dict) -> Turns:
         evidence = evidence_of(known, picked["tenant"], picked["index"], picked["there"])
         question, answer = (Tokens(**picked[name]) for name in ("question", "answer"))
-        return Turns(question, answer, picked["tenant"], evidence)
+        return Turns(question, answer, picked["tenant"], evidence, picked["states"])
 
     arrays = {
         "question": rows.question,
@@ -169,6 +187,7 @@ def turn_source(
         "tenant": rows.tenant_N,
         "index": index,
         "there": there,
+        "states": states,
     }
     # Evidence is gathered in the background, while a step runs.
     return Prefetch(ArraySource(arrays, batch, seed=seed, share=share, make=make))

@@ -23,15 +23,20 @@ from jaxrec.delta import DeltaConfig, Sites, materialise
 from jaxrec.losses.tokens import following, next_log_probs
 from jaxrec.models.personal.heads import GenerativeHead, HeadConfig, Recall, head_cache, memory_of
 from jaxrec.models.personal.hypernet import Hypernet
-from jaxrec.models.personal.inside import InsideError, answer_logits, spec_inside
-from jaxrec.models.personal.lfe import LFE, LFEConfig, extract
+from jaxrec.models.personal.inside import (
+    HalfRead,
+    InsideError,
+    answer_logits,
+    layers_below,
+    spec_inside,
+)
+from jaxrec.models.personal.lfe import LFE, LFEConfig, extract, from_states
 from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, vocabulary_of
 from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
 from jaxrec.structs import Delta, HeadOutput, KVCache, LFEOutput, Tokens
 
-Context = (
-    LFEOutput | Tokens
-)  # what an answer is given to: Z of a text where a head answers, else the text itself
+# What an answer is given to: Z of a text where a head answers, else the text itself, or as far as nobody changes it.
+Context = LFEOutput | Tokens | HalfRead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +158,24 @@ class PersonalLM:
         # The LFE was trained by the retrofit; later stages would otherwise move Z under what already stands on it.
         return jax.lax.stop_gradient(z)
 
-    def read(self, params: PyTree, question: Tokens) -> Context:
-        """What `answer`, `log_probs` and `turn` answer to: Z of the question, or, inside the backbone, its tokens."""
-        return question if self.inside else self.encode(params, question)
+    def read(self, params: PyTree, question: Tokens, states_BLD: Array | None = None) -> Context:
+        """What `answer`, `log_probs` and `turn` answer to: Z of the question, or, inside the backbone, its tokens.
+
+        params, question: weights and token rows. states_BLD: of `frozen_states.question_states`, kept, and so not
+        computed again.
+        """
+        if states_BLD is None:
+            return question if self.inside else self.encode(params, question)
+        if self.inside:
+            return HalfRead(question, states_BLD, self.below)
+        return jax.lax.stop_gradient(
+            from_states(self.lfe, params["lfe"], states_BLD, question.mask_BL)
+        )
+
+    @property
+    def below(self) -> int:
+        """How many of the backbone's lowest layers are the same for everybody."""
+        return layers_below(self.cfg.inside, self.cfg.depths, self.backbone.cfg)
 
     def personal(self, params: PyTree, p_BE: Float[Array, "B E"]) -> Delta:
         """A(p): each row's changes to what answers, made layer by layer where they are used."""
