@@ -64,21 +64,35 @@ def run(
         say_so()
         main(cfg)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.status) from None
-    except KeyboardInterrupt:
+        fail(error, f"error: {error}", error.status)
+    except KeyboardInterrupt as stop:
         saved = Path(getattr(cfg, "out", "")) / "checkpoints"
         again = f"; the same command goes on from {saved}" if saved.is_dir() else ""
-        print(f"\nstopped{again}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
+        fail(stop, f"\nstopped{again}", 130)
+    except BrokenPipeError as error:
+        _hear(error, "nobody reads its output", 128 + 13)
         leave_pipe()
     except OSError as error:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        raise SystemExit(RunError.status) from None
+        fail(error, f"error: {where}{error.strerror}", RunError.status)
+
+
+# Who must hear that this process ends with an error, before it does: (error, what is said of it, exit status).
+on_failure: list[Callable[[BaseException, str, int], None]] = []
+
+
+def fail(error: BaseException, line: str, status: int) -> NoReturn:
+    """Ends the program with one line on stderr and a status; whoever is in `on_failure` hears of it first."""
+    _hear(error, line.strip().removeprefix("error: "), status)
+    print(line, file=sys.stderr)
+    raise SystemExit(status) from None
+
+
+def _hear(error: BaseException, text: str, status: int) -> None:
+    for hear in on_failure:
+        hear(error, text, status)
 
 
 def leave_pipe() -> NoReturn:

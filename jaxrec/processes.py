@@ -1,15 +1,28 @@
 """Floor 1: the processes of one job: how they find each other, wait for each other, and keep compiled programs."""
 
+import atexit
+import contextlib
 import dataclasses
+import functools
 import os
 import platform
-from collections.abc import Mapping
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax._src import distributed  # the state that `jax.distributed.initialize` fills
 
+from jaxrec import config as configs
+from jaxrec import peers
 from jaxrec.config import RunError
 from jaxrec.files import content_hash
+
+_LAST_OUT = 3600  # seconds that a finished process waits for one that still writes
+_kept: Any = None  # the handler of terminations, which C++ holds by its address
 
 
 class HostsError(RunError, ValueError):
@@ -23,31 +36,146 @@ class HostsConfig:
     The environment's form: JAXREC_COORDINATOR=host:port, JAXREC_PROCESSES=n, JAXREC_PROCESS=i.
     """
 
-    coordinator: str | None = None
+    coordinator: str | None = None  # host:port of process 0
     processes: int | None = None
     process: int | None = None
+    wait: int = (
+        300  # seconds at the start for the coordinator to answer and for all the others to come
+    )
+    silence: int = (
+        30  # seconds without a sign of life after which a process counts as lost and all others end
+    )
 
 
 def start(config: HostsConfig | None = None) -> None:
     """Joins the other processes of the job, if there are any; call it before anything else touches a device.
 
     Explicit config first, then JAXREC_* variables, then what JAX recognises by itself (SLURM, a TPU slice). From here
-    on compiled programs are kept (`keep_programs`).
+    on compiled programs are kept (`keep_programs`), and a process that is lost ends all the others (`peers`).
+    Raises HostsError where the processes do not come together.
     """
     keep_programs()
     config = config or HostsConfig()
     env = os.environ
     coordinator = config.coordinator or env.get("JAXREC_COORDINATOR")
     if coordinator:
-        processes = _number(config.processes, "JAXREC_PROCESSES")
-        process = _number(config.process, "JAXREC_PROCESS")
-        if not 0 <= process < processes:
-            raise HostsError(f"process {process} of {processes}: it must lie in 0..{processes - 1}")
-        _collectives_for_cpu()
-        jax.distributed.initialize(coordinator, processes, process)
+        count = _number(config.processes, "JAXREC_PROCESSES")
+        index = _number(config.process, "JAXREC_PROCESS")
+        if not 0 <= index < count:
+            raise HostsError(f"process {index} of {count}: it must lie in 0..{count - 1}")
+        _await(coordinator, index, config.wait)
+        _join(config, coordinator, count, index)
     elif _slurm_step(env) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
-        _collectives_for_cpu()
-        jax.distributed.initialize()
+        _join(config)
+
+
+def _await(coordinator: str, index: int, wait: int) -> None:
+    """Until the coordinator's place can be used: taken by process 0, reached by the others. Raises HostsError."""
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise HostsError(f"the coordinator {coordinator!r} is not of the form host:port")
+    if index == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise HostsError(
+                f"process 0 cannot be the coordinator at {coordinator}: {error.strerror}; name another port"
+            ) from error
+        return
+    until, pause = time.monotonic() + wait, 0.25
+    while reason := peers.unreachable(coordinator):
+        if time.monotonic() + pause > until:
+            raise HostsError(
+                f"process {index}: no coordinator answers at {coordinator} within {wait} s ({reason}); is process 0 "
+                "running there? --hosts.wait gives it longer"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def _join(
+    config: HostsConfig, coordinator: str | None = None, count: int = 0, index: int = 0
+) -> None:
+    """Makes this process one of the job's. Raises HostsError."""
+    # Without it processes on plain CPUs cannot exchange anything; other devices do not read it.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    began, explicit = time.monotonic(), (coordinator, count, index) if coordinator else ()
+    try:
+        with _losses_reported():
+            jax.distributed.initialize(
+                *explicit,
+                initialization_timeout=config.wait,
+                heartbeat_timeout_seconds=config.silence,
+                shutdown_timeout_seconds=_LAST_OUT,
+            )
+    except RuntimeError as error:
+        if not coordinator:
+            raise HostsError(f"the processes of this job do not come together: {error}") from error
+        if time.monotonic() - began < config.wait:
+            raise HostsError(
+                f"the coordinator at {coordinator} refuses process {index} of {count}: another process has this "
+                "index, or the job was begun with another number of processes"
+            ) from error
+        raise HostsError(
+            f"process {index}: not all of the {count} processes came to {coordinator} within {config.wait} s; "
+            "were all of them started, each with an index of its own? --hosts.wait gives them longer"
+        ) from error
+    state = distributed.global_state
+    here = peers.Peers(
+        state.client,
+        state.process_id,
+        state.num_processes,
+        silence=config.silence,
+        coordinator=state.coordinator_address or "",
+    )
+    peers.use(here)
+    here.begin()
+    configs.on_failure.append(here.failing)
+    sys.excepthook = _told_before(here, sys.excepthook)
+    atexit.register(here.close)  # before JAX's own farewell, which waits for everybody
+    _same_count(state, config.silence)
+
+
+def _same_count(state: Any, wait: int) -> None:
+    """Raises HostsError where this process counts otherwise than process 0."""
+    key, mine = "jaxrec/count", str(state.num_processes)
+    if state.process_id == 0:
+        state.client.key_value_set(key, mine, True)
+    elif (said := state.client.blocking_key_value_get(key, wait * 1000)) != mine:
+        raise HostsError(
+            f"process {state.process_id} was begun as one of {mine}, but process 0 as one of {said}"
+        )
+
+
+@contextlib.contextmanager
+def _losses_reported() -> Iterator[None]:
+    """While JAX makes its client: a lost process is reported to `peers` instead of ending this one with a C++ trace."""
+    # `jax.distributed.initialize` has no argument for it, jaxlib's client has.
+    runtime, plain = distributed._jax, distributed._jax.get_distributed_runtime_client
+    runtime.get_distributed_runtime_client = functools.partial(
+        plain, missed_heartbeat_callback=_lost
+    )
+    global _kept
+    _kept = _kept or peers.on_termination(_lost)
+    try:
+        yield
+    finally:
+        runtime.get_distributed_runtime_client = plain
+
+
+def _lost(*report: Any) -> None:
+    if (here := peers.current()) is not None:
+        here.lost(*report)
+
+
+def _told_before(here: peers.Peers, hook: Callable[..., None]) -> Callable[..., None]:
+    """An excepthook that tells the other processes first."""
+
+    def told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        here.failing(error, f"{kind.__name__}: {error}", 1)
+        hook(kind, error, trace)
+
+    return told
 
 
 def keep_programs() -> None:
@@ -82,12 +210,9 @@ def _number(value: int | None, name: str) -> int:
         raise HostsError(
             f"a coordinator is given, but neither the config nor {name} says the number"
         )
+    if value is None and not os.environ[name].isdecimal():
+        raise HostsError(f"{name}={os.environ[name]}: not a number")
     return int(os.environ[name]) if value is None else value
-
-
-def _collectives_for_cpu() -> None:
-    # Without it processes on plain CPUs cannot exchange anything; other devices do not read it.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
 
 
 def meet(name: str) -> None:

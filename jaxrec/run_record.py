@@ -10,7 +10,8 @@ from jaxrec import config as configs
 # Settings that change what is reported, where it lies, and how long it takes, but no step that is made.
 _FREE = re.compile(
     r"(out|hosts|mesh|samples|merge|merged|strict|remat|accum|cache|variants)(\.|$).*"
-    r"|((.*\.)?loop\.)?(steps|log_every|eval_every|save_every|keep|resume|allow_changes|patience|tensorboard|progress)"
+    r"|((.*\.)?loop\.)?(steps|log_every|eval_every|save_every|keep|resume|allow_changes|patience)"
+    r"|((.*\.)?loop\.)?(stall|hang|tensorboard|progress)"
 )
 _LONGEST = 60  # characters of a value that is shown
 

@@ -132,15 +132,15 @@ def main() -> None:
             f"--{name}", type=int, default={"steps": 30, "fsdp": 1, "accum": 1}.get(name, 0)
         )
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--silence", type=int, default=30)
     args = parser.parse_args()
-    processes.start()
+    processes.start(processes.HostsConfig(silence=args.silence))
     mesh = meshes.make(meshes.MeshConfig(fsdp=args.fsdp))
     options = {"steps": args.steps, "save_every": args.save_every, "eval_every": args.eval_every}
     try:
         fitted = train(args.out, mesh=mesh, accum=args.accum, slow=args.slow, **options)
     except configs.RunError as error:
-        print(f"error: {error}")
-        raise SystemExit(error.status) from None
+        configs.fail(error, f"error: {error}", error.status)
     whole = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))(
         fitted.state.replace(source=None)
     )

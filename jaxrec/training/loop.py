@@ -22,13 +22,15 @@ from typing import Any, Literal
 
 import jax
 
-from jaxrec import checkpoint, log
+from jaxrec import checkpoint, log, peers
 from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.data.source import data_hash
 from jaxrec.run_record import record_of
 from jaxrec.structs import TrainState
+from jaxrec.training import watchdog
 from jaxrec.training.step import Metrics
+from jaxrec.training.watchdog import Watchdog
 
 Tree = Any
 Evaluate = Callable[[Tree, int], Mapping[str, float]]
@@ -54,6 +56,10 @@ class LoopConfig:
     min_delta: float = (
         0.0  # what counts as better: this part of the best value (a plateau is less than that)
     )
+    stall: float = (
+        10.0  # a phase of a step that takes so many times its median (and 5 s) is said in the log
+    )
+    hang: float = 0.0  # seconds in one phase (the longest compilation included) after which the run ends, status 76
     tensorboard: bool = False
     progress: bool = True
 
@@ -128,7 +134,11 @@ def fit(
         record=record_of(config if resolved is None else resolved, data_hash(source)),
         allow_changes=config.allow_changes,
     )
-    with saved, _Terminated() as terminated:
+    if others := peers.current():
+        others.folder = saved.folder
+    dog = Watchdog(config.stall, config.hang, out, others=others, shapes=programs)
+    with dog, saved, _Terminated() as terminated:
+        dog.enter(0, watchdog.RESTORING)
         found = saved.restore(state) if config.resume else None
         # The next resume takes the highest number it finds, so two runs in one folder would be taken for one.
         if found is None and saved.steps():
@@ -153,7 +163,7 @@ def fit(
             watch = _Watch(config, **told)
             run = _Run(
                 step, source, config, mesh, rows, out, frozen, evaluate, facts, saved, lines, watch,
-                programs,
+                dog, programs,
             )  # fmt: skip
             state = run.to_the_end(state, terminated)
     return FitResult(state, watch.stopped, watch.best, watch.value)
@@ -225,6 +235,7 @@ class _Run:
     saved: checkpoint.Checkpoints
     lines: log.RunLog
     watch: _Watch
+    dog: Watchdog
     programs: int = 1  # that the step may be compiled to
     last: tuple[int, Metrics] | None = None  # the step whose numbers nobody has looked at yet
     clock: float = 0.0
@@ -236,13 +247,16 @@ class _Run:
         # The key lies on the whole mesh from the start: an array of one device cannot enter a program that spans
         # several processes.
         key = jax.jit(jax.random.key, out_shardings=everywhere)(config.seed)
-        done, place = int(state.step), state.source
+        done, place, compiled = int(state.step), state.source, False
         # The source's state is the host's business. Inside the state it would travel to the devices and back at
         # each step, and be donated there.
         state, self.clock = state.replace(source=None), time.perf_counter()
         while done < config.steps and self.watch.stopped != "patience":
+            self.dog.enter(done + 1, watchdog.DATA)
             batch, place = self.source(done, state.params, place)
             batch = meshes.place_batch(self.mesh, batch, self.rows)
+            self.dog.enter(done + 1, watchdog.STEP if compiled else watchdog.COMPILING)
+            compiled = True
             state, metrics = self.step(state, self.frozen, batch, key)
             # The step before is looked at only now that this one is on its way: fetching numbers waits for them,
             # and the devices have work meanwhile.
@@ -314,6 +328,7 @@ class _Run:
     def assess(self, state: TrainState, done: int) -> None:
         """Evaluates, keeps the best parameters, counts failures. Its time is not part of the training speed."""
         began = time.perf_counter()
+        self.dog.enter(done, watchdog.EVALUATION)
         numbers = self.watch.means()
         if self.evaluate:
             found = self.evaluate(state.params, done)
@@ -326,6 +341,7 @@ class _Run:
 
     def save(self, state: TrainState) -> None:
         self.look()
+        self.dog.enter(int(state.step), watchdog.CHECKPOINT)
         # The numbers of this very step have just been seen to be finite, so a state that has diverged is never
         # saved over a good one.
         self.saved.save(state, self.watch.told())
