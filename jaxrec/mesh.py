@@ -1,20 +1,22 @@
-"""Floor 1: the device mesh, and where arrays lie on it.
+"""Floor 1: the device mesh, and where arrays lie on it: weights by path (RULES), activations by name (ACTIVATIONS).
 
 Three axes: `data` (copies of the model), `fsdp` (the batch *and* the weights are split along it), `tensor` (heads and
 feed-forward features are split along it). A batch is split over data x fsdp. All axes are of the Auto kind:
-the compiler places the collectives, the rules below only say where parameters lie.
+the compiler places the collectives, the rules below only say where arrays lie. Activations need rules of their own:
+left alone, the compiler keeps the weights of FSDP where they lie and replicates every row on every device instead.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrec.config import RunError
@@ -47,6 +49,24 @@ RULES: Rules = (
     (r"(^|/)(users|items|profile)/(table|p)/seen$", P("fsdp")),
     (r"kernel$", P("fsdp", None)),
 )
+# name -> how an activation is split: its first dimensions, then "...", then its last ones. What stands between, and
+# what is named None, is whole on every device; so is a dimension that its axes do not divide. Layers say `put`.
+_R, _T = ("data", "fsdp"), "tensor"
+ACTIVATIONS: Mapping[str, tuple] = {
+    "rows": (_R, ...),  # whatever leads with B: ids, masks, p, z_cls, a layer's Delta of each row
+    "residual": (_R, ...),  # [B, L, D], or [T, D] with T = B L
+    "hidden": (_R, ..., _T),  # [B, L, F], inside of an MLP
+    "heads": (_R, _T, ...),  # [B, G, L or M, K]: queries by key head, keys, values
+    "cache": (None, _R, _T, ...),  # [N, B, G, M, K]
+    "microbatches": (None, _R, ...),  # [accum, B / accum, ...]
+    "scores": (_R, ..., _T),  # [T, V] of a chunk of positions, or logits [B, L, V]
+    "classes": (_T, ...),  # [V, D] while scores are made: gathered over fsdp, once
+    "sums": (
+        _R,
+        ...,
+        _T,
+    ),  # [S, D, V]: what each of S parts of the rows adds to the classes' gradient
+}
 _REPORT_BYTES = (
     1 << 22
 )  # a leaf this large that cannot be split as its rule says is worth a line in the log
@@ -193,6 +213,75 @@ def sharded_init(
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
+
+
+# ------------------------------------------------------------------------------------------ activations
+
+Tree = TypeVar("Tree")
+
+
+def within(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """While a program is traced or called in here, `put` lays its activations on this mesh.
+
+    It is part of what jit keeps programs by, and works inside of one. Nothing for None and for a single device.
+    """
+    if mesh is None or mesh.size == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def of(tree: Any) -> Mesh | None:
+    """The mesh on which a tree's arrays lie; None where they lie on one device, or are no arrays of JAX's."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
+            return leaf.sharding.mesh if isinstance(leaf.sharding.mesh, Mesh) else None
+    return None
+
+
+def put(tree: Tree, name: str) -> Tree:
+    """An array, or each of a tree, laid on the mesh in force as ACTIVATIONS says. Without a mesh exactly nothing."""
+    mesh = _in_force()
+    if mesh is None:
+        return tree
+    layout = lambda x: jax.lax.with_sharding_constraint(x, activation_spec(mesh, name, x.shape))
+    return jax.tree.map(layout, tree)
+
+
+def put_own(tree: Tree) -> Tree:
+    """As `put(tree, "rows")`, but for leaves that lead with 1, which all rows share."""
+    one = lambda x: put(x, "rows") if x.ndim and x.shape[0] > 1 else x
+    return tree if _in_force() is None else jax.tree.map(one, tree)
+
+
+def activation_spec(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int]) -> P:
+    """The split of an activation of this name and shape."""
+    rule = ACTIVATIONS[name]
+    middle = rule.index(...)
+    whole = max(len(shape) - len(rule) + 1, 0)
+    named = [*rule[:middle], *[None] * whole, *rule[middle + 1 :]]
+    return P(*(_fitting(mesh, axes, size) for axes, size in zip(named, shape, strict=False)))
+
+
+def row_parts(rows: int) -> int:
+    """Into how many parts `rows` rows are cut on the mesh in force; 1 without one, or where they do not divide."""
+    mesh = _in_force()
+    axes = None if mesh is None else _fitting(mesh, _R, rows)
+    return 1 if axes is None else int(np.prod([mesh.shape[a] for a in axes]))
+
+
+def _in_force() -> AbstractMesh | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def _fitting(
+    mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...] | None, size: int
+) -> tuple[str, ...] | None:
+    """Those of the axes that have more than one device, if they divide `size`; else None."""
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    there = tuple(a for a in axes if mesh.shape.get(a, 1) > 1)
+    parts = int(np.prod([mesh.shape[a] for a in there]))
+    return there if there and size % parts == 0 else None
 
 
 # ------------------------------------------------------------------------------------------ batches

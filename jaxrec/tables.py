@@ -17,6 +17,8 @@ import flax.struct as struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxrec import mesh as meshes
+
 
 @struct.dataclass
 class Rows:
@@ -71,7 +73,7 @@ def lookup(table: Float[Array, "U E"] | Rows, ids: Int[Array, "*b"]) -> Float[Ar
     # read the last person's row, and train it.
     place = jnp.where(ids < 0, values.shape[0], place)
     found = values.at[place].get(mode="fill", fill_value=jnp.nan)
-    return jnp.where((ids < 0)[..., None], 0.0, found)
+    return meshes.put(jnp.where((ids < 0)[..., None], 0.0, found), "rows")
 
 
 def distinct(ids: Int[Array, "..."], size: int) -> Int[Array, "I"]:

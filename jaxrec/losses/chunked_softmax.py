@@ -8,7 +8,8 @@ z are made together and the scores thrown away. That gradient is linear in the o
 position, so it can be made before that number is known, and costs the backward pass nothing.
 
 Positions that don't count are moved behind the others of their row and chunks of nothing else are skipped: a prompt
-whose words nobody learns costs no scores. Rows stay rows, so a batch that is sharded by row stays so.
+whose words nobody learns costs no scores. Rows stay rows, so a batch that is sharded by row stays so: each device goes
+through chunks of its own rows, against classes that were gathered once, and adds up its own part of their gradient.
 """
 
 from functools import partial
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-CHUNK = 512  # positions, over all rows
+from jaxrec import mesh as meshes
+
+CHUNK = 512  # positions, over all rows of a device
 
 
 class Pass(NamedTuple):
@@ -47,11 +50,11 @@ def log_probs(
     once more. Differentiable once, in reverse.
 
     z_BLD: hidden states. classes_VD: a vector for each class, the output head. bias_V: added to its scores. target_BL:
-    the class at each position. counts_BL: which positions count. chunk: positions scored at a time.
+    the class at each position. counts_BL: which positions count. chunk: positions scored at a time, by each device.
     """
     order_BL = jnp.argsort(~counts_BL, axis=1, stable=True)
     first = lambda x_BL: jnp.take_along_axis(x_BL, order_BL, axis=1)
-    z_BLD = jnp.take_along_axis(z_BLD, order_BL[..., None], axis=1)
+    z_BLD = jnp.take_along_axis(meshes.put(z_BLD, "residual"), order_BL[..., None], axis=1)
     log_p_BL, best_BL = _log_probs(
         chunk, z_BLD, classes_VD, bias_V, first(target_BL), first(counts_BL)
     )
@@ -72,6 +75,7 @@ def _told(passed: Pass, counts_BL: Array) -> tuple[Array, Array]:
 
 
 def _forward(chunk: int, z_BLD, classes_VD, bias_V, target_BL, counts_BL):
+    classes_VD = meshes.put(classes_VD, "classes")
     passed = through(chunk, z_BLD, classes_VD, bias_V, target_BL, counts_BL, towards_z=True)
     # d log p / d z = v_target - sum_i p_i v_i. What comes back in the backward pass only multiplies it, a number a
     # position, so it is finished here, where the scores exist anyway.
@@ -115,17 +119,20 @@ def through(
 ) -> Pass:
     """One pass over the scores, up to the last position of any row that weighs something.
 
-    chunk: positions at a time. z_BLD, classes_VD, bias_V, target_BL: as of `log_probs`. weight_BL: of each position.
+    chunk: positions at a time, of each device. z_BLD, classes_VD, bias_V, target_BL: as of `log_probs`. weight_BL: of
+    each position.
     towards_z, towards_classes: whether the gradients towards the hidden states and the classes are made along the way.
     """
     (rows, length, width), classes = z_BLD.shape, classes_VD.shape[0]
     # Cut along L and not along the rows: a chunk then has a part of every row, and each device of a sharded batch
     # works on rows of its own.
-    piece = min(max(chunk // rows, 1), length)
+    parts = meshes.row_parts(rows)
+    piece = min(max(chunk * parts // rows, 1), length)
     spare = -length % piece
     long = lambda x: jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
     z, target, weight = long(z_BLD), long(target_BL), long(weight_BL)
-    classes_VD = classes_VD.astype(z.dtype)
+    classes_VD = meshes.put(classes_VD.astype(z.dtype), "classes")
+    by_part = lambda x: x.reshape(parts, -1, x.shape[-1])
 
     def one(n: Array, done: Pass) -> Pass:
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, n * piece, piece, axis=1)
@@ -137,6 +144,7 @@ def through(
         scores_CV = jnp.matmul(z_CD, classes_VD.T, preferred_element_type=jnp.float32)
         if bias_V is not None:
             scores_CV = scores_CV + bias_V[None]
+        scores_CV = meshes.put(scores_CV, "scores")
         top_C1 = scores_CV.max(1, keepdims=True)
         e_CV = jnp.exp(scores_CV - top_C1)
         total_C1 = e_CV.sum(1, keepdims=True)
@@ -153,7 +161,15 @@ def through(
         if towards_classes:
             part_C1 = cut(weight).reshape(-1, 1) / total_C1
             scaled_CD = (z_CD * part_C1).astype(z.dtype)
-            outer = outer + jnp.matmul(scaled_CD.T, low, preferred_element_type=jnp.float32)
+            if parts == 1:
+                outer = outer + jnp.matmul(scaled_CD.T, low, preferred_element_type=jnp.float32)
+            else:  # each part of the rows by itself: added up over all, devices would meet at every chunk
+                outer = outer + jnp.einsum(
+                    "scd,scv->sdv",
+                    by_part(scaled_CD),
+                    by_part(low),
+                    preferred_element_type=jnp.float32,
+                )
             if bias_V is not None:
                 share = share + (e_CV * part_C1).sum(0)
         log_z_C = (top_C1 + jnp.log(total_C1))[:, 0]
@@ -167,7 +183,7 @@ def through(
         none, none, none,
         jnp.zeros((rows, length + spare, width), jnp.float32) if towards_z else None,
         # [D, V]: the product is faster this way round
-        jnp.zeros((width, classes), jnp.float32) if towards_classes else None,
+        _no_sums(parts, width, classes) if towards_classes else None,
         jnp.zeros(classes, jnp.float32) if towards_classes and bias_V is not None else None,
     )  # fmt: skip
     # How far the loop runs depends on the data. Such a loop has no reverse-mode derivative of its own, which is one
@@ -176,4 +192,12 @@ def through(
     last = jnp.max(jnp.where(weighs_L, jnp.arange(1, length + spare + 1), 0))
     done = jax.lax.fori_loop(0, -(-last // piece), one, start)
     short = lambda x: None if x is None else x[:, :length]
-    return Pass(*map(short, done[:4]), done.outer_DV, done.share_V)
+    outer_DV = done.outer_DV.sum(0) if towards_classes and parts > 1 else done.outer_DV
+    return Pass(*map(short, done[:4]), outer_DV, done.share_V)
+
+
+def _no_sums(parts: int, width: int, classes: int) -> Array:
+    """Zeros [D, V], or [S, D, V] where S parts of the rows add up their own."""
+    if parts == 1:
+        return jnp.zeros((width, classes), jnp.float32)
+    return meshes.put(jnp.zeros((parts, width, classes), jnp.float32), "sums")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.cache import LayerCache
 from jaxrec.nn.layers import Dense, Norm, adapt, change_at
 from jaxrec.nn.rope import rotate
@@ -68,6 +69,7 @@ def attend_by_head(
     # never repeated for each of its heads.
     q_BGXK = q_BLHK.reshape(b, length, g, h // g, size).transpose(0, 2, 3, 1, 4)
     q_BGXK = q_BGXK.reshape(b, g, h // g * length, size)
+    q_BGXK, k_BGMK, v_BGMK = meshes.put((q_BGXK, k_BGMK, v_BGMK), "heads")
 
     def scores(k_BGMK: Array) -> Array:
         s = jnp.einsum("bgxk,bgmk->bgxm", q_BGXK, k_BGMK, preferred_element_type=jnp.float32)

@@ -4,6 +4,7 @@ import flax.struct as struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.structs import KVCache
 
 
@@ -26,7 +27,8 @@ def new_cache(
       dtype: of keys and values.
     """
     empty = lambda: {
-        n: jnp.zeros((k, batch, groups, slots, head_dim), dtype) for n, k in stacks.items()
+        n: meshes.put(jnp.zeros((k, batch, groups, slots, head_dim), dtype), "cache")
+        for n, k in stacks.items()
     }
     return KVCache(k=empty(), v=empty(), filled_B=jnp.zeros((batch,), jnp.int32))
 
@@ -58,7 +60,7 @@ class LayerCache:
         rows = jnp.arange(k_BGLK.shape[0])[:, None, None]
         heads = jnp.arange(k_BGLK.shape[1])[None, :, None]
         at = (self.n, rows, heads, self.slots_BL[:, None, :])
-        put = lambda x, new: x.at[at].set(new.astype(x.dtype), mode="drop")
+        put = lambda x, new: meshes.put(x.at[at].set(new.astype(x.dtype), mode="drop"), "cache")
         return self.replace(k=put(self.k, k_BGLK), v=put(self.v, v_BGLK))
 
     def read(self) -> tuple[Float[Array, "B G M K"], Float[Array, "B G M K"]]:

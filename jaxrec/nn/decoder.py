@@ -7,7 +7,7 @@ Any row of a batch can carry its own `Delta`; nothing of it is structure. Parame
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -126,10 +126,9 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The whole model. `constrain` is put on the residual stream after each layer (a sharding constraint)."""
+    """The whole model."""
 
     cfg: DecoderConfig
-    constrain: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -178,12 +177,11 @@ class Decoder(nn.Module):
             "turn": rotary(entry.positions_BL, c.rotary_dim, c.rope_theta, c.rope_scaling),
             "positions": (entry.positions_BL, entry.key_positions_BM),
         }
-        x_BLD = entry.x_BLD if self.constrain is None else self.constrain(entry.x_BLD)
         # parent=None: the block owns no parameters here. `run_stacks` holds them stacked and applies it layer by layer.
         x_BLD, cache, states = run_stacks(
-            self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
+            self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), entry.x_BLD, context,
             delta=delta, cache=cache, slots_BL=entry.positions_BL, hidden=hidden,
-            remat=c.remat, constrain=self.constrain,
+            remat=c.remat,
         )  # fmt: skip
         if cache is not None:
             cache = cache.replace(filled_B=entry.filled_B)

@@ -7,6 +7,7 @@ import flax.struct as struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.attention import self_mask
 from jaxrec.nn.cache import slots_for
 from jaxrec.nn.layers import weight
@@ -34,6 +35,7 @@ class Embed(nn.Module):
 
 def vectors_of(table: Any, ids_BL: Array) -> Array:
     """The rows of a table [V, D], or of one quantised, at these ids."""
+    ids_BL = meshes.put(ids_BL, "rows")
     return table.take(ids_BL) if hasattr(table, "matmul") else jnp.take(table, ids_BL, axis=0)
 
 
@@ -80,6 +82,7 @@ def enter(
 
     Raises ValueError when a chunk can't fit into the cache.
     """
+    mask_BL, positions_BL, segments_BL = meshes.put((mask_BL, positions_BL, segments_BL), "rows")
     begins_B1 = jnp.ones((x_BLD.shape[0], 1), bool)
     if cache is not None:
         # Prompts of a batch end in different chunks, and p must enter a row once: with its first real token.
@@ -103,6 +106,7 @@ def enter(
             segments_BL = _before(fill(jnp.zeros((1, 1), segments_BL.dtype)), segments_BL)
         prompt = outer.prompt_BPD.astype(x_BLD.dtype)
         x_BLD = _before(jnp.broadcast_to(prompt, (x_BLD.shape[0], *prompt.shape[1:])), x_BLD)
+    x_BLD = meshes.put(x_BLD, "residual")
     if cache is None:
         seen_BLM = self_mask(mask_BL, causal, segments_BL, shared)
         return Entry(x_BLD, positions_BL, positions_BL, seen_BLM, shared=shared)

@@ -7,12 +7,13 @@ side changes nothing.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.delta import Sites, StackSites
 from jaxrec.nn.attention import Attention, distance_bias
 from jaxrec.nn.embed import Embed, enter
@@ -101,10 +102,9 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The whole model. `constrain` is put on the residual stream after each layer (a sharding constraint)."""
+    """The whole model."""
 
     cfg: EncoderConfig
-    constrain: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -155,10 +155,10 @@ class Encoder(nn.Module):
             # MPNet's layers share one table, so the bias is made once, before them.
             table = weight(self, "distance_bias", (c.heads, c.distance_buckets), normal)
             context["bias_BHLM"] = distance_bias(table[None], places, places, causal=False)
-        x_BLD = x_BLD if self.constrain is None else self.constrain(x_BLD)
+        x_BLD = meshes.put(x_BLD, "residual")
         x_BLD, _, states = run_stacks(
             self, EncoderBlock(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
-            delta=delta, hidden=hidden, remat=c.remat, constrain=self.constrain,
+            delta=delta, hidden=hidden, remat=c.remat,
         )  # fmt: skip
         own = slice(entry.shared, None)
         states = states | {c.layers: x_BLD}

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
 from jaxrec.nn.sampling import Sampling, choose
 from jaxrec.structs import Delta
@@ -125,11 +126,15 @@ class Generator:
         if stop and text_of is None:
             raise ValueError("stop strings need text_of, which makes a text of token ids")
         longest_new = self._check(prompts, how)
-        state = self._start(weights, prompts, how, longest_new, at_least)
+        # Around each call and not around the loop: what is done with a part that was given is no business of this mesh.
+        mesh = meshes.of(weights)
+        with meshes.within(mesh):
+            state = self._start(weights, prompts, how, longest_new, at_least)
         stopped: dict[int, tuple[int, str]] = {}
         while True:
             until = longest_new if every is None else min(longest_new, int(state.t) + every)
-            state = self._advance(weights, state, how, jnp.int32(until))
+            with meshes.within(mesh):
+                state = self._advance(weights, state, how, jnp.int32(until))
             out = _snapshot(state, stopped, stop, text_of)
             done = all(out.reason)
             yield out
@@ -191,7 +196,8 @@ class Generator:
             # max and not set: padding has id 0 as well, and its False must not wipe out a token 0 that was there.
             seen_BV = seen_BV.at[jnp.arange(batch)[:, None], ids_BL].max(mask_BL)
         ids_BT = jnp.zeros((batch, length), jnp.int32)
-        state = _State(cache, ids_BT, zeros, none, none, jnp.int32(0), seen_BV)
+        rows = meshes.put((ids_BT, zeros, none, none), "rows")
+        state = _State(cache, *rows, jnp.int32(0), seen_BV)
         return self._append(state, scores_BV, how)
 
     def _many_tokens(self, weights, state, how, until):

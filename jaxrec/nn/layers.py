@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrec import mesh as meshes
 from jaxrec.delta import column_gain
 from jaxrec.nn.dropout import dropout
 from jaxrec.structs import Adapter, Film, LayerDelta, Lora
@@ -249,6 +250,7 @@ class Mlp(nn.Module):
             x_BLD, delta, site
         )
         h_BLF = act(into("gate")) * into("up") if self.gated else act(into("up"))
+        h_BLF = meshes.put(h_BLF, "hidden")
         scale_BF = change_at(delta, "scale", "hidden")
         h_BLF = h_BLF if scale_BF is None else rescale(h_BLF, scale_BF)
         return Dense(x_BLD.shape[-1], self.use_bias, self.out_std, name="down")(

@@ -8,7 +8,7 @@ half the speed in decoding. `recut` changes the cuts of given parameters.
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.cache import LayerCache
 from jaxrec.structs import Delta, KVCache
 
@@ -84,11 +85,10 @@ class Stack:
       block: a linen module of one layer: `block.apply({"params": w}, x, delta, cache, **context) -> (x, cache)`.
       layers: how many there are.
       remat: a key of REMAT: what the backward pass makes again instead of keeping it (Chen 2016).
-      constrain: put on the residual stream after each layer (a sharding constraint), or None.
     """
 
-    def __init__(self, block: nn.Module, layers: int, remat: str, constrain: Callable | None):
-        self.block, self.layers, self.remat, self.constrain = block, layers, remat, constrain
+    def __init__(self, block: nn.Module, layers: int, remat: str):
+        self.block, self.layers, self.remat = block, layers, remat
 
     def init(self, key: Array, x_BLD: Array, context: dict) -> PyTree:
         """Stacked parameters, every leaf leading with N."""
@@ -126,8 +126,9 @@ class Stack:
             # `make` is called in here, so a lazy Delta exists for one layer at a time and never for all of them.
             w, change, n, row = xs
             cache = None if kv is None else LayerCache(kv[0], kv[1], kv[2], n)
-            x, cache = self.block.apply({"params": w}, x, make(change), cache, **context)
-            x = x if self.constrain is None else self.constrain(x)
+            own = meshes.put_own(make(change))
+            x, cache = self.block.apply({"params": w}, x, own, cache, **context)
+            x = meshes.put(x, "residual")
             # Only the rows that are asked for: given out by the scan, the states of all layers would be kept.
             if taps:
                 tapped = tapped.at[row].set(x, mode="drop")
@@ -168,7 +169,6 @@ def run_stacks(
     slots_BL: Array | None = None,
     hidden: Sequence[int] = (),
     remat: str = "none",
-    constrain: Callable | None = None,
 ) -> tuple[Array, KVCache | None, dict[int, Array]]:
     """All stacks of a backbone over x, their parameters read from (or, at init, made in) `module`.
 
@@ -185,14 +185,14 @@ def run_stacks(
       cache: keys and values of every stack.
       slots_BL: where in the cache the present tokens go.
       hidden: numbers of layers after which x is wanted; 0: before the first.
-      remat, constrain: as of `Stack`.
+      remat: as of `Stack`.
     """
     check_stacks(delta, list(sizes))
     states = {0: x_BLD} if 0 in hidden else {}
     k, v = ({}, {}) if cache is None else (dict(cache.k), dict(cache.v))
     start = 0
     for name, size in sizes.items():
-        stack = Stack(block, size, remat, constrain)
+        stack = Stack(block, size, remat)
         # Read as it is and not by `module.param`: quantised trees may stand where arrays were at init.
         if module.has_variable("params", name):
             weights = module.get_variable("params", name)

@@ -64,7 +64,8 @@ class HeldPreferences:
             # give is cut off below.
             which = np.resize(np.arange(start, min(start + self.batch, size)), self.batch)
             part = meshes.place_batch(self.mesh, take(self.rows, which), self.batch)
-            told = jax.device_get(self._ask(tree, part))
+            with meshes.within(self.mesh):
+                told = jax.device_get(self._ask(tree, part))
             parts.append({name: x[: size - start] for name, x in told.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -83,7 +83,8 @@ def reference_log_probs(
         which = todo[start : start + batch]
         full = np.resize(which, batch)  # the last call is filled up with rows it has anyway
         part = jax.tree.map(lambda x, full=full: np.asarray(x)[full], rows)
-        found = np.asarray(ask(tree, meshes.place_batch(mesh, part, batch)))[: len(which)]
+        with meshes.within(mesh):
+            found = np.asarray(ask(tree, meshes.place_batch(mesh, part, batch)))[: len(which)]
         if not np.isfinite(found).all():
             bad = int(which[np.flatnonzero(~np.isfinite(found))[0]])
             raise ReferenceFailed(

@@ -253,9 +253,10 @@ class GenerativeRec(Recommender):
             short = ((0, cfg.people - len(rows)), (0, 0))
             fill = lambda x, short=short: np.pad(x, short, constant_values=-1).astype(np.int32)
             user_B = np.pad(part.user_B, short[0], constant_values=-1).astype(np.int32)
-            found = self._search(
-                self.params, table, (fill(items_BL), user_B), fill(banned_BS), beams
-            )
+            with mesh.within(mesh.of(self.params)):
+                found = self._search(
+                    self.params, table, (fill(items_BL), user_B), fill(banned_BS), beams
+                )
             sent.append((rows, found))
         # Nothing was fetched inside the loop, so that the devices had the next search while the host prepared the
         # one after.

@@ -144,7 +144,8 @@ class Sequential(Recommender):
         z_BD = np.zeros((len(histories), self._vectors().shape[1]), np.float32)
         for at in range(0, len(rows.items_BL), size):
             part = _part(rows, at, size)
-            z_XD = np.asarray(self._encode(self.params, part)).reshape(-1, z_BD.shape[1])
+            with mesh.within(mesh.of(self.params)):
+                z_XD = np.asarray(self._encode(self.params, part)).reshape(-1, z_BD.shape[1])
             here = (last_B >= at * cfg.width) & (last_B < (at + size) * cfg.width)
             z_BD[here] = z_XD[last_B[here] - at * cfg.width]
         return z_BD

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrec import mesh as meshes
 from jaxrec.structs import Aux
 
 Tree = Any
@@ -84,7 +85,8 @@ def to_microbatches(tree: Tree, accum: int) -> Tree:
 
     Contiguous microbatches would each lie on a part of the devices and put an all-gather into the program.
     """
-    return jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), tree)
+    cut = jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), tree)
+    return meshes.put(cut, "microbatches")
 
 
 def from_microbatches(tree: Tree) -> Tree:

@@ -253,7 +253,8 @@ class _Run:
         state, self.clock = state.replace(source=None), time.perf_counter()
         while done < config.steps and self.watch.stopped != "patience":
             self.dog.enter(done + 1, watchdog.DATA)
-            batch, place = self.source(done, state.params, place)
+            with meshes.within(self.mesh):  # a source may ask the model: rollouts do
+                batch, place = self.source(done, state.params, place)
             batch = meshes.place_batch(self.mesh, batch, self.rows)
             self.dog.enter(done + 1, watchdog.STEP if compiled else watchdog.COMPILING)
             compiled = True
@@ -331,7 +332,8 @@ class _Run:
         self.dog.enter(done, watchdog.EVALUATION)
         numbers = self.watch.means()
         if self.evaluate:
-            found = self.evaluate(state.params, done)
+            with meshes.within(self.mesh):
+                found = self.evaluate(state.params, done)
             numbers.update({name: float(value) for name, value in found.items()})
         self.lines.write(done, "eval", numbers)
         if self.watch.judge(done, numbers):

@@ -4,6 +4,7 @@
 donated, not a constant of the program. Only what `state.params` holds is trained.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -205,7 +206,13 @@ def make_step(
     # is not, as every later step reads it again.
     layout = jax.tree.map(lambda x: x.sharding, state.replace(source=None))
     made = several if updates > 1 else step
-    return jax.jit(made, donate_argnums=0, out_shardings=(layout, None))
+
+    @functools.wraps(made)
+    def placed(*given: Any) -> tuple[TrainState, Metrics]:
+        with meshes.within(mesh):
+            return made(*given)
+
+    return jax.jit(placed, donate_argnums=0, out_shardings=(layout, None))
 
 
 def _init_opt(optimizer: Optimizer, params: Tree, tables: Tables | None) -> Tree:

@@ -13,6 +13,7 @@ import flax.struct as struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.attention import Attention
 from jaxrec.nn.cache import LayerCache
 from jaxrec.nn.dropout import dropout
@@ -140,7 +141,8 @@ def beam_cache(
     shape = (cfg.layers, b, cfg.heads, length + free, cfg.head_dim)
     # All slots exist from the start, since shapes are fixed; the free ones are seen by nobody until `follow` says so.
     seen_BM = jnp.pad(mask_BL, ((0, 0), (0, free)))
-    return BeamCache(jnp.zeros(shape), jnp.zeros(shape), seen_BM[:, None], last_B, length)
+    empty = lambda: meshes.put(jnp.zeros(shape), "cache")
+    return BeamCache(empty(), empty(), seen_BM[:, None], last_B, length)
 
 
 def turns(cfg: LayersConfig, positions_BL: Int[Array, "B L"]) -> tuple[Array, Array]:
@@ -173,13 +175,15 @@ def through(
       key_B: dropout's, a key a row; None when not training.
     """
     # Angles depend on positions alone and are the same in all layers.
-    turn = turns(layers[0].cfg, positions_BL)
+    turn = turns(layers[0].cfg, meshes.put(positions_BL, "rows"))
+    x_BLD, seen_BLM = meshes.put((x_BLD, seen_BLM), "rows")
     slots_BL = jnp.broadcast_to(first_slot + jnp.arange(x_BLD.shape[1])[None], x_BLD.shape[:2])
     for n, layer in enumerate(layers):
         part = None if cache is None else LayerCache(cache.k, cache.v, slots_BL, n)
         # Every layer has its own keys and values of the memory, made by its own matrices.
         memory = None if memories is None else memories[n]
         x_BLD, part = layer(x_BLD, seen_BLM, turn, key_B, part, memory, memory_mask_BM)
+        x_BLD = meshes.put(x_BLD, "residual")
         if part is not None:
             cache = cache.replace(k=part.k, v=part.v)
     return x_BLD, cache

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec import tables
 from jaxrec.config import RunError
 from jaxrec.nn.layers import Dense
@@ -144,6 +145,7 @@ class RatingHead(nn.Module):
             x = x if keep_BD is None else x * keep_BD
             for n, size in enumerate(shape.hidden):
                 x = jax.nn.relu(Dense(size, True, (2 / x.shape[-1]) ** 0.5, name=f"mlp_{n}")(x))
+                x = meshes.put(x, "rows")
             out = out + Dense(1, True, (1 / x.shape[-1]) ** 0.5, name="mlp_out")(x)[..., 0]
         if shape.output == "sigmoid":
             return shape.low + (shape.high - shape.low) * jax.nn.sigmoid(out)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxrec import mesh as meshes
 from jaxrec.data.history_rows import Count, HistoryRows
 from jaxrec.nn.dropout import dropout
 from jaxrec.nn.embed import Embed
@@ -41,12 +42,12 @@ class GRU(nn.Module):
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
         x_BLD = Embed(c.items, c.d_model, c.init_std, name="items")(jnp.maximum(rows.items_BL, 0))
-        x_BLD = dropout(x_BLD, c.dropout, key_B, 0)
+        x_BLD = meshes.put(dropout(x_BLD, c.dropout, key_B, 0), "residual")
         # The inputs of all steps and all three gates are one product, outside the scan; only the recurrence is inside.
         into_BLW = Dense(3 * c.d_hidden, True, c.d_model**-0.5, name="input")(x_BLD)
         orthogonal = nn.initializers.orthogonal()
         kernel = weight(self, "recurrent", (c.d_hidden, 3 * c.d_hidden), orthogonal)
-        segments_BL = rows.segments_BL
+        segments_BL = meshes.put(rows.segments_BL, "rows")
         before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)))
         # Several people share a row: where the segment changes, the state must not be carried on.
         goes_on_BL = (segments_BL == before_BL) & (segments_BL > 0)
@@ -60,7 +61,7 @@ class GRU(nn.Module):
             keep = jax.nn.sigmoid(update + old_update)
             # The reset gate comes after the product (cuDNN's and torch's form), so that one product serves all gates.
             new = jnp.tanh(new + jax.nn.sigmoid(reset + old_reset) * old_new)
-            h_BX = keep * h_BX + (1 - keep) * new
+            h_BX = meshes.put(keep * h_BX + (1 - keep) * new, "residual")
             return h_BX, h_BX
 
         start = jnp.zeros((len(segments_BL), c.d_hidden), x_BLD.dtype)

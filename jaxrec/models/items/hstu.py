@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxrec import mesh as meshes
 from jaxrec.data.history_rows import Count, HistoryRows
 from jaxrec.models.items.sequential import drop_rows, scale_to_cosine, unit, unseen
 from jaxrec.nn.embed import Embed
@@ -109,18 +110,18 @@ class HSTU(nn.Module):
     ) -> Float[Array, "B L D"]:
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
-        rows = jax.tree.map(jnp.asarray, rows)
+        rows = meshes.put(jax.tree.map(jnp.asarray, rows), "rows")
         hidden_BLM = unseen(rows.segments_BL)
         # Scaled by sqrt(D), as in the public code: a table with numbers of .02 would vanish beside the positions.
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1)) * math.sqrt(c.d_model)
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
-        x_TD = drop_rows(x_TD, c.dropout, key_B, 0)
+        x_TD = meshes.put(drop_rows(x_TD, c.dropout, key_B, 0), "residual")
         bucket = None
         if c.times and rows.times_BL is not None:
             # Times of another person's items say nothing: hidden pairs get bucket 0, whose weight is then not used.
             bucket = jnp.where(hidden_BLM, 0, time_bucket(rows.times_BL))
         for n, block in enumerate(self.blocks):
-            x_TD = block(x_TD, hidden_BLM, bucket, key_B, 1 + n)
+            x_TD = meshes.put(block(x_TD, hidden_BLM, bucket, key_B, 1 + n), "residual")
         return scale_to_cosine(x_TD, c.temperature).reshape(*rows.items_BL.shape, -1)
 
     def item_vectors(self) -> Float[Array, "I D"]:

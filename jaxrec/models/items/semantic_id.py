@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.losses.quantization import rotate, straight_through
 from jaxrec.nn.layers import Dense
 
@@ -97,7 +98,7 @@ class RqVae(nn.Module):
 
 def _mlp(layers: Sequence[Dense], x: Array) -> Array:
     for layer in layers[:-1]:
-        x = jax.nn.relu(layer(x))
+        x = meshes.put(jax.nn.relu(layer(x)), "rows")
     return layers[-1](x)
 
 

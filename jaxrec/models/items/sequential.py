@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxrec import mesh as meshes
 from jaxrec.data.history_rows import Count, HistoryRows
 from jaxrec.nn.dropout import dropout
 from jaxrec.nn.embed import Embed
@@ -143,7 +144,7 @@ class SASRec(nn.Module):
     ) -> Float[Array, "B L D"]:
         """z at every position; `key_B`: one key a row while training, None: no dropout."""
         c = self.cfg
-        rows = jax.tree.map(jnp.asarray, rows)
+        rows = meshes.put(jax.tree.map(jnp.asarray, rows), "rows")
         hidden_BLM = unseen(rows.segments_BL)
         # Padding is item -1: it reads row 0, and no real position sees it, because its segment is another one.
         x_TD = self.items(jnp.maximum(rows.items_BL, 0).reshape(-1))
@@ -152,9 +153,9 @@ class SASRec(nn.Module):
         x_TD = x_TD + self.positions(rows.positions_BL.reshape(-1))
         if c.form == "post":
             x_TD = self.norm(x_TD)
-        x_TD = drop_rows(x_TD, c.dropout, key_B, 0)
+        x_TD = meshes.put(drop_rows(x_TD, c.dropout, key_B, 0), "residual")
         for n, block in enumerate(self.blocks):
-            x_TD = block(x_TD, hidden_BLM, key_B, 1 + n * _SITES)
+            x_TD = meshes.put(block(x_TD, hidden_BLM, key_B, 1 + n * _SITES), "residual")
         z_TD = scale_to_cosine(self.norm(x_TD) if c.form == "pre" else x_TD, c.temperature)
         return z_TD.reshape(*rows.items_BL.shape, -1)
 

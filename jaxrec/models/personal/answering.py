@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.data.chat import ChatFormat
 from jaxrec.data.text import Example, Rows, pad
 from jaxrec.delta import bank, take
@@ -46,7 +47,8 @@ class Answering:
             # Requests come one by one, each with a p or a Delta of its own: stacked, they are one batch.
             who = bank(whose) if isinstance(whose[0], Delta) else np.stack(whose)
             question, retrieved = (jax.tree.map(lambda *x: np.stack(x), *part) for part in rest)
-            turn = self._turn(params, who, Tokens(**question), retrieved)
+            with meshes.within(meshes.of(params)):
+                turn = self._turn(params, who, Tokens(**question), retrieved)
             texts = zip(question["ids_BL"], question["mask_BL"], strict=True)
             return (params, turn), [lm.opening(ids[mask].tolist(), start) for ids, mask in texts]
 
@@ -83,7 +85,8 @@ class Answering:
             # A Delta's row axis is not the leading one, so numpy's indexing would cut its layers.
             who = take(p_NE, jnp.asarray(cut)) if isinstance(p_NE, Delta) else p_NE[cut]
             own = None if states is None else states[cut]
-            scores = self._score(params, who, Tokens(**q), Tokens(**a), own)
+            with meshes.within(meshes.of(params)):
+                scores = self._score(params, who, Tokens(**q), Tokens(**a), own)
             parts.append(np.asarray(scores)[:real])
         return np.concatenate(parts)
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.delta import Sites, StackSites
 from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, principal
 from jaxrec.nn.attention import Attention
@@ -246,6 +247,7 @@ class GenerativeHead(nn.Module):
         for n, (block, change) in enumerate(zip(self.layer, self._deltas(delta), strict=True)):
             view = None if kv is None else LayerCache(*kv, entry.positions_BL, n)
             x_BLD, view = block(x_BLD, recall, n, change, view, **context)
+            x_BLD = meshes.put(x_BLD, "residual")
             kv = None if view is None else (view.k, view.v)
         # A soft prompt's rows stand in front; what is returned has the rows of `ids_BL` alone.
         x_BLD = self.norm(x_BLD[:, x_BLD.shape[1] - ids_BL.shape[1] :])
@@ -303,7 +305,8 @@ class GenerativeHead(nn.Module):
         if delta is None or STACK not in delta.stacks:
             return [None] * layers
         xs, make = delta.stacks[STACK].by_layer()
-        return [make(jax.tree.map(lambda x, n=n: x[n], xs)) for n in range(layers)]
+        one = lambda n: make(jax.tree.map(lambda x: x[n], xs))
+        return [meshes.put_own(one(n)) for n in range(layers)]
 
     @staticmethod
     def sites(cfg: HeadConfig) -> Sites:

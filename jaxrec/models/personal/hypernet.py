@@ -18,6 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxrec import delta as deltas
+from jaxrec import mesh as meshes
 from jaxrec.structs import Delta, LayerDelta, LazyLayerDelta, OuterDelta
 
 
@@ -39,7 +40,7 @@ class Hypernet(nn.Module):
     @nn.compact
     def __call__(self, p_BE: Float[Array, "B E"]) -> Delta:
         """The tenants' Delta, its stacks lazy. Rows of the result are the rows of `p_BE`."""
-        whole = deltas.shapes(self.sites, self.spec)
+        whole, p_BE = deltas.shapes(self.sites, self.spec), meshes.put(p_BE, "rows")
         h_BE = nn.LayerNorm(name="trunk_norm")(nn.gelu(nn.Dense(self.width, name="trunk")(p_BE)))
         outer = self._leaves("outer", whole.outer, h_BE)
         stacks = {}

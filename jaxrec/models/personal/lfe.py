@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.config import RunError
 from jaxrec.structs import Delta, LFEOutput, Tokens
 
@@ -58,7 +59,7 @@ class LFE(nn.Module):
                 f"LFE joins top_k={cfg.top_k} hidden states, it was given {len(hidden)}"
             )
         # Joined and not added, so that W_proj weighs each layer's features by itself.
-        h_BLW = jnp.concatenate(hidden, axis=-1)
+        h_BLW = meshes.put(jnp.concatenate(hidden, axis=-1), "residual")
         project = nn.Dense(cfg.d_z, use_bias=cfg.norm == "before", name="proj")
         norm = nn.LayerNorm(name="norm")
         z_BLD = project(norm(h_BLW)) if cfg.norm == "before" else norm(project(h_BLW))

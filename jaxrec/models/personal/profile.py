@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from jaxrec import mesh as meshes
 from jaxrec.nn.attention import attend
 from jaxrec.structs import Leaf
 
@@ -57,7 +58,7 @@ class ProfileEncoder(nn.Module):
     @nn.compact
     def __call__(self, evidence: Evidence) -> Float[Array, "B E"]:
         """p of each row. A row without evidence gives the same p whoever it is."""
-        c = self.cfg
+        c, evidence = self.cfg, meshes.put(evidence, "rows")
         kind = nn.Embed(c.kinds, c.width, name="kind")(evidence.kind_BS)
         x = nn.Dense(c.width, name="into")(evidence.z_BSD) + kind
         x = nn.LayerNorm(name="norm")(

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxrec import mesh as meshes
+
 ENTRANCES = ("add", "film", "bilinear")
 
 
@@ -73,6 +75,7 @@ class Selector(nn.Module):
             z = jnp.concatenate([z, self._pool(z, p_BE, z_seq_BLD, mask_BL)], -1)
         # One p serves all Q texts of a row: axes of 1 stand where z has its texts.
         p = None if p_BE is None else jnp.expand_dims(p_BE, range(1, z.ndim - 1))
+        z, p = meshes.put((z, p), "rows")
         h = nn.gelu(nn.Dense(c.width, name="into")(z)) if c.width else z
         small = nn.initializers.normal(0.02)
         if "film" in c.p_enters:
