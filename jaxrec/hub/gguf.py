@@ -24,7 +24,7 @@ from jaxrec import delta as deltas
 from jaxrec import quant
 from jaxrec.config import RunError
 from jaxrec.hub.config import family_of
-from jaxrec.hub.gguf_names import ARCHITECTURES, PERMUTED
+from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, PERMUTED
 from jaxrec.hub.gguf_tokenizer import write_tokenizer
 from jaxrec.hub.peft import load_peft
 from jaxrec.hub.weights import find, load
@@ -189,7 +189,7 @@ def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor
         plain, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, None)
         slower, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, cfg.rope_scaling)
         # llama.cpp divides its plain frequencies by this vector; it has no metadata for Llama 3's own stretching.
-        yield Tensor("rope_freqs.weight", plain.shape, lambda: plain / slower)
+        yield Tensor(FACTORS, plain.shape, lambda: plain / slower)
     starts = _starts(cfg)
     for path, leaf in flatten_dict(params, sep="/").items():
         stack = re.match(r"(stack_\d+)/", path)

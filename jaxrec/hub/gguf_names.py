@@ -54,3 +54,6 @@ PERMUTED = {
         "layer/attn/k/bias",
     )
 }
+
+FACTORS = "rope_freqs.weight"  # what Llama 3's rotary frequencies are divided by
+FUSED = "blk.{n}.attn_qkv"  # q, k and v in one, as older files of Phi-2 have them

@@ -20,7 +20,8 @@ from jaxtyping import PyTree
 from jaxrec import mesh as meshes
 from jaxrec import quant
 from jaxrec.hub.config import Config, ModelError, read_config
-from jaxrec.hub.weights import Tensors, find, locate, read_array, shapes_of
+from jaxrec.hub.tensors import Tensors
+from jaxrec.hub.weights import find, locate, open_tensors, read_array, shapes_of
 
 
 def load(
@@ -54,7 +55,7 @@ def load(
     cfg = dataclasses.replace(cfg, **changes)
     flat = flatten_dict(shapes_of(cfg), sep="/")
     sources = {path: locate(path, cfg, family) for path in flat}
-    with Tensors(folder, family) as tensors:
+    with open_tensors(folder, family, cfg) as tensors:
         for path, leaf in flat.items():
             # All shapes before the first number: what does not fit is known at once, not after minutes of quantising.
             tensors.check(path, sources[path], leaf.shape)

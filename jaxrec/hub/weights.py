@@ -20,9 +20,11 @@ from jaxtyping import PyTree
 
 from jaxrec import files, quant
 from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
-from jaxrec.hub.names import NAMES, spellings, transposed
+from jaxrec.hub.gguf_folder import GgufTensors, is_unpacked, places, unpacked
+from jaxrec.hub.names import NAMES, transposed
 from jaxrec.hub.published import PUBLISHED
 from jaxrec.hub.published import locate as locate_published
+from jaxrec.hub.tensors import Tensors
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.encoder import Encoder
 from jaxrec.nn.stack import stack_sizes
@@ -47,16 +49,21 @@ _FILES += ("added_tokens.json", "additional_chat_templates/*")
 
 
 def find(source: str | Path) -> Path:
-    """The folder of a model: a local one as it is, a published model by its name (`hub.published`), or a hub id,
-    downloaded (or found in the cache).
+    """The folder of a model: a local one as it is, that of a GGUF file (`hub.gguf_folder`), a published model by its
+    name (`hub.published`), or a hub id, downloaded (or found in the cache).
 
-    Raises ModelMissing: a published model that was not fetched, and what is none of these.
+    A folder that holds a GGUF file and no config.json stands for that file.
+
+    Raises ModelMissing: a published model that was not fetched, and what is none of these; ModelError for a GGUF file
+    that cannot be read, and for a folder of several.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return folder
+        return _inside(folder)
+    if folder.is_file():
+        return unpacked(folder)
     if str(source) in PUBLISHED:
-        return locate_published(str(source))
+        return _inside(locate_published(str(source)))
     from huggingface_hub import snapshot_download
 
     try:
@@ -65,6 +72,35 @@ def find(source: str | Path) -> Path:
         raise ModelMissing(
             f"{str(source)!r} is no folder here, and the hub gave no such model: {_first_line(error)}"
         ) from error
+
+
+def _inside(folder: Path) -> Path:
+    held = sorted(folder.glob("*.gguf"))
+    if not held or (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return folder
+    if len(held) > 1:
+        names = ", ".join(path.name for path in held[:6])
+        raise ModelError(f"{folder} holds {len(held)} GGUF files: name one of them, {names}")
+    return unpacked(held[0])
+
+
+def open_tensors(folder: Path, family: str, cfg: Config) -> Tensors:
+    """The tensors of a model's folder, whichever files hold them; family and cfg as `read_config` gives them."""
+    return GgufTensors(folder, family, cfg) if is_unpacked(folder) else Tensors(folder, family)
+
+
+def tensor_places(folder: Path) -> Iterator[tuple[str, str, Path, int, int]]:
+    """(name, type and shape, file, first byte, byte behind the last) of each tensor of a model's folder."""
+    if is_unpacked(folder):
+        yield from places(folder)
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+            tensors = json.loads(file.read(head))
+        for name, one in tensors.items():
+            if name != "__metadata__":
+                start, stop = (8 + head + at for at in one["data_offsets"])
+                yield name, f"{one['dtype']} {one['shape']}", path, start, stop
 
 
 def _first_line(error: Exception) -> str:
@@ -105,7 +141,7 @@ def load(
     shapes = shapes_of(cfg)
     # A function of shapes is taken too, because a caller knows the tree only once config and cuts are known.
     placed = flatten_dict(shardings(shapes) if callable(shardings) else shardings or {}, sep="/")
-    with Tensors(folder, family) as tensors:
+    with open_tensors(folder, family, cfg) as tensors:
         flat = flatten_dict(shapes, sep="/")
         # All shapes are checked before a number is read, so that a misfit is known at once.
         sources = {path: locate(path, cfg, family) for path in flat}
@@ -156,82 +192,22 @@ def read_array(
     # `index` is in our axes, [N, D, F]: the file has a tensor for each layer, and kernels the other way round.
     def part(index: tuple[slice, ...]) -> np.ndarray:
         layers, rest = (names[index[0]], index[1:]) if stacked else (names, index)
-        read = [tensors.slice(name, rest[::-1] if turn else rest) for name in layers]
-        read = [x.T if turn else x for x in read]
-        x = np.stack(read) if stacked else read[0]
-        return np.ascontiguousarray(x, dtype=dtype or x.dtype)
+        x: np.ndarray | None = None
+        for i, name in enumerate(layers):
+            one = tensors.slice(name, rest[::-1] if turn else rest)
+            one = one.T if turn else one
+            if not stacked:
+                return np.ascontiguousarray(one, dtype=dtype or one.dtype)
+            # Straight into its place: a list of all layers would be a second copy of the parameter.
+            if x is None:
+                x = np.empty((len(layers), *one.shape), dtype or one.dtype)
+            x[i] = one
+        return x
 
     if sharding is None:
         whole = part((slice(None),) * len(shape))
         return jnp.array(whole)  # a copy: jnp.asarray may alias the file's memory
     return jax.make_array_from_callback(shape, sharding, part)
-
-
-class Tensors:
-    """The tensors of a checkpoint, in one safetensors file or several, read a slice at a time."""
-
-    def __init__(self, folder: Path, family: str):
-        self.folder, self.family, self._open = folder, family, {}
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            self.file_of = json.loads(index.read_text())["weight_map"]
-        elif (folder / "model.safetensors").is_file():
-            self.file_of = dict.fromkeys(
-                self._file("model.safetensors").keys(), "model.safetensors"
-            )
-        else:
-            raise ModelMissing(
-                f"{folder} has neither model.safetensors nor model.safetensors.index.json; weights in other"
-                " formats must be saved as safetensors first"
-            )
-
-    def __enter__(self) -> "Tensors":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Lets the files go, and with them the memory that their pages take; the next read opens them again."""
-        self._open.clear()
-
-    def check(self, path: str, names: list[str], shape: tuple[int, ...]) -> None:
-        """Raises ModelError when a tensor of a parameter is missing or has another shape than the config says."""
-        if path.startswith("stack_"):
-            shape = shape[1:]
-        shape = shape[::-1] if transposed(path) else shape
-        for name in names:
-            found = tuple(self._find(name).get_shape())
-            if found != tuple(shape):
-                raise ModelError(
-                    f"the weights don't fit config.json: tensor {name} has shape {found}, the config asks for"
-                    f" {tuple(shape)} ({path})"
-                )
-
-    def slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of one tensor."""
-        return self._find(name)[index]
-
-    def _find(self, name: str) -> Any:
-        for spelling in spellings(name, self.family):
-            if spelling in self.file_of:
-                return self._file(self.file_of[spelling]).get_slice(spelling)
-        raise ModelError(
-            f"the checkpoint in {self.folder} lacks the tensor {name}; it has {len(self.file_of)} tensors,"
-            f" the first is {min(self.file_of, default='none')}"
-        )
-
-    def _file(self, name: str) -> Any:
-        from safetensors import SafetensorError, safe_open
-
-        if name not in self._open:
-            if not (self.folder / name).is_file():
-                raise ModelMissing(f"{self.folder / name} is missing, though the index names it")
-            try:
-                self._open[name] = safe_open(self.folder / name, framework="numpy")
-            except SafetensorError as error:
-                raise ModelError(f"{self.folder / name} is damaged: {error}") from error
-        return self._open[name]
 
 
 # -------------------------------------------------------------------------------------------------- saving

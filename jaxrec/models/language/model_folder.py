@@ -1,7 +1,8 @@
 """Floor 3: a model's folder opened: its config, its weights, and how it writes conversations. One way for all stages.
 
-FOLDER is of Hugging Face's layout, ours too, or a hub id: config.json, *.safetensors, tokenizer.json. It is recognised
-by its file's own weights, so what was trained on NF4 codes of a base belongs to that base, whatever it is loaded as.
+FOLDER is of Hugging Face's layout, ours too (config.json, *.safetensors, tokenizer.json), or a GGUF file, the name of a
+published model ("smollm2", `hub.published`) or a hub id. It is recognised by its file's own weights, so what was
+trained on NF4 codes of a base belongs to that base, whatever it is loaded as.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from jaxrec.data.chat import ChatFormat, OwnChat, PlainChat, TemplateChat
 from jaxrec.files import content_hash, whole_folder
 from jaxrec.hub.config import ModelMissing, read_config
 from jaxrec.hub.tokenizer import Tokenizer
-from jaxrec.hub.weights import check_vocabulary, find, is_weights, load
+from jaxrec.hub.weights import check_vocabulary, find, is_weights, load, tensor_places
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 
 _SAMPLES, _CHUNK = 16, 256  # bytes of each tensor that its hash reads
@@ -59,10 +60,10 @@ def load_model(
     plain: bool = False,
     **changes: Any,
 ) -> ModelFolder:
-    """A model from a Hugging Face folder or by its hub id.
+    """A model from a Hugging Face folder, a GGUF file, or by the name of a published model or its hub id.
 
     Args:
-      source: the folder or id, or the OUT of a run that wrote OUT/model.
+      source: the folder, file, name or id, or the OUT of a run that wrote OUT/model.
       devices: the mesh that the weights are placed on; the default device when None.
       quantise: "nf4" or "int8" kernels.
       param_dtype: of the weights; that of the file when None.
@@ -142,7 +143,7 @@ def _is_loadable(folder: Path) -> bool:
 def place_facts(folder: str | Path, source: str | Path) -> dict[str, str]:
     """Where a base lies, for the facts of a folder that stands on it: relative to that folder, and as it was given."""
     local = Path(source).expanduser()
-    if not local.is_dir():
+    if not local.exists():
         return {"base": "", "base_given": str(source)}
     return {"base": os.path.relpath(local, folder), "base_given": str(local.resolve())}
 
@@ -151,7 +152,7 @@ def place_of(folder: str | Path, facts: Mapping[str, Any]) -> str:
     """Where the base of a folder with `place_facts` lies: relative to it if it is still there, else as it was given."""
     # Relative first, so that a run's folder can be moved together with its base.
     near = Path(folder) / facts["base"] if facts["base"] else None
-    return str(near.resolve()) if near is not None and near.is_dir() else facts["base_given"]
+    return str(near.resolve()) if near is not None and near.exists() else facts["base_given"]
 
 
 def chat_of(folder: str | Path, plain: bool = False) -> ChatFormat:
@@ -175,19 +176,13 @@ def base_hash(folder: str | Path) -> str:
     Reads a few MB of a 7B model. It tells weights apart; it is no defence against forgery.
     """
     seen = {}
-    for path in sorted(find(folder).glob("*.safetensors")):
+    for name, form, path, start, stop in tensor_places(find(folder)):
         with path.open("rb") as file:
-            head = int.from_bytes(file.read(8), "little")
-            tensors = json.loads(file.read(head))
-            for name, one in tensors.items():
-                if name == "__metadata__":
-                    continue
-                start, stop = one["data_offsets"]
-                parts: list[str | bytes] = [f"{name} {one['dtype']} {one['shape']}"]
-                # Training moves a tensor as a whole, so a few places from its first bytes to its last tell it apart.
-                for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
-                    file.seek(8 + head + int(at))
-                    parts.append(file.read(min(_CHUNK, stop - int(at))))
-                seen[name] = bytes.fromhex(content_hash(*parts))
+            parts: list[str | bytes] = [f"{name} {form}"]
+            # Training moves a tensor as a whole, so a few places from its first bytes to its last tell it apart.
+            for at in np.linspace(start, max(stop - _CHUNK, start), _SAMPLES).astype(int):
+                file.seek(int(at))
+                parts.append(file.read(min(_CHUNK, stop - int(at))))
+            seen[name] = bytes.fromhex(content_hash(*parts))
     # By name and not by file: the same weights in one file or in ten shards have one hash.
     return content_hash(*(seen[name] for name in sorted(seen)), digits=16)
