@@ -32,6 +32,7 @@ DECODERS = {
     "llama2": ("Llama", {}),
     "llama3": ("Llama", {"num_key_value_heads": 2, "rope_theta": 5e5, "rope_scaling": LLAMA3}),
     "llama_linear": ("Llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    "mistral": ("Mistral", {"num_key_value_heads": 2, "sliding_window": 5}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2_yarn": ("Qwen2", {"num_key_value_heads": 1, "rope_scaling": YARN}),
     "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}),

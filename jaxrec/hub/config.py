@@ -1,14 +1,17 @@
 """Floor 3: a Hugging Face `config.json` as one of our configs, and back."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from jaxrec.config import RunError
 from jaxrec.hub.names import ARCHITECTURES
+from jaxrec.nn.cache import GLOBAL, LOCAL
 from jaxrec.nn.decoder import DecoderConfig
 from jaxrec.nn.encoder import EncoderConfig
 from jaxrec.nn.rope import SCALINGS, RopeScaling
+from jaxrec.nn.stack import cycle_of
 
 ACTIVATION = {
     "silu": "silu",
@@ -40,6 +43,28 @@ _ROPE_OF = {
     ),
 }  # fmt: skip
 
+_TYPE = {"full_attention": GLOBAL, "sliding_attention": LOCAL}
+_HF_TYPE = {ours: theirs for theirs, ours in _TYPE.items()}
+# What transformers takes where a file of Gemma 3 leaves a field out.
+_GEMMA3 = {
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "query_pre_attn_scalar": 256,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "tie_word_embeddings": True,
+}
+# Families that are near to supported ones, and what they would lack here.
+_NEAR = {
+    "gemma": "the first Gemma is not read; Gemma 3 is (gemma3_text)",
+    "gemma2": "it caps attention scores and logits, which is not supported; Gemma 3 is (gemma3_text)",
+    "gemma3": "this is Gemma 3 with pictures; its text part alone, saved as gemma3_text, is supported",
+    "gemma3n": "Gemma 3n has parts of its own; Gemma 3 is supported (gemma3_text)",
+}
+
 Config = DecoderConfig | EncoderConfig
 
 
@@ -70,6 +95,8 @@ def read_config(folder: str | Path) -> tuple[Config, str]:
 def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
     """(our config, the family) of the contents of a `config.json`. Raises ModelError as `read_config`."""
     family = hf.get("model_type")
+    if family in _NEAR:
+        raise ModelError(f"model_type {family!r} is not supported: {_NEAR[family]}")
     if family not in ARCHITECTURES:
         raise ModelError(
             f"model_type {family!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
@@ -83,13 +110,18 @@ def from_hf(hf: dict[str, Any]) -> tuple[Config, str]:
 
 
 def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
+    own: dict[str, Any] = {}
+    if family == "gemma3_text":
+        hf, own = _gemma3(_GEMMA3 | hf)
+    elif family == "mistral" and (window := hf.get("sliding_window", 4096)):
+        own = {"layer_types": (LOCAL,), "window": window}
     # Newer files gather in "rope_parameters" what older ones keep in several fields.
     rope = hf.get("rope_parameters") or {}
     heads, phi = hf["num_attention_heads"], family == "phi"
     _refuse(hf, "use_sliding_window", "sliding-window attention")
     _refuse(hf, "qk_layernorm", "Phi with normed queries and keys")
     bias = hf.get("attention_bias", False)
-    return DecoderConfig(
+    cfg = DecoderConfig(
         vocab=hf["vocab_size"],
         d_model=hf["hidden_size"],
         layers=hf["num_hidden_layers"],
@@ -116,6 +148,53 @@ def _decoder(hf: dict[str, Any], family: str) -> DecoderConfig:
         max_positions=hf["max_position_embeddings"],
         init_std=hf.get("initializer_range", 0.02),
     )
+    return dataclasses.replace(cfg, **own)
+
+
+def _gemma3(hf: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the same in the words of other decoders, our fields that only Gemma sets)."""
+    for field in ("attn_logit_softcapping", "final_logit_softcapping"):
+        _refuse(hf, field, "a cap on scores")
+    _refuse(hf, "use_bidirectional_attention", "Gemma 3 that sees later tokens")
+    rope = hf.get("rope_parameters") or {}
+    full, near = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
+    if (near.get("rope_type") or "default") != "default":
+        raise ModelError(f"rope scaling {near['rope_type']!r} of local layers is not supported")
+    # Older files stretch the global layers by "rope_scaling" and name both bases apart.
+    scaling = full if full.get("rope_type") else hf.get("rope_scaling") or {}
+    theta = full.get("rope_theta") or hf["rope_theta"]
+    types, scalar = _layer_types(hf), hf["query_pre_attn_scalar"]
+    own = {
+        "norm": "rms_offset",
+        "qk_norm": True,
+        "post_norms": True,
+        "embed_scaled": True,
+        "query_scalar": None if scalar == hf["head_dim"] else float(scalar),
+        "layer_types": types,
+    }
+    if LOCAL in types:
+        window, local = hf["sliding_window"], near.get("rope_theta") or hf["rope_local_base_freq"]
+        if not isinstance(window, int) or window < 1:
+            raise ModelError(f"sliding_window={window} in config.json: local layers need a window")
+        own |= {"window": window, "local_rope_theta": float(local)}
+    words = {
+        "hidden_act": hf["hidden_activation"],
+        "rope_parameters": {**scaling, "rope_theta": theta},
+    }
+    return hf | words, own
+
+
+def _layer_types(hf: dict[str, Any]) -> tuple[str, ...]:
+    """Which layers are local, as the shortest cycle: listed, or every n-th global where the file is older."""
+    layers, pattern = hf["num_hidden_layers"], hf["sliding_window_pattern"]
+    listed = hf.get("layer_types") or [
+        _HF_TYPE[LOCAL if (i + 1) % pattern else GLOBAL] for i in range(layers)
+    ]
+    unknown = [name for name in listed if name not in _TYPE]
+    if unknown or len(listed) != layers:
+        what = f"layer type {unknown[0]!r}" if unknown else f"{len(listed)} layer_types"
+        raise ModelError(f"{what} in config.json: {layers} layers are each {' or '.join(_TYPE)}")
+    return cycle_of([_TYPE[name] for name in listed])
 
 
 def _encoder(hf: dict[str, Any], family: str) -> EncoderConfig:
@@ -183,8 +262,12 @@ def family_of(cfg: Config) -> str:
         family = "mpnet" if cfg.distance_buckets else "bert"
     elif cfg.parallel:
         family = "phi"
+    elif cfg.norm == "rms_offset":
+        family = "gemma3_text"
     elif cfg.qk_norm:
         family = "qwen3"
+    elif cfg.window:
+        family = "mistral"
     else:
         family = "qwen2" if cfg.qkv_bias and not cfg.o_bias else "llama"
     # Whether a family holds the model is tried out: written and read again, it must be the same.
@@ -192,6 +275,8 @@ def family_of(cfg: Config) -> str:
     # cuts, precision, rematerialisation and kernels are how we run a model, not what it is
     own = {k: v for k, v in vars(cfg).items() if k not in ("cuts", "dtype", "remat", "attention")}
     lost = [k for k, v in own.items() if getattr(back, k) != v]
+    if lost == ["layer_types"] and back.types == cfg.types:
+        lost = []  # another cycle, cut short before it shows
     if isinstance(cfg, DecoderConfig) and cfg.rope_fraction != 1 and family != "phi":
         lost.append(
             "rope_fraction"
@@ -221,6 +306,10 @@ def to_hf(cfg: Config, family: str) -> dict[str, Any]:
         own = {"relative_attention_num_buckets": cfg.distance_buckets, "pad_token_id": 1}
         own = own if family == "mpnet" else {"type_vocab_size": cfg.types, "pad_token_id": 0}
         return shared | own | {"layer_norm_eps": cfg.norm_eps}
+    if family == "gemma3_text":
+        shared |= _gemma3_to_hf(cfg)
+    elif family == "mistral":
+        shared |= {"sliding_window": cfg.window or None}
     return shared | {
         "num_key_value_heads": cfg.groups,
         "head_dim": cfg.head_dim,
@@ -232,6 +321,26 @@ def to_hf(cfg: Config, family: str) -> dict[str, Any]:
         "rope_scaling": _hf_scaling(cfg.rope_scaling),
         "tie_word_embeddings": cfg.tied,
     }
+
+
+def _gemma3_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
+    """What Gemma 3 says beside other decoders, in words that all versions of transformers read."""
+    cycle, scalar = cycle_of(cfg.types), cfg.query_scalar or cfg.head_dim
+    theirs = {
+        "hidden_activation": "gelu_pytorch_tanh"
+        if cfg.activation == "gelu_tanh"
+        else cfg.activation,
+        "query_pre_attn_scalar": int(scalar),
+        "layer_types": [_HF_TYPE[t] for t in cfg.types],
+        "sliding_window": cfg.window or None,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    }
+    if cycle[-1] == GLOBAL and GLOBAL not in cycle[:-1]:
+        theirs["sliding_window_pattern"] = len(cycle)
+    if cfg.local_rope_theta is not None:
+        theirs["rope_local_base_freq"] = cfg.local_rope_theta
+    return theirs
 
 
 def _hf_scaling(s: RopeScaling | None) -> dict[str, Any] | None:

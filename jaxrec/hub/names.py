@@ -33,6 +33,15 @@ LLAMA = _ROTARY_DECODER | {  # Llama 2 and 3, Qwen 2, 2.5 and 3
     "norm/scale": "model.norm.weight",
 }
 
+GEMMA3 = (
+    LLAMA
+    | {  # four norms a block: HF's "post attention" is behind attention here, and not before the MLP
+        "layer/attn_post_norm/scale": "model.layers.{n}.post_attention_layernorm.weight",
+        "layer/mlp_norm/scale": "model.layers.{n}.pre_feedforward_layernorm.weight",
+        "layer/mlp_post_norm/scale": "model.layers.{n}.post_feedforward_layernorm.weight",
+    }
+)
+
 PHI = _ROTARY_DECODER | {
     "layer/attn_norm/bias": "model.layers.{n}.input_layernorm.bias",
     "layer/attn/o/kernel": "model.layers.{n}.self_attn.dense.weight",
@@ -89,8 +98,10 @@ MPNET = _POST_NORM_ENCODER | {
 NAMES = {
     # Qwen's tensors are named as Llama's; which biases and norms there are follows from the config.
     "llama": LLAMA,
+    "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "gemma3_text": GEMMA3,
     "phi": PHI,
     "bert": BERT,
     "mpnet": MPNET,
@@ -98,8 +109,10 @@ NAMES = {
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "phi": "PhiForCausalLM",
     "bert": "BertModel",
     "mpnet": "MPNetModel",
@@ -109,8 +122,10 @@ ARCHITECTURES = {
 # and which an encoder's names above leave out ("embeddings..." is "bert.embeddings..." in a larger model).
 WRAPPERS = {
     "llama": "model.",
+    "mistral": "model.",
     "qwen2": "model.",
     "qwen3": "model.",
+    "gemma3_text": "model.",
     "phi": "model.",
     "bert": "bert.",
     "mpnet": "mpnet.",

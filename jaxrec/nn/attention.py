@@ -327,7 +327,9 @@ class Attention(nn.Module):
     head_dim: int
     qkv_bias: bool = False
     o_bias: bool = False
-    qk_norm_eps: float | None = None  # RMSNorm on each head's q and k (Qwen3), or none
+    qk_norm_eps: float | None = None  # a norm on each head's q and k (Qwen3, Gemma 3), or none
+    qk_norm: str = "rms"  # its kind
+    query_scalar: float | None = None  # scores are divided by its root; None: the heads' size
     cross: bool = False
     causal: bool = True
     fused: bool = False  # whole rows by cuDNN; what is decoded or remembered is not
@@ -339,8 +341,8 @@ class Attention(nn.Module):
         self.q, self.k, self.v = into(self.heads), into(self.groups), into(self.groups)
         self.o = Dense(self.width, self.o_bias, self.out_std)
         if self.qk_norm_eps is not None:
-            self.q_norm = Norm("rms", self.qk_norm_eps)
-            self.k_norm = Norm("rms", self.qk_norm_eps)
+            self.q_norm = Norm(self.qk_norm, self.qk_norm_eps)
+            self.k_norm = Norm(self.qk_norm, self.qk_norm_eps)
 
     def __call__(
         self,
@@ -372,8 +374,7 @@ class Attention(nn.Module):
             q, k = rotate(q, turn), rotate(k, turn)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if cache is not None:
-            cache = cache.write(k, v)
-            k, v = cache.read()
+            k, v, cache = cache.extend(k, v)
         change: AttnBias | None = change_at(delta, "attn_bias", "attn")
         if change is not None:
             bias_BHLM = _sum(
@@ -437,7 +438,11 @@ class Attention(nn.Module):
         y = getattr(self, name)(x_BLD, delta, self._site(name))
         y = y.reshape(*x_BLD.shape[:2], -1, self.head_dim)
         normed = self.qk_norm_eps is not None and name != "v"
-        return getattr(self, f"{name}_norm")(y) if normed else y
+        y = getattr(self, f"{name}_norm")(y) if normed else y
+        if self.query_scalar is None or name != "q":
+            return y
+        # Scores are divided by the root of the heads' size; the query carries what another divisor differs by.
+        return y * math.sqrt(self.head_dim / self.query_scalar)
 
     def _out(self, out_BLHK: Array, delta: LayerDelta | None) -> Array:
         y = self.o(out_BLHK.reshape(*out_BLHK.shape[:2], -1), delta, self._site("o"))

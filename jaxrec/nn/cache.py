@@ -1,4 +1,10 @@
-"""Floor 2: the key-value cache of a tuple of stacks, and one layer's view of it while a scan carries it."""
+"""Floor 2: the key-value cache of a tuple of stacks, and one layer's view of it while a scan carries it.
+
+A layer that sees everything ("global") keeps a slot for each token of a row. A "local" one, which sees a window, keeps
+a ring: the token at position p lies in slot p mod window, where the one lay that has left the window.
+"""
+
+from collections.abc import Mapping
 
 import flax.struct as struct
 import jax.numpy as jnp
@@ -7,30 +13,50 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec import mesh as meshes
 from jaxrec.structs import KVCache
 
+GLOBAL, LOCAL = LAYER_TYPES = ("global", "local")
+
+
+def cache_name(stack: str, layer_type: str = GLOBAL) -> str:
+    """The name under which a cache holds the keys of a stack's layers of one type."""
+    return stack if layer_type == GLOBAL else f"{stack}/{layer_type}"
+
 
 def new_cache(
-    stacks: dict[str, int],
+    stacks: Mapping[str, int],
     batch: int,
     slots: int,
     groups: int,
     head_dim: int,
     dtype: str = "float32",
+    rings: Mapping[str, int] | None = None,
+    window: int = 0,
 ) -> KVCache:
     """An empty cache.
 
     Args:
-      stacks: the number of layers of each stack.
+      stacks: the number of layers of each stack that see everything; a stack without one is left out.
       batch: rows.
       slots: the longest text that a row can hold, in tokens.
       groups: key heads.
       head_dim: size of a head.
       dtype: of keys and values.
+      rings: the number of local layers of each stack that has any.
+      window: slots of a local layer, unless a whole text has less.
     """
+    sizes = {name: (layers, slots) for name, layers in stacks.items()}
+    for name, layers in (rings or {}).items():
+        sizes[cache_name(name, LOCAL)] = (layers, min(window, slots))
     empty = lambda: {
-        n: meshes.put(jnp.zeros((k, batch, groups, slots, head_dim), dtype), "cache")
-        for n, k in stacks.items()
+        name: meshes.put(jnp.zeros((layers, batch, groups, own, head_dim), dtype), "cache")
+        for name, (layers, own) in sizes.items()
     }
     return KVCache(k=empty(), v=empty(), filled_B=jnp.zeros((batch,), jnp.int32))
+
+
+def slots_in(cache: KVCache) -> int | None:
+    """How many tokens a row can hold; None where all layers are local, and a row can hold any number."""
+    whole = (k.shape[3] for name, k in cache.k.items() if not name.endswith(f"/{LOCAL}"))
+    return next(whole, None)
 
 
 def slots_for(
@@ -50,6 +76,22 @@ class LayerCache:
     v: Float[Array, "N B G M K"]
     slots_BL: Int[Array, "B L"]
     n: int | Int[Array, ""]
+    ring: bool = struct.field(pytree_node=False, default=False)  # of a local layer
+
+    def extend(
+        self, k_BGLK: Float[Array, "B G L K"], v_BGLK: Float[Array, "B G L K"]
+    ) -> tuple[Float[Array, "B G M K"], Float[Array, "B G M K"], "LayerCache"]:
+        """(keys, values, the cache with these tokens in it): what the tokens can see, themselves included.
+
+        Those are the slots; of a ring that several tokens enter at once, its slots before them and then the tokens:
+        the first of them still sees what the last of them overwrites.
+        """
+        after = self.write(k_BGLK, v_BGLK)
+        if not self.ring or k_BGLK.shape[2] == 1:
+            return *after.read(), after
+        k, v = self.read()
+        join = lambda old, new: jnp.concatenate([old, new.astype(old.dtype)], axis=2)
+        return join(k, k_BGLK), join(v, v_BGLK), after
 
     def write(
         self, k_BGLK: Float[Array, "B G L K"], v_BGLK: Float[Array, "B G L K"]

@@ -1,9 +1,10 @@
-"""Floor 2: the causal language model: Llama-2/3, Qwen2/2.5/3 and Phi-2 as one configurable decoder.
+"""Floor 2: the causal language model: Llama-2/3, Mistral, Qwen2/2.5/3, Gemma 3 and Phi-2 as one configurable decoder.
 
     ids_BL -> embed -> stack_0 -> stack_1 ... -> norm -> head -> logits_BLV
 
 Any row of a batch can carry its own `Delta`; nothing of it is structure. Parameters: `embed/table [V, D]`,
-`stack_i/{attn_norm, attn/{q,k,v,o,q_norm,k_norm}, mlp_norm, mlp/{gate,up,down}}` with leading N, `norm`, `head`.
+`stack_i/{attn_norm, attn/{q,k,v,o,q_norm,k_norm}, attn_post_norm, mlp_norm, mlp/{gate,up,down}, mlp_post_norm}` with
+leading N, `norm`, `head`.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxrec.delta import Sites, StackSites
 from jaxrec.nn.attention import Attention
-from jaxrec.nn.cache import LayerCache, new_cache
+from jaxrec.nn.cache import GLOBAL, LAYER_TYPES, LOCAL, LayerCache, new_cache
 from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import ACTIVATIONS, Dense, Mlp, Norm, adapt, change_at, low_rank
 from jaxrec.nn.rope import RopeScaling, rotary
-from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes
+from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes, types_of
+from jaxrec.nn.window import views
 from jaxrec.structs import Delta, HeadOutput, KVCache, LayerDelta, OuterDelta
 
 
@@ -34,7 +36,7 @@ class DecoderConfig:
     groups: int = 4  # key heads
     head_dim: int = 64
     d_ff: int = 1376
-    norm: str = "rms"  # rms | layer
+    norm: str = "rms"  # rms | rms_offset (scaled by 1 + w) | layer
     norm_eps: float = 1e-6
     gated: bool = True
     activation: str = "silu"
@@ -43,10 +45,16 @@ class DecoderConfig:
     mlp_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
+    query_scalar: float | None = None  # scores are divided by its root; None: head_dim
+    post_norms: bool = False  # what attention and MLP add is normed as well (Gemma)
     parallel: bool = False  # attention and MLP both read the same normed x (Phi-2)
     rope_theta: float = 10000.0
     rope_fraction: float = 1.0  # of each head's dimensions that turn
     rope_scaling: RopeScaling | None = None
+    layer_types: tuple[str, ...] = ("global",)  # global | local, repeated to the last layer
+    window: int = 0  # keys that a query of a local layer sees, its own included
+    local_rope_theta: float | None = None  # of local layers, unstretched; None: they turn as all
+    embed_scaled: bool = False  # vectors of ids are multiplied by the root of d_model (Gemma)
     tied: bool = False
     max_positions: int = 1024
     init_std: float = 0.02
@@ -60,7 +68,7 @@ class DecoderConfig:
         if self.heads % self.groups:
             raise ValueError(f"{self.heads} heads can't share {self.groups} key heads evenly")
         for name, known in (
-            ("norm", ("rms", "layer")),
+            ("norm", ("rms", "rms_offset", "layer")),
             ("activation", ACTIVATIONS),
             ("remat", REMAT),
             ("attention", ("own", "cudnn")),
@@ -69,10 +77,29 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}"
                 )
+        if not self.layer_types or not set(self.layer_types) <= set(LAYER_TYPES):
+            raise ValueError(f"layer_types={self.layer_types}: each is {' or '.join(LAYER_TYPES)}")
+        if (LOCAL in self.layer_types) != (self.window > 0):
+            raise ValueError(
+                f"window={self.window}, layer_types={self.layer_types}: local layers have a window above 0, others none"
+            )
+        if self.post_norms and self.parallel:
+            raise ValueError("a parallel layer has no norms behind attention and MLP")
 
     @property
     def rotary_dim(self) -> int:
         return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """global or local, of each layer."""
+        return types_of(self.layer_types, self.layers)
+
+    def rope_of(self, layer_type: str) -> tuple[float, RopeScaling | None]:
+        """The base and the scaling by which layers of this type turn."""
+        if layer_type == LOCAL and self.local_rope_theta is not None:
+            return self.local_rope_theta, None
+        return self.rope_theta, self.rope_scaling
 
 
 class Block(nn.Module):
@@ -105,24 +132,27 @@ class Block(nn.Module):
         out_std = (
             c.init_std / (2 * c.layers) ** 0.5
         )  # keeps the residual's variance flat in depth (GPT-2)
-        norm = lambda name: Norm(c.norm, c.norm_eps, name=name)(
-            x_BLD, change_at(delta, "norm", name)
+        norm = lambda name, x: Norm(c.norm, c.norm_eps, name=name)(
+            x, change_at(delta, "norm", name)
         )
+        after = lambda name, x: norm(name, x) if c.post_norms else x
         attention = Attention(
             c.d_model, c.heads, c.groups, c.head_dim, c.qkv_bias, c.o_bias,
             qk_norm_eps=c.norm_eps if c.qk_norm else None,
+            qk_norm="rms" if c.norm == "layer" else c.norm,
+            query_scalar=c.query_scalar,
             fused=c.attention == "cudnn",
             init_std=c.init_std, out_std=out_std, name="attn",
         )  # fmt: skip
         mlp = Mlp(c.d_ff, c.gated, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp")
         feed = lambda h: adapt(mlp(h, delta), change_at(delta, "adapter", "mlp"))
 
-        h = norm("attn_norm")
+        h = norm("attn_norm", x_BLD)
         attended, cache = attention(h, mask_BLM, delta, turn=turn, positions=positions, cache=cache)
         if c.parallel:
             return x_BLD + attended + feed(h), cache
-        x_BLD = x_BLD + attended
-        return x_BLD + feed(norm("mlp_norm")), cache
+        x_BLD = x_BLD + after("attn_post_norm", attended)
+        return x_BLD + after("mlp_post_norm", feed(norm("mlp_norm", x_BLD))), cache
 
 
 class Decoder(nn.Module):
@@ -170,17 +200,25 @@ class Decoder(nn.Module):
         outer = OuterDelta() if delta is None else delta.outer
         embed = Embed(c.vocab, c.d_model, c.init_std, name="embed")
         x_BLD = (embed(ids_BL) if inputs_BLD is None else inputs_BLD).astype(c.dtype)
+        if c.embed_scaled and inputs_BLD is None:
+            # The root is rounded to the type of the computation, as the published models were trained with it.
+            x_BLD = x_BLD * jnp.asarray(c.d_model**0.5, c.dtype)
         mask_BL = jnp.ones(x_BLD.shape[:2], bool) if mask_BL is None else mask_BL
         entry = enter(x_BLD, mask_BL, positions_BL, segments_BL, outer, cache)
-        context = {
-            "mask_BLM": entry.seen_BLM,
-            "turn": rotary(entry.positions_BL, c.rotary_dim, c.rope_theta, c.rope_scaling),
-            "positions": (entry.positions_BL, entry.key_positions_BM),
+        looks = views(entry, c.types, c.window, cache)
+        contexts = {
+            layer_type: {
+                "mask_BLM": view.seen_BLM,
+                "turn": rotary(entry.positions_BL, c.rotary_dim, *c.rope_of(layer_type)),
+                "positions": (entry.positions_BL, view.key_positions_BM),
+            }
+            for layer_type, view in looks.items()
         }
         # parent=None: the block owns no parameters here. `run_stacks` holds them stacked and applies it layer by layer.
         x_BLD, cache, states = run_stacks(
-            self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), entry.x_BLD, context,
-            delta=delta, cache=cache, slots_BL=entry.positions_BL, hidden=hidden,
+            self, Block(c, parent=None), stack_sizes(c.layers, c.cuts), entry.x_BLD, contexts,
+            types=c.layer_types, delta=delta, cache=cache, hidden=hidden,
+            slots={layer_type: view.slots_BL for layer_type, view in looks.items()},
             remat=c.remat,
         )  # fmt: skip
         if cache is not None:
@@ -222,6 +260,7 @@ class Decoder(nn.Module):
         }
         # A parallel layer has a single norm, which attention and MLP both read.
         norms = ("attn_norm",) if cfg.parallel else ("attn_norm", "mlp_norm")
+        norms += ("attn_post_norm", "mlp_post_norm") if cfg.post_norms else ()
         stacks = {
             name: StackSites(
                 n_layers=n,
@@ -253,8 +292,17 @@ def output_classes(cfg: DecoderConfig, params: PyTree) -> tuple[Array, Array | N
 
 def decoder_cache(cfg: DecoderConfig, batch: int, slots: int) -> KVCache:
     """An empty cache for `batch` rows of at most `slots` tokens, a soft prompt's included."""
-    sizes = stack_sizes(cfg.layers, cfg.cuts)
-    return new_cache(sizes, batch, slots, cfg.groups, cfg.head_dim, cfg.dtype)
+    counts: dict[str, dict[str, int]] = {t: {} for t in LAYER_TYPES}
+    start = 0
+    for name, size in stack_sizes(cfg.layers, cfg.cuts).items():
+        own = cfg.types[start : start + size]
+        start += size
+        for layer_type in set(own):
+            counts[layer_type][name] = own.count(layer_type)
+    return new_cache(
+        counts[GLOBAL], batch, slots, cfg.groups, cfg.head_dim, cfg.dtype,
+        rings=counts[LOCAL], window=cfg.window,
+    )  # fmt: skip
 
 
 def last_real(x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]) -> Float[Array, "B 1 D"]:

@@ -9,9 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec import mesh as meshes
 from jaxrec.nn.attention import self_mask
-from jaxrec.nn.cache import slots_for
+from jaxrec.nn.cache import slots_for, slots_in
 from jaxrec.nn.layers import weight
 from jaxrec.structs import KVCache, OuterDelta
+
+_FAR = 1 << 30  # a place that no token has
 
 
 class Embed(nn.Module):
@@ -51,6 +53,7 @@ class Entry:
     """What enters the layers, and who sees whom. L counts the `shared` rows of a soft prompt, which come first."""
 
     x_BLD: Float[Array, "B L D"]
+    mask_BL: Bool[Array, "B L"]
     positions_BL: Int[Array, "B L"]  # with a cache: the slots too
     key_positions_BM: Int[Array, "_ M"]
     seen_BLM: Bool[Array, "B L M"]
@@ -109,22 +112,22 @@ def enter(
     x_BLD = meshes.put(x_BLD, "residual")
     if cache is None:
         seen_BLM = self_mask(mask_BL, causal, segments_BL, shared)
-        return Entry(x_BLD, positions_BL, positions_BL, seen_BLM, shared=shared)
+        return Entry(x_BLD, mask_BL, positions_BL, positions_BL, seen_BLM, shared=shared)
     return _into_cache(x_BLD, mask_BL, cache, shared)
 
 
 def _into_cache(x_BLD: Array, mask_BL: Array, cache: KVCache, shared: int) -> Entry:
-    n_slots = next(iter(cache.k.values())).shape[3]
-    if x_BLD.shape[1] > n_slots:
+    n_slots = slots_in(cache)
+    if n_slots is not None and x_BLD.shape[1] > n_slots:
         raise ValueError(
             f"{x_BLD.shape[1]} tokens at once, but the cache has {n_slots} slots a row"
         )
-    slots_BL = slots_for(mask_BL, cache.filled_B, n_slots)
-    slots_1M = jnp.arange(n_slots)[None]
+    slots_BL = slots_for(mask_BL, cache.filled_B, _FAR if n_slots is None else n_slots)
+    slots_1M = jnp.arange(n_slots or 0)[None]
     # every slot up to one's own is filled, with a key of the same row
     seen_BLM = (slots_1M[:, None, :] <= slots_BL[:, :, None]) & mask_BL[:, :, None]
     filled_B = cache.filled_B + mask_BL.sum(1)
-    return Entry(x_BLD, slots_BL, slots_1M, seen_BLM, filled_B, shared)
+    return Entry(x_BLD, mask_BL, slots_BL, slots_1M, seen_BLM, filled_B, shared)
 
 
 def _before(first: Array, then: Array) -> Array:

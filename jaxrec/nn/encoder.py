@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec import mesh as meshes
 from jaxrec.delta import Sites, StackSites
 from jaxrec.nn.attention import Attention, distance_bias
+from jaxrec.nn.cache import GLOBAL
 from jaxrec.nn.embed import Embed, enter
 from jaxrec.nn.layers import ACTIVATIONS, Mlp, Norm, adapt, change_at, weight
 from jaxrec.nn.stack import REMAT, resolve_hidden, run_stacks, stack_sizes
@@ -157,7 +158,7 @@ class Encoder(nn.Module):
             context["bias_BHLM"] = distance_bias(table[None], places, places, causal=False)
         x_BLD = meshes.put(x_BLD, "residual")
         x_BLD, _, states = run_stacks(
-            self, EncoderBlock(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, context,
+            self, EncoderBlock(c, parent=None), stack_sizes(c.layers, c.cuts), x_BLD, {GLOBAL: context},
             delta=delta, hidden=hidden, remat=c.remat,
         )  # fmt: skip
         own = slice(entry.shared, None)

@@ -205,7 +205,8 @@ def adapt(y_BLD: Float[Array, "B L D"], adapter: Adapter | None) -> Float[Array,
 
 
 class Norm(nn.Module):
-    """RMSNorm ("rms") or LayerNorm ("layer") over the last axis, in f32, then the row's FiLM."""
+    """RMSNorm ("rms", or "rms_offset": scaled by 1 + w) or LayerNorm ("layer") over the last axis, in f32, then the
+    row's FiLM."""
 
     kind: str = "rms"
     eps: float = 1e-6
@@ -215,7 +216,10 @@ class Norm(nn.Module):
         size = (x.shape[-1],)
         # [D] against [..., D]: rank promotion is made explicit by the reshape
         wide = lambda v: v.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + size)
-        scale = wide(weight(self, "scale", size, nn.initializers.ones_init()))
+        offset = self.kind == "rms_offset"
+        begin = nn.initializers.zeros_init() if offset else nn.initializers.ones_init()
+        scale = wide(weight(self, "scale", size, begin))
+        scale = 1 + scale if offset else scale
         # squares of 16-bit numbers overflow or vanish: both norms (Zhang 2019, Ba 2016) are taken in f32
         y = x.astype(jnp.float32)
         if self.kind == "layer":
