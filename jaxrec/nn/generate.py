@@ -16,6 +16,8 @@ import flax.struct as struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxrec import mesh as meshes
@@ -177,6 +179,34 @@ class Generator:
             cache, scores = self._read(weights, cache, *part, scores)
         whole = (jnp.array(ids), jnp.array(mask)) if how.penalised else None
         return self._begin(cache, scores, how, whole, length=_up(longest_new, _SLOTS))
+
+    def advancing(
+        self, mesh: Mesh, weights: PyTree, batch: int, slots: int, how: Sampling
+    ) -> tuple[Callable, tuple]:
+        """The program that makes tokens, and the shapes that it is called with: to compile before anything exists.
+
+        Args:
+          mesh: on which everything lies.
+          weights: as of a call, shapes with their shardings in place of arrays.
+          batch: rows. slots: of the cache.
+          how: sampling settings of each row.
+        """
+
+        def begun(weights: PyTree, how: Sampling) -> _State:
+            cache, one = self.new_cache(weights, batch, slots), jnp.ones((batch, 1), jnp.int32)
+            scores_BV, cache = self.bind(weights, True)(one, one > 0, cache)
+            return self._first_token(cache, scores_BV, how, None, _SLOTS)
+
+        at = lambda x, spec: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        )
+        lying = lambda name: lambda x: at(x, meshes.activation_spec(mesh, name, x.shape))
+        state = jax.eval_shape(begun, weights, how)
+        rows = jax.tree.map(lying("rows"), state)
+        kv = jax.tree.map(lying("cache"), {"k": state.cache.k, "v": state.cache.v})
+        how = jax.tree.map(lambda x: lying("rows")(jnp.asarray(x)), how)
+        state = rows.replace(cache=rows.cache.replace(**kv))
+        return self._advance, (weights, state, how, at(jnp.int32(0), P()))
 
     # the three programs
 

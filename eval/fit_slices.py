@@ -1,0 +1,112 @@
+"""What is known of TPU slices before anything is compiled: figures of the chips, shapes of slices, bounds.
+
+Figures from Google's public documentation (docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e): peak of bf16 products, HBM
+and its bandwidth, and "bidirectional inter-chip interconnect bandwidth per chip", of which a chip sends half while it
+receives the other half. All links count: a collective along one axis of the slice has fewer. So each bound is the
+least time that a step can take, and none of them a forecast.
+"""
+
+import dataclasses
+import difflib
+import math
+
+from jaxrec.config import RunError
+from jaxrec.mesh import MeshConfig, MeshError
+
+
+class FitError(RunError, ValueError):
+    """A row that cannot be asked about: an unknown name, slice or stage, a mesh that does not divide, no compiler."""
+
+
+_TWO_D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_THREE_D = ("2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip's published figures, a second where they are rates, and the slices that it is rented in."""
+
+    peak: float  # bf16 operations
+    hbm_gb: float
+    hbm_rate: float  # bytes
+    link_rate: float  # bytes that it sends
+    slices: tuple[str, ...]
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 16, 819e9, 200e9, _TWO_D),
+    "v5p": Chip(459e12, 95, 2765e9, 600e9, _THREE_D),
+    "v6e": Chip(918e12, 32, 1640e9, 400e9, _TWO_D),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of "v5e:4x4". Raises FitError for one that is not known, or a slice that nobody rents."""
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS:
+        raise FitError(
+            f"topology {topology!r}: no chip is called {name!r}; there are {', '.join(CHIPS)}, as in v5e:4x4"
+        )
+    if shape not in CHIPS[name].slices:
+        known = ", ".join(CHIPS[name].slices)
+        raise FitError(f"topology {topology!r}: {name} comes in slices of {known}")
+    return CHIPS[name]
+
+
+def chips_in(topology: str) -> int:
+    """How many chips "v5e:4x4" has."""
+    return math.prod(int(n) for n in topology.partition(":")[2].split("x"))
+
+
+def mesh_in(topology: str, mesh: MeshConfig) -> tuple[int, int, int]:
+    """(data, fsdp, tensor) on the slice. Raises FitError where the sizes do not divide its chips."""
+    chip_of(topology)
+    chips, sizes = chips_in(topology), [mesh.data, mesh.fsdp, mesh.tensor]
+    fixed = math.prod(n for n in sizes if n != -1)
+    if sizes.count(-1) > 1 or min(sizes) < -1 or 0 in sizes:
+        raise MeshError(f"mesh {sizes}: sizes are positive, and at most one is -1 (all the rest)")
+    if chips % fixed or (-1 not in sizes and fixed != chips):
+        raise FitError(
+            f"mesh {'x'.join(map(str, sizes))} does not divide the {chips} chips of {topology}"
+        )
+    return tuple(chips // fixed if n == -1 else n for n in sizes)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of a message: which known name may have been meant, or what there is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Seconds that a step takes at least, by what limits it, and what they allow."""
+
+    compute: float
+    hbm: float
+    links: float
+    mfu: float  # at most: the method's own operations over what the peak would make in the longest of the three
+
+    @property
+    def name(self) -> str:
+        """What the step waits for."""
+        return max(("compute", "hbm", "links"), key=lambda name: getattr(self, name))
+
+    @property
+    def seconds(self) -> float:
+        """The longest of the three: all of them overlap in the best case."""
+        return max(self.compute, self.hbm, self.links)
+
+
+def bounds(chip: Chip, chips: int, needed: float, done: float, moved: float, sent: float) -> Bounds:
+    """The bounds of a step on a slice.
+
+    Args:
+      chip: its figures. chips: how many.
+      needed: operations of the method, all chips together. done: the same with what is computed twice.
+      moved: bytes between a chip and its HBM. sent: bytes that a chip sends to others.
+    """
+    compute = done / chips / chip.peak
+    hbm, links = moved / chip.hbm_rate, sent / chip.link_rate
+    longest = max(compute, hbm, links)
+    return Bounds(compute, hbm, links, needed / chips / chip.peak / longest)
