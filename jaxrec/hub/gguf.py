@@ -2,8 +2,9 @@
 
     python -m jaxrec.hub.gguf MODEL OUT.gguf --type q8_0
 
-MODEL is a folder, name or hub id of the Llama, Qwen2, Qwen3 or Phi-2 family; tokenizer and chat template come along. An
-adapter (`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF adapter.
+MODEL is a folder, name or hub id of the Llama, Qwen2, Qwen3, Gemma 3 or Phi-2 family; tokenizer and chat template come
+along. An adapter (`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF
+adapter.
 Types: f32, f16, and q8_0 (8 bits, blocks of 32; a matrix whose rows 32 does not divide stays f16). Vectors are f32.
 """
 
@@ -24,17 +25,19 @@ from jaxrec import delta as deltas
 from jaxrec import quant
 from jaxrec.config import RunError
 from jaxrec.hub.config import family_of
-from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, PERMUTED
+from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, OFFSET, PERMUTED
 from jaxrec.hub.gguf_tokenizer import write_tokenizer
 from jaxrec.hub.peft import load_peft
 from jaxrec.hub.weights import find, load
+from jaxrec.nn.cache import GLOBAL, LOCAL
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.rope import frequencies
-from jaxrec.nn.stack import stack_sizes
+from jaxrec.nn.stack import cycle_of, stack_sizes
 from jaxrec.structs import Delta
 
 TYPES = ("f32", "f16", "q8_0")
 _BLOCK = 32  # of q8_0
+_OF_27B = 62  # layers, by which llama.cpp knows the largest Gemma 3
 
 
 class GgufError(RunError, ValueError):
@@ -145,7 +148,26 @@ def check_model(cfg: Any) -> str:
         raise GgufError(
             f"rope scaling {cfg.rope_scaling.kind!r} has no GGUF export; linear and llama3 have"
         )
+    if family == "gemma3_text":
+        _check_gemma3(cfg)
     return family
+
+
+def _check_gemma3(cfg: DecoderConfig) -> None:
+    """llama.cpp takes some of Gemma's numbers for granted, and there is no key to say others."""
+    scalar = cfg.d_model // cfg.heads if cfg.layers == _OF_27B else cfg.head_dim
+    if (cfg.query_scalar or cfg.head_dim) != scalar:
+        raise GgufError(
+            f"llama.cpp divides the scores of a Gemma 3 of {cfg.layers} layers by the root of {scalar}, and a GGUF file"
+            f" can't say {cfg.query_scalar or cfg.head_dim:g} instead"
+        )
+    cycle = cycle_of(cfg.types)
+    if GLOBAL in cycle[:-1] and LOCAL in cycle:
+        raise GgufError(
+            f"a GGUF file says that every n-th layer of a Gemma 3 is global, and these are {', '.join(cycle)}"
+        )
+    if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "llama3":
+        raise GgufError("rope scaling 'llama3' has no GGUF export in a Gemma 3; linear has")
 
 
 def _check_type(kind: str) -> None:
@@ -181,6 +203,12 @@ def _write_config(writer: Any, cfg: DecoderConfig, family: str) -> None:
 
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(cfg.rope_scaling.factor)
+    if cfg.window:
+        cycle = cycle_of(cfg.types)
+        writer.add_sliding_window(cfg.window)
+        # "Every n-th is global": in a model without a global layer there are fewer than n.
+        writer.add_sliding_window_pattern(len(cycle) if cycle[-1] == GLOBAL else cfg.layers + 1)
+        writer.add_rope_freq_base_swa(cfg.local_rope_theta)
 
 
 def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor]:
@@ -210,7 +238,9 @@ def _tensors(cfg: DecoderConfig, params: PyTree, family: str) -> Iterator[Tensor
                     if ours.endswith("kernel")
                     else one
                 )
-                return _reordered(np.asarray(rows, np.float32), ours, cfg, family)
+                rows = np.asarray(rows, np.float32)
+                rows = rows + np.float32(OFFSET.get(family, 0)) if ours.endswith("scale") else rows
+                return _reordered(rows, ours, cfg, family)
 
             n = None if stack is None else starts[stack[1]] + i
             yield Tensor(names[ours].format(n=n), shape, make)

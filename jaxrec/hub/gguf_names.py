@@ -31,6 +31,10 @@ QWEN3 = LLAMA | {
     "layer/attn/q_norm/scale": "blk.{n}.attn_q_norm.weight",
     "layer/attn/k_norm/scale": "blk.{n}.attn_k_norm.weight",
 }
+GEMMA3 = QWEN3 | {
+    "layer/attn_post_norm/scale": "blk.{n}.post_attention_norm.weight",
+    "layer/mlp_post_norm/scale": "blk.{n}.post_ffw_norm.weight",
+}
 PHI2 = _SHARED | {
     "layer/attn_norm/bias": "blk.{n}.attn_norm.bias",
     "norm/bias": "output_norm.bias",
@@ -42,6 +46,7 @@ ARCHITECTURES = {
     "llama": ("llama", LLAMA),
     "qwen2": ("qwen2", LLAMA),
     "qwen3": ("qwen3", QWEN3),
+    "gemma3_text": ("gemma3", GEMMA3),
     "phi": ("phi2", PHI2),
 }
 
@@ -54,6 +59,9 @@ PERMUTED = {
         "layer/attn/k/bias",
     )
 }
+
+# What is added to a norm's parameter on its way out: llama.cpp multiplies by it alone, where Gemma multiplies by 1 + w.
+OFFSET = {"gemma3_text": 1.0}
 
 FACTORS = "rope_freqs.weight"  # what Llama 3's rotary frequencies are divided by
 FUSED = "blk.{n}.attn_qkv"  # q, k and v in one, as older files of Phi-2 have them
