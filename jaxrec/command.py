@@ -34,7 +34,7 @@ PROGRAMS = (
 GROUPS = {
     "train": "train a model, or what changes one, by one of the stages",
     "eval": "measure: answers, rankings, searches",
-    "data": "fetch public data sets",
+    "data": "fetch public data sets; turn data that does not fit into memory into a store",
     "hub": "fetch models with real weights; GGUF files",
 }
 TAKES_EXPERIMENTS = ("train", "eval")

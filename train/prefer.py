@@ -19,6 +19,7 @@ import jax
 from jaxrec import checkpoint, config, mesh, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
+from jaxrec.data.store import reading as stores
 from jaxrec.data.tenants import read_tenants
 from jaxrec.delta import DeltaConfig
 from jaxrec.files import write_json
@@ -33,6 +34,7 @@ from jaxrec.objectives.preference_start import (
     language_start,
     preference_batches,
     read_preferences,
+    read_stored,
     relabel_pairs,
     tenant_start,
 )
@@ -54,7 +56,9 @@ class PreferConfig:
     adapter: str = ""  # to go on from, and the reference: an earlier stage's, on top of `base`
     personal: str = ""  # a personal model's folder instead: tenants
     profile: str = ""  # a personalize stage's OUT/profile, whose p is where tenants start; else the encoder's p
-    data: tuple[str, ...] = ()  # of a language model: see jaxrec.data.pairs
+    data: tuple[
+        str, ...
+    ] = ()  # of a language model: see jaxrec.data.pairs; or stores, see jaxrec.data.tokenise
     tenants: tuple[str, ...] = ()  # of a personal one, whose preferences: see jaxrec.data.tenants
     held: tuple[str, ...] = ()  # held-out pairs; when empty each `hold_out_every`-th of `data`
     hold_out_every: int = 10
@@ -181,11 +185,19 @@ def start_of(cfg: PreferConfig, devices: jax.sharding.Mesh) -> PreferenceStart:
     reference = dict(tuned.tree)
     if "delta" not in reference:
         tuned = tuned.with_delta(deltas.choose(cfg.method, cfg.delta), cfg.loop.seed, devices)
-    relabel = lambda pairs: relabel_pairs(tuned, pairs, cfg.judge, cfg.out)
-    train, held = read_preferences(
-        cfg.data, cfg.held, kind=kind, hold_out_every=cfg.hold_out_every, strict=cfg.strict,
-        relabel=relabel if cfg.judge.kind else None,
-    )  # fmt: skip
+    if stores.all_stores(cfg.data):
+        if cfg.judge.kind:
+            raise PreferError(
+                "a judge labels texts, and a store holds tokens: judge the file first"
+            )
+        opened = stores.open_stores(cfg.data, "pairs", cfg.length)
+        train, held = read_stored(opened, cfg.held, kind=kind, strict=cfg.strict)
+    else:
+        relabel = lambda pairs: relabel_pairs(tuned, pairs, cfg.judge, cfg.out)
+        train, held = read_preferences(
+            cfg.data, cfg.held, kind=kind, hold_out_every=cfg.hold_out_every, strict=cfg.strict,
+            relabel=relabel if cfg.judge.kind else None,
+        )  # fmt: skip
     return language_start(
         tuned, reference, train, held, rule=cfg.train, length=cfg.length, dropout=cfg.lora_dropout, strict=cfg.strict
     )  # fmt: skip

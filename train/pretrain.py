@@ -19,6 +19,8 @@ from jaxrec import config, hub, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.store import reading as stores
+from jaxrec.data.text import BytePairTokenizer
 from jaxrec.losses.tokens import next_token
 from jaxrec.mesh import MeshConfig
 from jaxrec.nn.decoder import Decoder, DecoderConfig
@@ -33,9 +35,12 @@ from jaxrec.training.optimizer import OptConfig
 class PretrainConfig:
     """A run of next-token pretraining."""
 
-    texts: tuple[str, ...] = ()  # sources: see jaxrec.data.corpus
-    hold_out_every: int = 50  # each so-many-th document measures bits per byte
-    tokenizer: str = ""  # a tokenizer.json; trained on the texts when empty
+    texts: tuple[
+        str, ...
+    ] = ()  # sources: see jaxrec.data.corpus; or stores: see jaxrec.data.tokenise
+    held: tuple[str, ...] = ()  # sources that measure bits per byte
+    hold_out_every: int = 50  # when `held` is empty, each so-many-th document measures them
+    tokenizer: str = ""  # a tokenizer.json; trained on the texts (or the store's own) when empty
     model: DecoderConfig = DecoderConfig(
         vocab=2048, d_model=128, layers=4, d_ff=352, head_dim=32, heads=4
     )
@@ -60,21 +65,10 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
         )
     processes.start(cfg.hosts)
     devices = mesh.make(cfg.mesh)
-    train, held = corpus.hold_out(
-        [d for t in cfg.texts for d in corpus.read(t)], cfg.hold_out_every
-    )
-    tok = (
-        text.BytePairTokenizer.load(cfg.tokenizer)
-        if cfg.tokenizer
-        else text.train_tokenizer((corpus.plain(d) for d in train), cfg.model.vocab)
-    )
+    read = stored if stores.all_stores(cfg.texts) else in_memory
+    tok, source, held = read(cfg, mesh.process_rows(devices, cfg.rows))
     hub.check_vocabulary(tok.size, cfg.model)
-    packed = text.pack(corpus.encode(tok, train), cfg.length, split=True)
     model = Decoder(cfg.model)
-    source = Prefetch(
-        ArraySource(Tokens(**packed), cfg.rows, share=mesh.process_rows(devices, cfg.rows))
-    )
-
     ids = jnp.zeros((1, 2), jnp.int32)
     params = mesh.sharded_init(
         devices, lambda key: model.init(key, ids)["params"], jax.random.key(cfg.loop.seed)
@@ -93,7 +87,40 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     return {"bits_per_byte": fitted.value, "best_step": float(fitted.best)}
 
 
-def bits_per_byte(model: Decoder, tok: text.BytePairTokenizer, held: list, cfg: PretrainConfig):
+def in_memory(cfg: PretrainConfig, share: slice) -> tuple[BytePairTokenizer, Prefetch, list]:
+    """(tokenizer, batches, held-out documents) of texts that are read whole."""
+    documents = [d for t in cfg.texts for d in corpus.read(t)]
+    if cfg.held:
+        held = [d for t in cfg.held for d in corpus.read(t)]
+        known = {corpus.plain(d) for d in held}
+        train = [d for d in documents if corpus.plain(d) not in known]
+    else:
+        train, held = corpus.hold_out(documents, cfg.hold_out_every)
+    tok = (
+        BytePairTokenizer.load(cfg.tokenizer)
+        if cfg.tokenizer
+        else text.train_tokenizer((corpus.plain(d) for d in train), cfg.model.vocab)
+    )
+    packed = text.pack(corpus.encode(tok, train), cfg.length, split=True)
+    return tok, Prefetch(ArraySource(Tokens(**packed), cfg.rows, share=share)), held
+
+
+def stored(cfg: PretrainConfig, share: slice) -> tuple[BytePairTokenizer, Prefetch, list]:
+    """(tokenizer, batches, held-out documents) of stores, of which only the rows of a batch are read."""
+    opened = stores.open_stores(cfg.texts, "texts", cfg.length)
+    tok = BytePairTokenizer.load(cfg.tokenizer) if cfg.tokenizer else opened.tokenizer()
+    opened.check_writing(tok.hash)
+    print(opened.said(), flush=True)
+    held = [d for t in cfg.held for d in corpus.read(t)]
+    held = held or [corpus.document_of(row) for _, row in opened.held()]
+    if not held:
+        raise RunError(
+            "nothing is held out: name texts to measure on with --held, or make the store with --hold-out-every 50"
+        )
+    return tok, opened.source(cfg.rows, share=share), held
+
+
+def bits_per_byte(model: Decoder, tok: BytePairTokenizer, held: list, cfg: PretrainConfig):
     """evaluate(params, step): information of the held-out texts, in bits, over their length in UTF-8 bytes.
 
     The tokens that mark turns and ends are paid for in bits and not counted in bytes.

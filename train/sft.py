@@ -23,14 +23,18 @@ from jaxrec import config, hub, mesh, objectives, processes, quant, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
-from jaxrec.data.instruction_batches import How, batches
+from jaxrec.data.instruction_batches import Batches, How, batches
 from jaxrec.data.instructions import (
     Instruction,
+    Skipped,
     TooLong,
     encode_instructions,
     hold_out,
+    parsed,
     read_instructions,
 )
+from jaxrec.data.store import reading as stores
+from jaxrec.data.store.row_kinds import writing_hash
 from jaxrec.delta import DeltaConfig
 from jaxrec.losses.tokens import token_sums
 from jaxrec.mesh import MeshConfig
@@ -51,7 +55,7 @@ class SftConfig:
 
     base: str = "runs/sample/pretrain/model"  # a Hugging Face folder or hub id
     adapter: str = ""  # an earlier adapter to go on from
-    data: tuple[str, ...] = ()  # see jaxrec.data.instructions
+    data: tuple[str, ...] = ()  # see jaxrec.data.instructions; or stores, see jaxrec.data.tokenise
     held: tuple[
         str, ...
     ] = ()  # held-out instructions; each `hold_out_every`-th of `data` when empty
@@ -95,17 +99,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     tuned = start(cfg, devices)
     rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")
     trained, frozen = tuning.parts(tuned.tree, rule)
-    train, held = read(cfg)
-    examples = encode(tuned, train, cfg, "train")
-    made = batches(
-        examples, cfg.batching, length=cfg.length, rows=cfg.rows, buckets=cfg.buckets,
-        seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows), pad_id=tuned.chat.pad_id,
-    )  # fmt: skip
-    print(
-        f"{len(examples)} examples in {made.per_epoch:.0f} batches an epoch, {made.fill:.1%} of it real tokens;"
-        f" {len(held)} held out",
-        flush=True,
-    )
+    made, held = (stored if stores.all_stores(cfg.data) else in_memory)(cfg, tuned, devices)
     told = held_out_nll(tuned, encode(tuned, held, cfg, "held out"), cfg)
     sampled = Sampled(tuned.model, tuned.chat, [one.prompt for one in held], cfg.samples)
 
@@ -180,6 +174,47 @@ def start(cfg: SftConfig, devices: jax.sharding.Mesh) -> Tuned:
         wide = jax.tree.map(lambda x: x.astype("float32"), tuned.tree["backbone"])
         return dataclasses.replace(tuned, tree={"backbone": wide})
     return tuned.with_delta(spec, cfg.loop.seed, devices)
+
+
+def in_memory(
+    cfg: SftConfig, tuned: Tuned, devices: jax.sharding.Mesh
+) -> tuple[Batches, list[Instruction]]:
+    """(batches, held-out instructions) of sources that are read whole; what is left out of them is printed."""
+    train, held = read(cfg)
+    examples = encode(tuned, train, cfg, "train")
+    made = batches(
+        examples, cfg.batching, length=cfg.length, rows=cfg.rows, buckets=cfg.buckets,
+        seed=cfg.loop.seed, share=mesh.process_rows(devices, cfg.rows), pad_id=tuned.chat.pad_id,
+    )  # fmt: skip
+    print(
+        f"{len(examples)} examples in {made.per_epoch:.0f} batches an epoch, {made.fill:.1%} of it real tokens;"
+        f" {len(held)} held out",
+        flush=True,
+    )
+    return made, held
+
+
+def stored(
+    cfg: SftConfig, tuned: Tuned, devices: jax.sharding.Mesh
+) -> tuple[Batches, list[Instruction]]:
+    """(batches, held-out instructions) of stores, of which only the rows of a batch are read."""
+    if cfg.batching != "packed":
+        raise SftError(f"batching {cfg.batching!r}: the rows of a store are packed already")
+    opened = stores.open_stores(
+        cfg.data, "chats", cfg.length, learn=cfg.learn, too_long=cfg.too_long
+    )
+    opened.check_writing(writing_hash(tuned.chat))
+    print(opened.said(), flush=True)
+    one = lambda source: read_instructions(source, cfg.strict)
+    held = tuning.read_all(cfg.held, one) or list(parsed(opened.held(), cfg.strict, Skipped()))
+    if not held:
+        raise SftError(
+            "nothing is held out: name chats to measure on with --held, or make the store with --hold-out-every 20"
+        )
+    share = mesh.process_rows(devices, cfg.rows)
+    source = opened.source(cfg.rows, seed=cfg.loop.seed, share=share)
+    size, tokens = len(opened.rows), sum(manifest.tokens for _, manifest in opened.stores)
+    return Batches(source, 1, size / cfg.rows, tokens / (size * cfg.length)), held
 
 
 def read(cfg: SftConfig) -> tuple[list[Instruction], list[Instruction]]:

@@ -14,8 +14,7 @@ def prepare(size: str = "30m", rank: int = 16) -> dict[str, Work]:
 
     from jaxrec import mesh as meshes
     from jaxrec import objectives
-    from jaxrec.data.instruction_batches import packing_order
-    from jaxrec.data.text import Example, pack
+    from jaxrec.data.text import Example, pack, packing_order
     from jaxrec.hub import weights
     from jaxrec.models.language.tuned_lm import TunedLM
     from jaxrec.nn.decoder import Decoder

@@ -73,6 +73,7 @@ class HubTokenizer(Protocol):
     opens_answers: bool  # whether the chat template writes anything where the assistant is to speak
 
     reads_parts: bool  # whether the template reads contents only as lists of parts
+    hash: str  # of the tokenizer's file
 
     def __len__(self) -> int: ...
 

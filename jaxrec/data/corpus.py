@@ -13,7 +13,7 @@ A source is a name or a path:
 import gzip
 import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jaxrec.config import RunError
@@ -30,8 +30,16 @@ class CorpusError(RunError, ValueError):
 
 def read(source: str) -> list[Document]:
     """All documents of a source, in a fixed order. Raises CorpusError or DataMissing naming what is wrong."""
+    documents = list(documents_of(source))
+    if not documents:
+        raise CorpusError(f"text source {source!r} holds no text")
+    return documents
+
+
+def documents_of(source: str) -> Iterator[Document]:
+    """The documents of `read` one by one: of files of lines only one is in memory at a time."""
     name, _, part = source.partition(":")
-    known: dict[str, Callable[[], Iterable[Document]]] = {
+    known: dict[str, Callable[[], Iterator[Document]]] = {
         "world": _world,
         "sgd": lambda: _jsonl(dataset("sgd") / f"{part or 'train'}.jsonl.gz"),
         "twin_til": lambda: _folder(dataset("twin_til")),
@@ -39,18 +47,14 @@ def read(source: str) -> list[Document]:
         "xrec": _xrec,
     }
     if name in known and not Path(source).exists():
-        documents = list(known[name]())
-    elif Path(source).is_dir():
-        documents = list(_folder(Path(source)))
-    elif Path(source).is_file():
-        documents = list(_file(Path(source)))
-    else:
-        raise CorpusError(
-            f"text source {source!r} is no file or folder here, and none of {sorted(known)}"
-        )
-    if not documents:
-        raise CorpusError(f"text source {source!r} holds no text")
-    return documents
+        return known[name]()
+    if Path(source).is_dir():
+        return _folder(Path(source))
+    if Path(source).is_file():
+        return _file(Path(source))
+    raise CorpusError(
+        f"text source {source!r} is no file or folder here, and none of {sorted(known)}"
+    )
 
 
 def hold_out(documents: Sequence[Document], every: int) -> tuple[list[Document], list[Document]]:
@@ -143,7 +147,7 @@ def _jsonl(path: Path) -> Iterator[Document]:
         raise CorpusError(f"there is no file {path.name} in {path.parent}")
     for number, line in enumerate(_lines(path), 1):
         try:
-            yield _document(json.loads(line))
+            yield document_of(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise CorpusError(
                 f"{path}:{number}: neither `text` nor `turns` of role and text can be read ({error!r})"
@@ -159,7 +163,8 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"{path} cannot be read: {error}") from error
 
 
-def _document(row: dict) -> Document:
+def document_of(row: dict) -> Document:
+    """The document of a row with `text` or `turns`. Raises what says what is wrong with it."""
     if "turns" not in row:
         return _said(row["text"])
     turns = row["turns"]

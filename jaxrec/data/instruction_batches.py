@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxrec.config import RunError
 from jaxrec.data.row_buckets import BucketedRows
-from jaxrec.data.source import ArraySource, Permutation, Prefetch, Source
-from jaxrec.data.text import Example, bucket, pack, pad
+from jaxrec.data.source import ArraySource, Prefetch, Source
+from jaxrec.data.text import Example, bucket, pack, packing_order, pad
 from jaxrec.structs import Tokens
 
 How = Literal["padded", "bucketed", "packed"]
@@ -86,15 +86,6 @@ def batches(
     source = ArraySource(tokens, rows, seed=seed, share=share)
     per_epoch = len(tokens.ids_BL) / rows
     return _made(source, 1, per_epoch, tokens.ids_BL.size, [len(e.ids) for e in examples])
-
-
-def packing_order(examples: Sequence[Example], seed: int = 0) -> list[Example]:
-    """By falling length: the short ones then fill what the long ones leave (best fit decreasing).
-
-    Those of one length are shuffled: neighbours in a file are often alike, and should not share a row.
-    """
-    shuffled = [examples[i] for i in Permutation(len(examples), seed)(np.arange(len(examples)))]
-    return sorted(shuffled, key=lambda e: -len(e.ids))
 
 
 def quartiles(lengths: Sequence[int], length: int, step: int = 8) -> tuple[int, ...]:

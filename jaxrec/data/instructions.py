@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,31 +80,41 @@ def read_instructions(source: str, strict: bool = False) -> tuple[list[Instructi
     "world:instructions": the latter alone),
     "sgd" or "sgd:dev". strict: the first bad row stops. Raises InstructionError when nothing usable is there.
     """
-    name, _, part = source.partition(":")
-    if name == "world" and not Path(source).exists():
-        rows: Iterator[tuple[str, Any]] = _world(part)
-    elif name == "sgd" and not Path(source).exists():
-        rows = json_lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
-    elif Path(source).is_file():
-        rows = json_lines(Path(source))
-    else:
-        raise InstructionError(
-            f"instructions {source!r}: no file here, and none of 'world', 'sgd', 'sgd:dev'"
-        )
-    found, skipped = [], Skipped()
-    for where, row in rows:
-        try:
-            found.append(Instruction(messages_of(row), where))
-        except (KeyError, TypeError, ValueError) as error:
-            said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            if strict:
-                raise InstructionError(f"{where}: {said}") from error
-            skipped.add(f"malformed: {said}", where)
+    skipped = Skipped()
+    found = list(parsed(source_rows(source), strict, skipped))
     if not found:
         raise InstructionError(
             f"instructions {source!r}: not one usable row; {'; '.join(skipped.lines()) or 'it is empty'}"
         )
     return found, skipped
+
+
+def source_rows(source: str) -> Iterator[tuple[str, Any]]:
+    """("FILE:LINE", row) of a source of `read_instructions`, one by one. Raises InstructionError."""
+    name, _, part = source.partition(":")
+    if name == "world" and not Path(source).exists():
+        return _world(part)
+    if name == "sgd" and not Path(source).exists():
+        return json_lines(dataset("sgd") / f"{part or 'train'}.jsonl.gz")
+    if Path(source).is_file():
+        return json_lines(Path(source))
+    raise InstructionError(
+        f"instructions {source!r}: no file here, and none of 'world', 'sgd', 'sgd:dev'"
+    )
+
+
+def parsed(
+    rows: Iterable[tuple[str, Any]], strict: bool, skipped: Skipped
+) -> Iterator[Instruction]:
+    """The instructions of (place, row) pairs; a row that is none is added to `skipped`, or (strict) an error."""
+    for where, row in rows:
+        try:
+            yield Instruction(messages_of(row), where)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            if strict:
+                raise InstructionError(f"{where}: {reason}") from error
+            skipped.add(f"malformed: {reason}", where)
 
 
 def hold_out(
@@ -220,7 +230,30 @@ def encode_instructions(
     answers of a conversation.
     Raises InstructionError when no row is left.
     """
-    examples, skipped = [], Skipped()
+    skipped = Skipped()
+    examples = list(
+        examples_of(chat, instructions, length, skipped, learn=learn, too_long=too_long)
+    )
+    if not examples:
+        raise InstructionError(
+            f"none of {len(instructions)} instructions gives a row: {'; '.join(skipped.lines())}"
+        )
+    return examples, skipped
+
+
+def examples_of(
+    chat: ChatFormat,
+    instructions: Iterable[Instruction],
+    length: int,
+    skipped: Skipped,
+    *,
+    learn: str = "last",
+    too_long: TooLong = "left",
+) -> Iterator[Example]:
+    """The rows of `encode_instructions` one by one.
+
+    chat, instructions, length, learn, too_long: as there. skipped: gets what was cut or left out.
+    """
     for one in instructions:
         gaps: list[str] = []
         try:
@@ -242,12 +275,7 @@ def encode_instructions(
         if not any(example.loss):
             skipped.add("all masked: no token of the completion is left", one.where)
             continue
-        examples.append(example)
-    if not examples:
-        raise InstructionError(
-            f"none of {len(instructions)} instructions gives a row: {'; '.join(skipped.lines())}"
-        )
-    return examples, skipped
+        yield example
 
 
 def shorten(example: Example, length: int) -> Example:

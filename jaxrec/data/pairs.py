@@ -12,7 +12,7 @@ A row that cannot be used is counted, named by file and line, and skipped; `stri
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def hold_out(rows: Sequence[Any], every: int) -> tuple[list, list]:
 
 def _read(source: str, strict: bool, parse: Any) -> tuple[list, Skipped]:
     found, skipped = [], Skipped()
-    for where, row in _rows(source):
+    for where, row in source_rows(source):
         try:
             found += parse(row, where)
         except (KeyError, TypeError, ValueError) as error:
@@ -144,7 +144,8 @@ def _read(source: str, strict: bool, parse: Any) -> tuple[list, Skipped]:
     return found, skipped
 
 
-def _rows(source: str) -> Iterator[tuple[str, Any]]:
+def source_rows(source: str) -> Iterator[tuple[str, Any]]:
+    """("FILE:LINE", row) of a source of `read_pairs`, one by one. Raises PairError where there is none."""
     name, _, part = source.partition(":")
     if Path(source).is_file():
         return json_lines(Path(source))
@@ -253,7 +254,21 @@ def pair_rows(
 
     chat: how the model writes conversations. length: tokens of a row. strict: the first row that has to go stops.
     """
-    kept, chosen, rejected, skipped = [], [], [], Skipped()
+    skipped = Skipped()
+    found = list(fitted_pairs(chat, pairs, length, strict, skipped))
+    kept = [pair for pair, _ in found]
+    _some(kept, length, skipped)
+    sides = ([side[n] for _, side in found] for n in (0, 1))
+    return Pairs(*(tokens(side, length, chat.pad_id) for side in sides)), kept, skipped
+
+
+def fitted_pairs(
+    chat: ChatFormat, pairs: Iterable[Pair], length: int, strict: bool, skipped: Skipped
+) -> Iterator[tuple[Pair, list[Example]]]:
+    """(pair, its chosen and its rejected conversation) of `pair_rows`, one by one.
+
+    chat, pairs, length, strict: as there. skipped: gets what was cut or left out.
+    """
     for pair in pairs:
         try:
             sides = _fitted(chat, pair.prompt, (pair.chosen, pair.rejected), length, skipped, pair)
@@ -262,12 +277,7 @@ def pair_rows(
         except (ValueError, ChatError) as error:
             _left_out(skipped, error, pair.where, strict)
             continue
-        kept.append(pair)
-        chosen.append(sides[0])
-        rejected.append(sides[1])
-    _some(kept, length, skipped)
-    rows = Pairs(*(tokens(side, length, chat.pad_id) for side in (chosen, rejected)))
-    return rows, kept, skipped
+        yield pair, sides
 
 
 def thumb_rows(

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrec.data.permutation import Permutation as Permutation
 from jaxrec.files import content_hash
 
 Tree = Any
@@ -24,47 +25,7 @@ State = dict[str, np.ndarray]
 Source = Callable[[int, Tree, Tree], tuple[Tree, Tree]]
 
 _HASHED = 1 << 26  # bytes of an array that its hash reads
-_ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby & Rackoff 1988)
 _BLOCK = 1 << 13  # positions of the shuffle that are computed at once
-
-
-class Permutation:
-    """A pseudo-random permutation of 0..size-1, by index: memory of the indices asked for, nothing more.
-
-    A Feistel network over the smallest even number of bits that holds `size`, walked along its cycle until the
-    value falls below `size` (fewer than 4 walks on average).
-    """
-
-    def __init__(self, size: int, *key: int):
-        if size < 1:
-            raise ValueError(f"a permutation of {size} items")
-        self.size = size
-        self.half = max((size - 1).bit_length() + 1, 2) // 2
-        self.mask = np.uint64((1 << self.half) - 1)
-        self.keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
-
-    def __call__(self, index: np.ndarray) -> np.ndarray:
-        """The images of `index` (int64, each in 0..size-1)."""
-        image = self._once(np.asarray(index).astype(np.uint64))
-        # Walking on until the value is in range keeps it a permutation; a remainder would hit some examples twice
-        # and others never.
-        while (outside := image >= self.size).any():
-            image[outside] = self._once(image[outside])
-        return image.astype(np.int64)
-
-    def _once(self, x: np.ndarray) -> np.ndarray:
-        half = np.uint64(self.half)
-        left, right = x >> half, x & self.mask
-        for key in self.keys:
-            left, right = right, left ^ (_mixed(right + key) & self.mask)
-        return (left << half) | right
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class ArraySource:
@@ -113,17 +74,17 @@ class ArraySource:
         """What the batches are made of; where `make` makes them, the first of them too."""
         if self.make is None:
             return self.arrays
-        first = self._pick(self.seed, 0, 0, self.rows)
-        return self.arrays, self.make(
-            jax.tree.map(lambda leaf: np.asarray(leaf[first]), self.arrays)
-        )
+        return self.arrays, self.make(self.take(self.pick(self.seed, 0, 0, self.rows)))
+
+    def take(self, picked: np.ndarray) -> Tree:
+        """Rows of the arrays by their numbers."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[picked]), self.arrays)
 
     def __call__(self, step: int, params: Tree, state: State) -> tuple[Tree, State]:
         """This process's rows of the next batch, and the state after it."""
         seed, epoch, position = (int(state[k]) for k in ("seed", "epoch", "position"))
         start, stop, _ = self.share.indices(self.rows)
-        picked = self._pick(seed, epoch, position + start, stop - start)
-        batch = jax.tree.map(lambda leaf: np.asarray(leaf[picked]), self.arrays)
+        batch = self.take(self.pick(seed, epoch, position + start, stop - start))
         done = position + self.rows
         after = {
             "seed": np.asarray(seed),
@@ -132,8 +93,11 @@ class ArraySource:
         }
         return (self.make(batch) if self.make else batch), after
 
-    def _pick(self, seed: int, epoch: int, position: int, count: int) -> np.ndarray:
-        """Which examples stand at `count` positions from `position` on, counted from the start of `epoch`."""
+    def pick(self, seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+        """[count]: which examples stand at `count` positions from `position` on, counted from the start of `epoch`.
+
+        seed: of the order.
+        """
         parts = []
         while count > 0:
             epoch, position = epoch + position // self.size, position % self.size
@@ -141,7 +105,7 @@ class ArraySource:
             part = self._block(seed, epoch, block)[offset : offset + count]
             parts.append(part)
             position, count = position + len(part), count - len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _block(self, seed: int, epoch: int, block: int) -> np.ndarray:
         """_BLOCK positions of an epoch at once: the permutation costs the same for one row as for many."""

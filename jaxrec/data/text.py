@@ -6,6 +6,7 @@ Rows are dicts of numpy arrays whose keys are the fields of `structs.Tokens`, so
 tokens are put in by id and never parsed out of text: a customer who writes "<eos>" writes five characters.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxrec.config import RunError
+from jaxrec.data.permutation import Permutation
+from jaxrec.files import content_hash
 
 SPECIALS = (
     "<pad>",
@@ -71,6 +74,11 @@ class BytePairTokenizer:
                 f"tokenizer: no {', '.join(missing)} in its vocabulary; train it by train_tokenizer"
             )
 
+    @property
+    def hash(self) -> str:
+        """As `tokenizer_hash`."""
+        return tokenizer_hash(self._core.to_str())
+
     @classmethod
     def load(cls, path: str | Path) -> "BytePairTokenizer":
         """From a `tokenizer.json`."""
@@ -79,6 +87,13 @@ class BytePairTokenizer:
         if not Path(path).is_file():
             raise TokenizerMissing(f"tokenizer: there is no file {path}")
         return cls(Core.from_file(str(path)))
+
+    @classmethod
+    def of(cls, content: str) -> "BytePairTokenizer":
+        """From the content of a `tokenizer.json`."""
+        from tokenizers import Tokenizer as Core
+
+        return cls(Core.from_str(content))
 
     def save(self, path: str | Path) -> None:
         """As a `tokenizer.json`, which `transformers` reads as well."""
@@ -96,6 +111,13 @@ class BytePairTokenizer:
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """The text of these ids; special tokens are left out unless `keep_special`."""
         return self._core.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+
+def tokenizer_hash(content: str) -> str:
+    """The hash of a tokenizer.json, whatever its layout and the lengths that some earlier use left in it."""
+    parts = json.loads(content)
+    told = {key: value for key, value in parts.items() if key not in ("truncation", "padding")}
+    return content_hash(json.dumps(told, sort_keys=True))
 
 
 def train_tokenizer(texts: Iterable[str], size: int = 2048) -> BytePairTokenizer:
@@ -219,6 +241,15 @@ def pack(examples: Sequence[Example], length: int, pad_id: int = 0, split: bool 
     for example, (row, start, segment) in zip(examples, places, strict=True):
         _put(rows, row, start, example, segment)
     return rows
+
+
+def packing_order(examples: Sequence[Example], seed: int = 0) -> list[Example]:
+    """By falling length: the short ones then fill what the long ones leave (best fit decreasing).
+
+    Those of one length are shuffled: neighbours in a file are often alike, and should not share a row.
+    """
+    shuffled = [examples[i] for i in Permutation(len(examples), seed)(np.arange(len(examples)))]
+    return sorted(shuffled, key=lambda e: -len(e.ids))
 
 
 def best_fit(lengths: Sequence[int], room: int) -> tuple[list[tuple[int, int, int]], int]:

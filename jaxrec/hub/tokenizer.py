@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.text import tokenizer_hash
 from jaxrec.hub.chat_template import Span, ends_of_answers, opens_answers, reads_parts, render
 from jaxrec.hub.config import ModelError, ModelMissing
 from jaxrec.words import without_halves
@@ -54,6 +55,11 @@ class Tokenizer:
     def __len__(self) -> int:
         """One more than the largest id."""
         return max(self.rust.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def hash(self) -> str:
+        """As `data.text.tokenizer_hash`."""
+        return tokenizer_hash(self.rust.to_str())
 
     def id_of(self, token: str | None) -> int | None:
         """The id of a token written out, or None."""

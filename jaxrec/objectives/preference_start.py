@@ -17,6 +17,7 @@ from jaxrec.data.pairs import (
     Thumb,
     hold_out,
     join_thumbs,
+    pair_of,
     pair_rows,
     read_pairs,
     read_thumbs,
@@ -24,6 +25,9 @@ from jaxrec.data.pairs import (
 )
 from jaxrec.data.row_buckets import BucketedRows, in_buckets
 from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.store.place import StoreError
+from jaxrec.data.store.reading import OpenStores, StoredRows, StoredSource
+from jaxrec.data.store.row_kinds import writing_hash
 from jaxrec.data.tenant import Tenant
 from jaxrec.data.tenant_pairs import (
     both_thumbs,
@@ -58,7 +62,7 @@ class PreferenceStart(NamedTuple):
     reference: dict[str, Any]  # the tree of the reference policy: the same arrays
     rule: str  # of the paths that train
     by_row: dict[str, RowAdam] | None
-    train: Pairs | Thumbs
+    train: Pairs | Thumbs | StoredRows
     held: Pairs | Thumbs
     groups: list[str]  # of the held-out rows
     loaded: Tuned | Personal
@@ -71,7 +75,7 @@ class PreferenceStart(NamedTuple):
 def language_start(
     tuned: Tuned,
     reference: dict[str, Any],
-    train: Sequence[Pair] | Sequence[Thumb],
+    train: Sequence[Pair] | Sequence[Thumb] | OpenStores,
     held: Sequence[Pair] | Sequence[Thumb],
     *,
     rule: str = "",
@@ -84,7 +88,7 @@ def language_start(
     Args:
       tuned: the model with the Delta that is to train, new or an earlier stage's.
       reference: the tree before a new Delta was added; where it has a Delta itself, training starts from that one.
-      train, held: what is learned from, what is measured on. Both not empty.
+      train, held: what is learned from, what is measured on. Both not empty; what is learned from may be stores.
       rule: of the paths that train; "" for the Delta, or the backbone where there is none.
       length: tokens of a conversation. dropout: of the Delta's LoRA.
       strict: the first row that cannot be used stops, as `data.pairs.pair_rows` says.
@@ -100,7 +104,11 @@ def language_start(
         print(f"{what}: {len(kept)} rows of {len(rows)}", *skipped.lines(), sep="; ", flush=True)
         return tokens, kept
 
-    rows, _ = encoded(train, "train")
+    if isinstance(train, OpenStores):
+        train.check_writing(writing_hash(tuned.chat))
+        rows = train.rows
+    else:
+        rows, _ = encoded(train, "train")
     held_rows, kept = encoded(held, "held out")
     groups = [row.group for row in kept]
     lm = TunedLM(tuned.model, lora_dropout=dropout)
@@ -139,6 +147,30 @@ def read_preferences(
         path = relabel(join_thumbs(train) if kind == "thumbs" else train)
         train = all_of((str(path),))
     return train, apart
+
+
+def read_stored(
+    opened: OpenStores, held: Sequence[str], *, kind: Kind, strict: bool = False
+) -> tuple[OpenStores, list[Pair]]:
+    """(training stores, held-out pairs): those of `held`, or those that the stores hold out themselves.
+
+    opened: of pairs. held: sources, see `data.pairs`. kind: what training takes. strict: as of `read_preferences`.
+    Raises StoreError where nothing is held out, and for what stores don't have: single thumbs, weights.
+    """
+    if kind == "thumbs":
+        raise StoreError(
+            "stores hold pairs of answers, not thumbs with another row's answer: kto reads files"
+        )
+    if opened.weights:
+        raise StoreError("stores of pairs have no weights: name them without, they are one set")
+    print(opened.said(), flush=True)
+    apart = tuning.read_all(held, lambda source: read_pairs(source, strict))
+    apart = apart or [pair_of(row, where) for where, row in opened.held()]
+    if not apart:
+        raise StoreError(
+            "nothing is held out: name pairs to measure on with --held, or make the store with --hold-out-every 10"
+        )
+    return opened, apart
 
 
 def relabel_pairs(
@@ -230,7 +262,7 @@ def tenant_start(
 
 
 def preference_batches(
-    rows: Pairs | Thumbs,
+    rows: Pairs | Thumbs | StoredRows,
     batch: int,
     lengths: Sequence[int] = (),
     *,
@@ -245,6 +277,10 @@ def preference_batches(
       seed: of their order.
       share: the rows of a batch that this process takes; None for all.
     """
+    if isinstance(rows, StoredRows):
+        if lengths:
+            raise StoreError("the rows of a store have one length: leave buckets out")
+        return Prefetch(StoredSource(rows, batch, seed=seed, share=share)), 1
     if not lengths:
         return Prefetch(ArraySource(rows, batch, seed=seed, share=share)), 1
     sorted_rows = in_buckets(rows, sorted(set(lengths)))

@@ -16,6 +16,7 @@ from jaxtyping import Float, PyTree
 from jaxrec import mesh as meshes
 from jaxrec.checkpoint import fingerprint
 from jaxrec.config import RunError
+from jaxrec.data.store.reading import StoredRows, StoredSide
 from jaxrec.files import content_hash, open_atomically
 from jaxrec.models.language.tuned_lm import LM
 from jaxrec.objectives.prefer import answers
@@ -34,7 +35,7 @@ def with_reference(
     Args:
       lm: the model.
       tree: all its parts.
-      rows: `Pairs` or `Thumbs` of numpy arrays.
+      rows: `Pairs` or `Thumbs` of numpy arrays, or the rows of a store of pairs.
       folder: where what is computed once is kept.
       mesh: that a batch is placed on.
       batch: rows a call; must divide by data x fsdp.
@@ -42,6 +43,9 @@ def with_reference(
     Raises what `reference_log_probs` raises.
     """
     told = lambda side: reference_log_probs(lm, tree, side, folder, mesh, batch)
+    if isinstance(rows, StoredRows):
+        sides = {name: told(StoredSide(rows, name)) for name in ("chosen", "rejected")}
+        return rows.with_columns({f"{name}_reference_B": found for name, found in sides.items()})
     if isinstance(rows, Pairs):
         return rows.replace(
             chosen_reference_B=told(rows.chosen), rejected_reference_B=told(rows.rejected)
@@ -50,18 +54,18 @@ def with_reference(
         return rows.replace(
             answer_reference_B=told(rows.answer), mismatched_reference_B=told(rows.mismatched)
         )
-    raise TypeError(f"Pairs or Thumbs, not {type(rows).__name__}")
+    raise TypeError(f"Pairs, Thumbs or StoredRows, not {type(rows).__name__}")
 
 
 def reference_log_probs(
-    lm: LM, tree: PyTree, rows: PyTree, folder: str | Path, mesh: jax.sharding.Mesh, batch: int = 32
+    lm: LM, tree: PyTree, rows: Any, folder: str | Path, mesh: jax.sharding.Mesh, batch: int = 32
 ) -> Float[np.ndarray, " B"]:
     """log p of each answer under `tree`, nats. What an earlier call left in the folder is not computed again.
 
     Args:
       lm: the model.
       tree: all its parts.
-      rows: `Tokens` or `Turns` of numpy arrays.
+      rows: `Tokens` or `Turns` of numpy arrays, or a `StoredSide`.
       folder: where the numbers lie, under the hash of weights and rows.
       mesh: that a batch is placed on.
       batch: rows a call; must divide by data x fsdp.
@@ -74,7 +78,11 @@ def reference_log_probs(
             "reference log-probabilities are computed by one process: set reference='switched'"
         )
     meshes.check_batch(mesh, batch)
-    size = len(jax.tree.leaves(rows)[0])
+    stored = isinstance(rows, StoredSide)
+    size = len(rows) if stored else len(jax.tree.leaves(rows)[0])
+    take = lambda which: (
+        rows[which] if stored else jax.tree.map(lambda x: np.asarray(x)[which], rows)
+    )
     path = Path(folder) / f"{_key(lm, tree, rows)}.npy"
     told_B = _opened(path, size)
     ask = jax.jit(lambda tree, part: answers(lm, tree, part).log_p_B)
@@ -82,9 +90,8 @@ def reference_log_probs(
     for start in range(0, len(todo), batch):
         which = todo[start : start + batch]
         full = np.resize(which, batch)  # the last call is filled up with rows it has anyway
-        part = jax.tree.map(lambda x, full=full: np.asarray(x)[full], rows)
         with meshes.within(mesh):
-            found = np.asarray(ask(tree, meshes.place_batch(mesh, part, batch)))[: len(which)]
+            found = np.asarray(ask(tree, meshes.place_batch(mesh, take(full), batch)))[: len(which)]
         if not np.isfinite(found).all():
             bad = int(which[np.flatnonzero(~np.isfinite(found))[0]])
             raise ReferenceFailed(
@@ -105,8 +112,10 @@ def _opened(path: Path, size: int) -> np.memmap:
     return np.load(path, mmap_mode="r+")
 
 
-def _key(lm: LM, tree: PyTree, rows: PyTree) -> str:
+def _key(lm: LM, tree: PyTree, rows: Any) -> str:
     parts: list[Any] = [f"{lm!r} {fingerprint(tree)}"]
+    if isinstance(rows, StoredSide):
+        return content_hash(*parts, rows.name, rows.identity, digits=24)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(rows):
         parts += [f"{meshes.path_of(keys)} {leaf.shape} {leaf.dtype}", np.asarray(leaf)]
     return content_hash(*parts, digits=24)
