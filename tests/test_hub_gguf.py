@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 
 from jaxrec import delta as deltas
 from jaxrec import hub, quant
@@ -258,18 +259,24 @@ def piece_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-@pytest.mark.parametrize("form", ["own", "qwen2", "llama-bpe", "pieces"])
+@pytest.mark.parametrize(
+    "form",
+    ["own", "qwen2", "llama-bpe", "pieces", pytest.param("gemma3", marks=pytest.mark.slow)],
+)
 def test_texts_and_chats_become_our_tokens(own, tmp_path, form):
     """llama.cpp is given the text, we our own ids of it: the next token's probabilities are the same."""
     folder = own
+    cfg = CONFIGS["llama"]
     if form == "pieces":
         piece_tokenizer(folder := tmp_path / form)
+    elif form == "gemma3":
+        size = tiny_models.tokenizer(form, folder := tmp_path / form)
+        cfg = dataclasses.replace(cfg, vocab=size)
     elif form != "own":
         from jaxrec.hub.gguf_tokenizer import SPLITS
 
         (rule,) = (rule for rule, name in SPLITS.items() if name == form)
         level_tokenizer(folder := tmp_path / form, rule)
-    cfg = CONFIGS["llama"]
     params, tokenizer = weights_of(cfg), hub.Tokenizer(folder)
     gguf.export(tmp_path / "m.gguf", cfg, params, folder, "f32")
     llama, letter = Llama(tmp_path / "m.gguf"), plain_letter(folder)

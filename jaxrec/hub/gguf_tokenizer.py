@@ -120,8 +120,13 @@ def _split_rule(contents: Mapping[str, Any], folder: str | Path) -> str:
 
 
 def _refuse_other_pieces(contents: Mapping[str, Any], folder: str | Path) -> None:
-    kinds = [p["type"] for p in _parts(contents.get("normalizer"), "normalizers")]
-    kinds += [p["type"] for p in _parts(contents.get("pre_tokenizer"), "pretokenizers")]
+    normal = _parts(contents.get("normalizer"), "normalizers")
+    space = {"String": " "}
+    # Gemma's files split at spaces when there are none left.
+    gone = any(p["type"] == "Replace" and p["pattern"] == space for p in normal)
+    idle = lambda p: gone and p["type"] == "Split" and p["pattern"] == space
+    splits = _parts(contents.get("pre_tokenizer"), "pretokenizers")
+    kinds = [p["type"] for p in [*normal, *(p for p in splits if not idle(p))]]
     other = sorted(set(kinds) - {"Prepend", "Replace", "Metaspace"})
     if other:
         raise ModelError(
