@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.bench_table import bench
 from bench.brief_tables import brief
+from bench.fit_table import fit
 from bench.growth_table import growth
 from bench.peft_table import peft
 from bench.table_cells import Record
@@ -29,7 +30,7 @@ from bench.table_cells import provenance as _provenance
 
 PAGES = [
     Path("README.md"),
-    *(Path("docs") / f"{name}.md" for name in ("results", "search", "alignment", "speed")),
+    *(Path("docs") / f"{name}.md" for name in ("results", "search", "alignment", "speed", "tpu")),
 ]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -407,6 +408,7 @@ TABLES = {
     "search": search,
     "explain": explain,
     "growth": growth,
+    "fit": fit,
 }
 
 

@@ -6,11 +6,13 @@
     python -m eval.fit configs/bench/fit_tpu.py --rows sft_lora --redo all  once more
 
 It needs the extra `aot` (libtpu, 0.7 GB), or a folder with it: pip install --target DIR libtpu==0.0.42.1, --libtpu DIR.
+Rows of NVIDIA GPUs (h100:8) need the extra `gpu`, or jax-cuda12-plugin and jax-cuda12-pjrt in a folder, --cuda DIR.
 A row says what the compiler says (whether HBM is enough, bytes of arguments and temporaries, the collectives with their
 loops' turns counted in), and beside it what the stage needs on paper: operations, bytes, and the step time that peak,
 HBM and links allow at best. So `mfu_at_most` is a limit and no forecast. Each row is compiled in a process of its own,
 two to ten minutes of one core and some GB, and lands in RESULTS/ROW.json; OUT keeps its program's text, of which
-`--reread` makes the numbers anew. A row on file with the same settings and commit is not compiled again.
+`--reread` makes the numbers anew. A row on file with the same settings and commit is not compiled again (--redo
+changed; missing: nor one of another commit; all: every row is).
 """
 
 import dataclasses
@@ -20,15 +22,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxrec import config, results
-from jaxrec.eval.fit_row import environment, find_libtpu
+from jaxrec.eval.fit_row import environment, find_compiler
 from jaxrec.eval.fit_rows import STAGES, Row, to_json
-from jaxrec.eval.fit_slices import FitError, nearest
+from jaxrec.eval.fit_slices import FitError, chip_of, nearest
 from jaxrec.files import write_atomically
+
+_FLAG = {"tpu": "libtpu", "cuda": "cuda"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +42,11 @@ class FitConfig:
     table: tuple[Row, ...] = ()  # set in the experiment's file
     rows: tuple[str, ...] = ()  # names, parts of names, or patterns with *; empty: all
     list: bool = False  # only say which rows there are, and which are on file
-    redo: Literal["changed", "missing", "all"] = (
-        "changed"  # rows on file: those of other settings or another commit, none of the same settings, or all
-    )
+    redo: Literal["changed", "missing", "all"] = "changed"  # of rows on file: see below
     reread: bool = False  # compile nothing: numbers anew from the texts in OUT
     minutes: float = 30.0  # after which a row is given up
-    libtpu: str = (
-        ""  # folder into which libtpu was installed with --target; this environment's when empty
-    )
+    libtpu: str = ""  # folder that libtpu was installed into by pip's --target; empty: no other
+    cuda: str = ""  # likewise of jax-cuda12-plugin and jax-cuda12-pjrt
     results: str = "results/fit"
     out: str = "runs/fit"
 
@@ -62,12 +63,13 @@ def main(cfg: FitConfig) -> list[dict[str, Any]]:
         return []
     todo = [row for row in chosen if cfg.reread or not kept(cfg, row)]
     # Asked before the first row, so that a compiler that is not there is said at once and not once a row.
-    folder = None if cfg.reread or not todo else find_libtpu(cfg.libtpu)
+    kinds = {chip_of(row.topology).compiler for row in todo if not cfg.reread}
+    folders = {kind: find_compiler(kind, getattr(cfg, _FLAG[kind])) for kind in sorted(kinds)}
     print(f"{len(todo)} rows to do, {len(chosen) - len(todo)} on file", flush=True)
     failed = []
     for at, row in enumerate(todo, 1):
         began = time.perf_counter()
-        said = one(cfg, row, folder)
+        said = one(cfg, row, folders)
         if said is None:
             told = record(cfg, row, time.perf_counter() - began)
             said = summary(told) if told else "no program's text in OUT: compile it first"
@@ -113,8 +115,11 @@ def kept(cfg: FitConfig, row: Row, any_commit: bool = False) -> bool:
     return same and found["commit"] == now and not (now or "+").endswith("+changes")
 
 
-def one(cfg: FitConfig, row: Row, folder: Path | None) -> str | None:
-    """Compiles a row in a process of its own; None, or why there is no result."""
+def one(cfg: FitConfig, row: Row, folders: Mapping[str, Path | None]) -> str | None:
+    """Compiles a row in a process of its own; None, or why there is no result.
+
+    folders: of each kind of compiler the site folder that it lies in.
+    """
     out = Path(cfg.out) / row.name
     write_atomically(out / "asked.json", to_json(row))
     words = [
@@ -129,9 +134,14 @@ def one(cfg: FitConfig, row: Row, folder: Path | None) -> str | None:
         words.append("--reread")
         if not (out / "compiled.json").exists():
             return "no program's text in OUT: compile it first"
-    if folder is not None:
-        paths = [str(folder.parent), *filter(None, [own.get("PYTHONPATH", "")])]
-        own |= environment(folder) | {"PYTHONPATH": os.pathsep.join(paths)}
+    kind = chip_of(row.topology).compiler
+    if kind in folders:
+        folder = folders[kind]
+        paths = [str(folder)] if folder else []
+        paths += filter(None, [own.get("PYTHONPATH", "")])
+        own |= environment(folder if kind == "tpu" else None) | {
+            "PYTHONPATH": os.pathsep.join(paths)
+        }
     try:
         done = subprocess.run(
             words, env=own, capture_output=True, text=True, timeout=60 * cfg.minutes
@@ -153,7 +163,7 @@ def record(cfg: FitConfig, row: Row, wall_s: float) -> dict[str, Any]:
     told = json.loads((Path(cfg.out) / row.name / "row.json").read_text())
     results.write_results(
         cfg.results, "fit", [told], config=row, wall_s=wall_s, filename=place(cfg, row).name,
-        peers={"libtpu": told["compile_libtpu"]},
+        peers=told["compile_by"],
         command=f"python -m eval.fit configs/bench/fit_tpu.py --rows {row.name}",
     )  # fmt: skip
     return told

@@ -19,7 +19,7 @@ from jaxrec import mesh as meshes
 from jaxrec import objectives, quant
 from jaxrec.data.history_rows import HistoryRows
 from jaxrec.delta import DeltaConfig
-from jaxrec.eval.fit_rows import CATALOGUES, SHAPES, Row
+from jaxrec.eval.fit_rows import CATALOGUES, D_P, D_Z, HEAD_WIDTH, RANK, SHAPES, SITES, TOP_K, Row
 from jaxrec.losses.preference import PreferenceLoss
 from jaxrec.models.items.hstu import HSTU, HSTUConfig
 from jaxrec.models.items.tiger import LayersConfig, Tiger, TigerConfig
@@ -39,14 +39,10 @@ from jaxrec.training.optimizer import OptConfig
 from jaxrec.training.rollout import Rollout
 
 Tree = Any
-LORA = DeltaConfig(lora_rank=16, lora_alpha=32.0, lora_sites="q|k|v|o")
-QUESTION, ANSWER, PIECES = (
-    64,
-    128,
-    8,
-)  # of a turn: tokens of the question and answer, pieces of evidence
-D_Z, D_P = 512, 128  # widths of Z and p over a large backbone
-CHUNK_LOOPS = ("jvp()/while", "jvp/while")  # the op_names of losses.chunked_softmax's loops
+LORA = DeltaConfig(lora_rank=RANK, lora_alpha=2.0 * RANK, lora_sites="|".join(SITES))
+QUESTION, ANSWER, PIECES = 64, 128, 8  # tokens of a question and an answer, pieces of evidence
+# The op_names of the loops in losses.chunked_softmax, whose end depends on the data.
+CHUNK_LOOPS = ("jvp()/while", "jvp())/while", "/jvp/while")
 
 
 class Case(NamedTuple):
@@ -208,7 +204,7 @@ def retrofit(row: Row, mesh: Mesh) -> Case:
         tied_to_backbone=True,
         d_backbone=model.cfg.d_model,
     )
-    lfe = LFEConfig(d_z=D_Z)
+    lfe = LFEConfig(d_z=D_Z, top_k=TOP_K)
     parts = objectives.RetrofitParts(model, model, LFE(lfe), GenerativeHead(reader))
     params = shapes_of(lambda key: objectives.retrofit_params(key, parts, topics=8))
     own = weights(model, mesh, "bf16")
@@ -240,12 +236,15 @@ def personal(row: Row, mesh: Mesh, person: str) -> tuple[PersonalLM, Tree]:
     model = backbone(row)
     if person == "backbone":
         model = Decoder(dataclasses.replace(model.cfg, cuts=cuts_between((), model.cfg)))
-    cfg, width = model.cfg, min(1024, model.cfg.d_model)
+    cfg, width = model.cfg, min(HEAD_WIDTH, model.cfg.d_model)
     head = HeadConfig(
         cfg.vocab, width, 2, 8, 3 * width, D_Z, tied_to_backbone=True, d_backbone=cfg.d_model
     )
     lm = PersonalLM(
-        model, PersonalConfig(LFEConfig(d_z=D_Z), head, d_p=D_P, hyper_width=128, person=person)
+        model,
+        PersonalConfig(
+            LFEConfig(d_z=D_Z, top_k=TOP_K), head, d_p=D_P, hyper_width=128, person=person
+        ),
     )
     lfe = shapes_of(lambda key: lm.init(key)["lfe"])
     return lm, {"backbone": weights(model, mesh, "bf16"), "lfe": meshes.place(mesh, lfe)}

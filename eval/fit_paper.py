@@ -16,9 +16,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from jaxrec.eval.fit_rows import CATALOGUES, SHAPES, Row
+from jaxrec.eval.fit_rows import CATALOGUES, D_Z, HEAD_WIDTH, RANK, SHAPES, SITES, TOP_K, Row
 
-RANK, SITES = 16, ("q", "k", "v", "o")  # of the cases' LoRA
 BYTES = {"f32": 4.0, "bf16": 2.0, "nf4": 0.516}  # a parameter, as it lies
 HALF = 2  # bytes of bf16, in which everything is computed
 
@@ -247,11 +246,21 @@ def ppo_update(row: Row, layout: Layout) -> Work:
     )
 
 
-def retrofit(row: Row, layout: Layout) -> Work:
-    """Four texts through the backbone up to Z, context and continuation through the teacher; the heads' scores.
+def head_operations(row: Row, width: int, layers: int, d_ff: int, length: int) -> float:
+    """Forwards and back through a generative head that borrows the backbone's vocabulary, and reads `length` places
+    of Z for as many tokens: ids in, layers of self- and cross-attention and an MLP, hidden states out.
+    """
+    tokens, pairs = row.rows * length, causal_pairs(row.rows, length)
+    layer = 2 * (6 * width**2 + 3 * width * d_ff) * tokens + 4 * width * pairs
+    layer += 4 * width * D_Z * tokens + 4 * width * length * tokens
+    ends = 2 * 2 * width * SHAPES[row.shape]["d_model"] * tokens
+    return 3 * layers * layer + 2.5 * ends  # no gradient goes on into the table of ids
 
-    What Z and the readers themselves cost, less than a hundredth, is left out; their scores against the vocabulary
-    are whole logits, which the gradient comes back from.
+
+def retrofit(row: Row, layout: Layout) -> Work:
+    """Four texts through the backbone up to Z, context and continuation through the teacher; two readers.
+
+    Their scores against the vocabulary are whole logits, from which the gradient comes back.
     """
     half = row.length // 2
     n = row.rows * half
@@ -260,25 +269,28 @@ def retrofit(row: Row, layout: Layout) -> Work:
         row, layout, 2 * n, False
     )
     scores = head_pass(row, layout, n, "asked") + head_pass(row, layout, n, "logits frozen") * 2
-    # Both passes read the same weights but are programs of their own: nothing is gathered once for both.
-    return z + teacher + scores
+    # W_proj from three hidden states; forwards, and back to its weights alone.
+    own = 2 * 2 * TOP_K * SHAPES[row.shape]["d_model"] * D_Z * 4 * n
+    own += 2 * head_operations(row, D_Z, 1, 2 * D_Z, half)
+    return z + teacher + scores + Work(needed=own)
 
 
 def universal(row: Row, layout: Layout) -> Work:
-    """The question through the backbone; the head's own two layers are left out, its scores are not."""
+    """The question through the backbone; the head of two layers reads its Z, and is scored in chunks."""
     half = row.length // 2
-    n = row.rows * half
+    n, d = row.rows * half, SHAPES[row.shape]["d_model"]
     read = pass_through(row, layout, n, half, "bf16") + lookup(row, layout, n, False)
-    return read + head_pass(row, layout, n, "frozen")
+    width = min(HEAD_WIDTH, d)
+    own = 2 * TOP_K * d * D_Z * n + head_operations(row, width, 2, 3 * width, half)
+    return read + head_pass(row, layout, n, "frozen") + Work(needed=own)
 
 
 def universal_inside(row: Row, layout: Layout) -> Work:
     """Question and answer through the backbone, and back through its top quarter."""
     n, s = row.rows * row.length, SHAPES[row.shape]
     top = max(s["layers"] // 4, 1)
-    plain = dataclasses.replace(row, remat=row.remat)
-    back = pass_through(plain, layout, n, row.length, "bf16", "inputs")
-    ahead = pass_through(plain, layout, n, row.length, "bf16")
+    back = pass_through(row, layout, n, row.length, "bf16", "inputs")
+    ahead = pass_through(row, layout, n, row.length, "bf16")
     part = ahead * (1 - top / s["layers"]) + back * (top / s["layers"])
     return part + lookup(row, layout, n, False) + head_pass(row, layout, n // 2, "frozen")
 

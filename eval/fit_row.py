@@ -1,13 +1,14 @@
-"""One row of the table of fits, in a process of its own: compiled by the TPU's compiler, on a machine without a TPU.
+"""One row of the table of fits, in a process of its own: compiled for devices that are not there.
 
     python -m eval.fit_row ROW.json OUT             writes OUT/program.hlo.gz, OUT/compiled.json, OUT/row.json
     python -m eval.fit_row ROW.json OUT --reread    makes OUT/row.json anew from the other two, with no compiler
 
-`eval.fit` starts it with the environment in which libtpu looks for no TPU (`environment`), so that a row that kills the
-compiler takes no other one along.
+`eval.fit` starts it with the environment in which a compiler looks for no device (`environment`), so that a row that
+kills the compiler takes no other one along.
 """
 
 import argparse
+import fnmatch
 import gzip
 import importlib.metadata
 import importlib.util
@@ -23,19 +24,28 @@ from typing import Any
 from jaxrec import files, program
 from jaxrec.eval.fit_paper import work
 from jaxrec.eval.fit_rows import Row, from_json
-from jaxrec.eval.fit_slices import FitError, bounds, chip_of, chips_in
+from jaxrec.eval.fit_slices import FitError, bounds, chip_of, chips_in, describe
 
 GB = 1e9
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 HEAVIEST = 4  # collectives that a row names
+PARTS = ("arguments", "temporaries", "outputs", "code")  # of what a program holds
+COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax-cuda12-plugin", "jax-cuda12-pjrt")}
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What a process needs so that libtpu, in `folder`, compiles and asks for neither a TPU nor a metadata server."""
-    return {
+def environment(folder: Path | None) -> dict[str, str]:
+    """What a process needs so that a compiler asks for no device: libtpu's place in `folder`, or None for a GPU's."""
+    own = {
         "JAX_PLATFORMS": "cpu",
-        "TPU_LIBRARY_PATH": str(folder / "libtpu.so"),
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    if folder is None:
+        # There is no device to try kernels on.
+        return own | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+    return own | {
+        "TPU_LIBRARY_PATH": str(folder / "libtpu" / "libtpu.so"),
         "TPU_SKIP_MDS_QUERY": "1",
         # Any will do: the slice is the one that is described. Without them libtpu asks the machine it is not on.
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -45,37 +55,35 @@ def environment(folder: Path) -> dict[str, str]:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_STDERR_LOG_LEVEL": "3",
         "TPU_MIN_LOG_LEVEL": "3",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
 
 
-def find_libtpu(folder: str = "") -> Path:
-    """The folder that libtpu.so lies in: of the package in this environment, or of one installed into `folder`.
+def find_compiler(kind: str, folder: str = "") -> Path | None:
+    """The site folder that a compiler's packages lie in, or None where it is this environment's own and needs no path.
 
-    Raises FitError where there is none, or where it is not the version that this jax goes with.
+    kind: of COMPILERS. folder: into which they were installed with --target; else this environment is looked through.
+    Raises FitError where they are not there, or not of the version that this jax goes with.
     """
-    wanted = libtpu_wanted()
-    install = f"pip install 'libtpu=={wanted}' (0.7 GB; also jaxrec's extra `aot`)"
-    if folder:
-        there = Path(folder).expanduser()
-        found = list(there.glob("libtpu-*.dist-info"))
-        place = there / "libtpu"
-        version = found[0].name.removeprefix("libtpu-").removesuffix(".dist-info") if found else ""
-    else:
-        spec = importlib.util.find_spec("libtpu")
-        place = Path(spec.submodule_search_locations[0]) if spec else Path("libtpu")
-        version = importlib.metadata.version("libtpu") if spec else ""
-    if not version or not (place / "libtpu.so").exists():
-        where = f"in {folder}" if folder else "in this environment"
-        raise FitError(f"the TPU's compiler is not {where}: {install}")
-    if not re.fullmatch(wanted.replace(".", r"\.").replace(r"\.*", r"\..*"), version):
-        jax = importlib.metadata.version("jax")
-        raise FitError(f"libtpu {version} does not go with jax {jax}: {install}")
-    return place
+    wanted = {name: version_wanted(name) for name in COMPILERS[kind]}
+    install = f"pip install {' '.join(f'{name}=={v}' for name, v in wanted.items())}"
+    where = f"in {folder}" if folder else "in this environment"
+    places = [str(Path(folder).expanduser())] if folder else sys.path
+    for name, version in wanted.items():
+        found = next(iter(importlib.metadata.distributions(name=name, path=places)), None)
+        if found is None:
+            raise FitError(f"the compiler for {kind} is not {where}: {install}")
+        if not fnmatch.fnmatch(found.version, version):
+            jax = importlib.metadata.version("jax")
+            raise FitError(f"{name} {found.version} does not go with jax {jax}: {install}")
+    if kind == "cuda":
+        return Path(folder).expanduser() if folder else None
+    return Path(str(found.locate_file(""))).resolve()
 
 
-def libtpu_wanted() -> str:
-    """The version of libtpu that the installed jax asks for, as "0.0.42.*"."""
+def version_wanted(package: str) -> str:
+    """The version that the installed jax goes with, as "0.0.42.*"."""
+    if package != "libtpu":
+        return importlib.metadata.version("jax")
     for line in importlib.metadata.requires("jax") or []:
         if found := re.match(r"libtpu==([\d.*]+)", line):
             return found[1]
@@ -85,16 +93,11 @@ def libtpu_wanted() -> str:
 def compile_row(row: Row, out: Path) -> None:
     """Compiles, and writes what came of it."""
     import jax
-    from jax.experimental import topologies
 
     from jaxrec import mesh as meshes
     from jaxrec.eval.fit_cases import case
 
-    try:
-        slice_ = topologies.get_topology_desc(platform="tpu", topology_name=row.topology)
-    except jax.errors.JaxRuntimeError as error:
-        raise FitError(f"topology {row.topology!r}: {_first_line(error)}") from error
-    mesh = meshes.make(meshes.MeshConfig(*row.sizes), slice_.devices)
+    mesh = meshes.make(meshes.MeshConfig(*row.sizes), describe(row.topology))
     began, spent = time.perf_counter(), time.process_time()
     made = case(row, mesh)
     lowered = made.lower(mesh)
@@ -106,19 +109,24 @@ def compile_row(row: Row, out: Path) -> None:
     else:
         m = compiled.memory_analysis()
         facts |= {
-            "fits": True,
             "arguments": m.argument_size_in_bytes,
             "temporaries": m.temp_size_in_bytes,
             "outputs": m.output_size_in_bytes - m.alias_size_in_bytes,
             "code": m.generated_code_size_in_bytes,
         }
+        needed, room = sum(facts[key] for key in PARTS), chip_of(row.topology).hbm_gb * GB
+        # The TPU's compiler refuses what does not fit; a GPU's leaves that to the day when it runs.
+        facts["fits"] = chip_of(row.topology).compiler == "tpu" or needed < room
         with gzip.open(out / "program.hlo.gz", "wt", compresslevel=4) as file:
             file.write(compiled.as_text())
     facts |= {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - spent,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB,
-        "libtpu": importlib.metadata.version("libtpu"),
+        "by": {
+            name: importlib.metadata.version(name)
+            for name in COMPILERS[chip_of(row.topology).compiler]
+        },
     }
     files.write_json(out / "compiled.json", facts)
 
@@ -151,21 +159,21 @@ def numbers(row: Row, facts: Mapping[str, Any], text: str | None) -> dict[str, A
         "flops": paper.needed, "flops_again": paper.again,
         "moved_gb": paper.moved / GB, "paper_sent_gb": paper.sent / GB,
     }  # fmt: skip
-    keep = ("seconds", "cpu_seconds", "peak_gb", "lower_s", "libtpu")
+    keep = ("seconds", "cpu_seconds", "peak_gb", "lower_s", "by")
     told |= {f"compile_{key}": facts[key] for key in keep}
     if text is None:
         return told | {"needed_gb": facts["used"] and facts["used"] / GB}
+    needed = sum(facts[key] for key in PARTS)
     read = program.read(text)
     loops = facts["loops"]
     found = program.collectives(text, loops)
     kinds = program.by_kind(found)
     sent = sum(amount for _, amount in kinds.values())
     bound = bounds(chip, chips, paper.needed, paper.needed + paper.again, paper.moved, sent)
-    argument, temporary = facts["arguments"], facts["temporaries"]
     return told | {
-        "arguments_gb": argument / GB,
-        "temporaries_gb": temporary / GB,
-        "needed_gb": (argument + temporary + facts["outputs"] + facts["code"]) / GB,
+        "arguments_gb": facts["arguments"] / GB,
+        "temporaries_gb": facts["temporaries"] / GB,
+        "needed_gb": needed / GB,
         "sent_gb": sent / GB,
         "of_paper": sent / paper.sent if paper.sent else None,
         "collectives": {k: {"runs": n, "gb": amount / GB} for k, (n, amount) in kinds.items()},

@@ -38,7 +38,13 @@ CATALOGUES: Mapping[str, dict[str, int]] = {
     "10k-items": {"items": 10_000, "d_model": 64, "layers": 2, "heads": 2, "head_dim": 32},
 }
 RECOMMENDERS = ("hstu", "tiger")
-DECODES = ("ppo_rollout", "decode_lora", "decode_person")
+RANK, SITES = 16, ("q", "k", "v", "o")  # of every LoRA
+D_Z, TOP_K, D_P, HEAD_WIDTH = (
+    512,
+    3,
+    128,
+    1024,
+)  # of personal models: Z, states that it joins, p, a head
 
 
 @dataclasses.dataclass(frozen=True)

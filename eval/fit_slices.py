@@ -1,14 +1,16 @@
-"""What is known of TPU slices before anything is compiled: figures of the chips, shapes of slices, bounds.
+"""What is known of slices before anything is compiled: figures of the chips, shapes of slices, bounds.
 
 Figures from Google's public documentation (docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e): peak of bf16 products, HBM
 and its bandwidth, and "bidirectional inter-chip interconnect bandwidth per chip", of which a chip sends half while it
-receives the other half. All links count: a collective along one axis of the slice has fewer. So each bound is the
-least time that a step can take, and none of them a forecast.
+receives the other half; of the H100 from NVIDIA's data sheet (SXM, dense bf16, NVLink), for the GPUs of one host. All
+links count: a collective along one axis of the slice has fewer. So each bound is the least time that a step can take,
+and none of them a forecast.
 """
 
 import dataclasses
 import difflib
 import math
+from typing import Any, Literal
 
 from jaxrec.config import RunError
 from jaxrec.mesh import MeshConfig, MeshError
@@ -31,13 +33,43 @@ class Chip:
     hbm_rate: float  # bytes
     link_rate: float  # bytes that it sends
     slices: tuple[str, ...]
+    compiler: Literal["tpu", "cuda"] = "tpu"
 
 
 CHIPS = {
     "v5e": Chip(197e12, 16, 819e9, 200e9, _TWO_D),
     "v5p": Chip(459e12, 95, 2765e9, 600e9, _THREE_D),
     "v6e": Chip(918e12, 32, 1640e9, 400e9, _TWO_D),
+    "h100": Chip(989e12, 80, 3350e9, 450e9, ("1", "2", "4", "8"), "cuda"),
 }
+# What XLA asks of a GPU that it compiles for and does not see (stream_executor.GpuTargetConfigProto), of an H100 SXM:
+# limits of compute capability 9.0 from NVIDIA's CUDA programming guide, sizes and rates from its data sheet.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  l2_cache_size: 52428800
+  memory_bandwidth: 3350000000000
+  device_memory_size: 85899345920
+}
+platform_name: "CUDA"
+runtime_version { major: 12 minor: 9 }
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 
 def chip_of(topology: str) -> Chip:
@@ -51,6 +83,25 @@ def chip_of(topology: str) -> Chip:
         known = ", ".join(CHIPS[name].slices)
         raise FitError(f"topology {topology!r}: {name} comes in slices of {known}")
     return CHIPS[name]
+
+
+def describe(topology: str) -> list[Any]:
+    """The slice's devices, described and not there. Raises FitError where its compiler refuses the description."""
+    import jax
+    from jax.experimental import topologies
+
+    try:
+        if chip_of(topology).compiler == "tpu":
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        else:  # hosts x ... x devices of a host
+            size = f"1x1x{chips_in(topology)}"
+            found = topologies.get_topology_desc(
+                topology, platform="cuda", target_config=H100, topology=size
+            )
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        said = next((line for line in str(error).splitlines() if line.strip()), "it said nothing")
+        raise FitError(f"topology {topology!r}: {said[:300]}") from error
+    return list(found.devices)
 
 
 def chips_in(topology: str) -> int:

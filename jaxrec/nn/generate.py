@@ -11,6 +11,7 @@ callable.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import no_type_check
 
 import flax.struct as struct
 import jax
@@ -43,6 +44,7 @@ class Generated:
     end: list[int | None] | None = None
 
 
+@no_type_check  # shapes and shardings stand in these places too
 @struct.dataclass
 class _State:
     cache: PyTree

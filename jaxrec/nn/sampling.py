@@ -6,6 +6,7 @@ whose choice that can't decide (no top-k, and a mass below its top-p) takes the 
 """
 
 from collections.abc import Sequence
+from typing import no_type_check
 
 import flax.struct as struct
 import jax
@@ -18,6 +19,7 @@ _BLOCK = 512
 PerRow = int | float | Sequence[int | float] | np.ndarray  # one for all rows, or one for each
 
 
+@no_type_check  # shapes and shardings stand in these places too
 @struct.dataclass
 class Sampling:
     """How each row's tokens are chosen. Build it with `sampling`."""
