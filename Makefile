@@ -12,13 +12,17 @@ EXTRAS ?= dev,parity
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench bench-gpu tables clean
+.PHONY: help demo demo-real test test-slow lint bench bench-gpu tables clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/core ## from text to each business's own voice, then a report: runs/demo/report.html
 	$(VENV)/bin/python -m jaxrec.demo --out runs/demo
+
+demo-real: $(VENV)/core ## the same story on a real language model, SmolLM2 (98 MB are fetched): runs/demo_real/report.html
+	$(call PIP,$(VENV)) -e '.[gguf]'
+	$(VENV)/bin/python -m jaxrec.demo --model smollm2 --out runs/demo_real
 
 # Tests start no run anew, so they have their huge pages from here.
 test test-slow: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1

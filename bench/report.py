@@ -109,6 +109,10 @@ def voices(records: Sequence[tuple[str, Record]]) -> str:
             f"{row['decoder']} {row['mflop_token']:.2f} MFLOP, {row['ms_token']:.2f} ms"
             for row in record["cost"]
         )
+        if len(records) > 1:
+            # The first record's model was trained by the demo itself, and is called by no name.
+            named = record.get("backbone", "the small model that `make demo` trains from nothing")
+            parts.append(f"On {named}:")
         parts += [_markdown(head, lines), f"A token, decoded alone: {cost}.", _provenance(record)]
     return "\n\n".join(parts)
 

@@ -18,7 +18,11 @@ import numpy as np
 from jaxrec import checkpoint, config, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.tenants import Tenant, choose_tenants, read_tenants
+from jaxrec.data.chat import ChatFormat
+from jaxrec.data.tenant import Dialogue, Tenant, Turn
+from jaxrec.data.tenants import choose_tenants, read_tenants
+from jaxrec.data.text import Example
+from jaxrec.dialogue.pages import PagesConfig, with_pages
 from jaxrec.files import write_json
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
@@ -45,7 +49,10 @@ class SameQuestionConfig:
     generated: int = (
         4  # generated businesses beside the hand-written ones, as unlike each other as can be
     )
-    question: int = 40  # tokens
+    pages: PagesConfig = (
+        PagesConfig()
+    )  # before every question; the "right" one of these is not known
+    question: int = 40  # tokens, with the page before it
     answer: int = 96
     mesh: MeshConfig = MeshConfig()
     out: str = "results/same_question"
@@ -70,7 +77,7 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     place = {key: row for row, key in enumerate(facts["tenants"])}
     pairs = [(question, tenant) for question in cfg.questions for tenant in chosen]
     p_NE = np.asarray(profile["p"])[[place[tenant.key] for _, tenant in pairs]]
-    asked = [turns.question_of(model.chat, [("customer", q)], cfg.question) for q, _ in pairs]
+    asked = [ask(model.chat, tenant, q, cfg) for q, tenant in pairs]
     answering = Answering(model.lm, model.chat, rows=len(pairs), limit=cfg.answer)
     said = answering.write(model.params, p_NE, asked, cfg.question)
 
@@ -85,6 +92,15 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     path = Path(cfg.out) / "same_question.json"
     write_json(path, record)
     return record
+
+
+def ask(chat: ChatFormat, tenant: Tenant, question: str, cfg: SameQuestionConfig) -> Example:
+    """The question as this tenant's model reads it, with the page that `cfg.pages` puts before it."""
+    said = Dialogue("asked", (Turn("customer", question), Turn("assistant", "")))
+    alone = dataclasses.replace(tenant, heldout=(said,))
+    (grounded,) = with_pages(chat, [alone], cfg.pages, cfg.question)
+    before = [(turn.role, turn.text) for turn in grounded.heldout[0].turns[:-1]]
+    return turns.question_of(chat, before, cfg.question)
 
 
 def choose(tenants: Sequence[Tenant], generated: int) -> list[Tenant]:

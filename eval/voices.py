@@ -2,33 +2,44 @@
 
     python -m eval.voices --profile runs/personalize/profile --out results/my_voices
     python -m eval.voices configs/personal/voices_sample.py --out results/voices
+    python -m eval.voices --profile runs/personalize/profile --own runs/lora/profile --also right retrieved
 
-Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), the nearest
-neighbour (copy the closest onboarding answer), and the right answer itself. Columns: nats a token of the right answer,
+Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), by option a LoRA of
+the tenant's own, the nearest neighbour (copy the closest onboarding answer), and the right answer itself. Own p (and
+LoRA) come again for each kind of page `also` puts before the question. Columns: nats a token of the right answer,
 style checks met and facts stated by a greedily written answer, its word F1 with the right one. Generated tenants, whose
-style combinations were never seen in training, and hand-written ones are told apart; of tenants of one's own ("own")
-no style is known, so none is checked.
+style combinations were never seen in training, and hand-written ones are told apart (of the latter, facts are values of
+the right answer that stand on its pages, `world.values`); of tenants of one's own ("own") no style is known, so none is
+checked.
 """
 
 import dataclasses
 import time
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import checkpoint, config, mesh, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
+from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.data.tenants import Dialogue, Tenant, choose_tenants, read_tenants
+from jaxrec.delta import take
+from jaxrec.dialogue.pages import PagesConfig, Which, with_pages
 from jaxrec.eval.turn_cost import turn_cost
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
-from jaxrec.models.personal.personal_folder import load_personal
-from jaxrec.models.personal.profile_folder import profile_facts, sources_of
+from jaxrec.models.personal.frozen_states import question_states
+from jaxrec.models.personal.personal_folder import Personal, load_personal
+from jaxrec.models.personal.profile_folder import load_profile, profile_facts, sources_of
+from jaxrec.structs import Delta
 from jaxrec.world.businesses import KEYS
 from jaxrec.world.floors import nearest, token_f1
 from jaxrec.world.grammar import fact_met
 from jaxrec.world.records import WorldTenant
 from jaxrec.world.style import check, fraction_met
+from jaxrec.world.values import values_of
 
 P_ROWS = ("own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p")
 
@@ -41,10 +52,14 @@ class VoicesConfig:
     tenants: tuple[
         str, ...
     ] = ()  # where its tenants are; where they were onboarded from when empty
+    own: str = ""  # of jaxrec.train.personalize --by lora, by the same model: tenants with Deltas of their own
+    pages: PagesConfig = PagesConfig()  # before every question
+    also: tuple[Which, ...] = ()  # other pages, with which own p (and the Deltas) answer again
     dialogues: int = 8  # held-out ones of each tenant
-    question: int = 40
+    question: int = 40  # tokens, with the page before it
     answer: int = 96
     rows: int = 32
+    features: FeatureConfig = FeatureConfig()  # where the frozen backbone's states are kept
     seed: int = 0
     mesh: MeshConfig = MeshConfig()
     out: str = "results/voices"
@@ -83,21 +98,25 @@ def main(cfg: VoicesConfig) -> dict:
 
     answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
     rows, said = [], {}
-    scored = turns.turn_rows(
-        model.chat, [t.heldout[: cfg.dialogues] for t in tenants], cfg.question, cfg.answer
-    )
-    for name, p_UE in vectors(profile, model, cfg.seed).items():
-        p_NE = p_UE[scored.tenant_N]
-        logprob_N = answering.logprob(model.params, p_NE, scored.question, scored.answer)
+    for name, (who, which) in contenders(cfg, profile, model).items():
+        pages = dataclasses.replace(cfg.pages, which=which)
+        grounded = with_pages(model.chat, tenants, pages, cfg.question, cfg.seed)
+        own = [tenant.heldout[: cfg.dialogues] for tenant in grounded]
+        scored = turns.turn_rows(model.chat, own, cfg.question, cfg.answer)
+        mine = jnp.asarray(scored.tenant_N)
+        who_N = take(who, mine) if isinstance(who, Delta) else who[scored.tenant_N]
+        states = question_states(
+            model.lm, model.params, scored, cfg.features, f"held-out dialogues, page: {which}"
+        )
+        logprob_N = answering.logprob(model.params, who_N, scored.question, scored.answer, states)
         nll_N = -logprob_N / scored.answer["loss_BL"][:, 1:].sum(1)
+        before = lambda d: [(turn.role, turn.text) for turn in d.turns[:-1]]
         questions = [
-            turns.question_of(
-                model.chat, [(t.role, t.text) for t in a.dialogue.turns[:-1]], cfg.question
-            )
-            for a in asked
+            turns.question_of(model.chat, before(d), cfg.question) for ds in own for d in ds
         ]
-        said[name] = answering.write(model.params, p_NE, questions, cfg.question)
+        said[name] = answering.write(model.params, who_N, questions, cfg.question)
         rows += judged(name, asked, said[name], nll_N)
+        print(f"{name}: {len(asked)} answers written", flush=True)
     known = [[(d.question, d.answer) for d in t.onboarding[: facts["examples"]]] for t in tenants]
     said["nearest"] = [nearest([a.dialogue.question], known[a.u])[0] for a in asked]
     said["right_answer"] = [a.dialogue.answer for a in asked]
@@ -111,11 +130,35 @@ def main(cfg: VoicesConfig) -> dict:
         "samples": samples(asked, said),
         "checks": checks_by_tenant(asked, said),
         "cost": cost,
+        "backbone": Path(model.facts["backbone"]).name,
     }
     results.write_results(
         cfg.out, "voices", rows, config=cfg, seed=cfg.seed, wall_s=time.time() - began, **record
     )
     return {"rows": rows, **record}
+
+
+def contenders(
+    cfg: VoicesConfig, profile: dict, model: Personal
+) -> dict[str, tuple[np.ndarray | Delta, Which]]:
+    """Who answers, a p [U, E] or a bank of Deltas of all tenants, and after which page; by the name of a row."""
+    which = cfg.pages.which
+    found: dict[str, tuple[np.ndarray | Delta, Which]] = {
+        name: (p_UE, which) for name, p_UE in vectors(profile, model, cfg.seed).items()
+    }
+    own = {"own_p": found["own_p_gradient"][0]}
+    if cfg.own:
+        deltas = load_profile(cfg.own, model.lm)
+        wanted = tuple(profile_facts(cfg.profile)["tenants"])
+        if deltas.delta is None or deltas.own != wanted:
+            raise RunError(
+                f"{cfg.own} has no Delta of each tenant of {cfg.profile}: onboard the same tenants with --by lora"
+            )
+        own["own_lora"] = deltas.delta
+        found["own_lora"] = (deltas.delta, which)
+    for page in cfg.also:
+        found |= {f"{name}_{page}_page": (who, page) for name, who in own.items()}
+    return found
 
 
 def vectors(profile: dict, model, seed: int) -> dict[str, np.ndarray]:
@@ -137,9 +180,8 @@ def judged(
         mine = [i for i, a in enumerate(asked) if kind_of(a.tenant) == group]
         if not mine:
             continue
-        stated = [
-            fact_met(answers[i], asked[i].dialogue.facts) for i in mine if asked[i].dialogue.facts
-        ]
+        wanted = {i: values_of(asked[i].tenant, asked[i].dialogue) for i in mine}
+        stated = [fact_met(answers[i], facts) for i, facts in wanted.items() if facts]
         rows.append(
             {
                 "row": name,

@@ -29,6 +29,15 @@ ROWS = {
     "mean_p": ("the average p", "the mean of all training businesses"),
     "shuffled_p": ("another's p", "that of some other unseen business"),
     "no_p": ("no p", "p = 0: the head as it speaks to a stranger"),
+    "own_lora": ("a LoRA of its own", "of the model's layers, by the same examples, in place of p"),
+    "own_p_right_page": (
+        "own p, right page",
+        "the page with the answer stands before the question",
+    ),
+    "own_p_retrieved_page": ("own p, found page", "a page found by the question's words"),
+    "own_lora_right_page": ("own LoRA, right page", "as above"),
+    "own_lora_retrieved_page": ("own LoRA, found page", "as above"),
+    "beside": ("the small model of make demo", "own p, fitted; it was trained from nothing"),
     "nearest": ("nearest neighbour", "copies the own example with the closest question"),
     "right_answer": ("the right answer", "what the business really said"),
 }
@@ -84,6 +93,7 @@ class PageConfig:
     """Which run to show, and where."""
 
     run: str = "runs/demo"  # the folder of a finished `python -m jaxrec.demo`
+    beside: str = ""  # results.json of another model's voices, whose answers are shown too
     out: str = ""  # the HTML file; RUN/report.html when empty
 
 
@@ -108,12 +118,14 @@ class Run:
     questions: Sequence[Record]
     quick: bool
     peak_gb: float
+    beside: Record | None = None  # results.json of another model's eval.voices
 
 
 def main(cfg: PageConfig) -> Path:
     """Writes the page, whole or not at all, and returns its path. Raises RunError for a run that is not finished."""
     path = Path(cfg.out or Path(cfg.run) / "report.html")
-    page = render(read_run(Path(cfg.run)))
+    run = read_run(Path(cfg.run))
+    page = render(dataclasses.replace(run, beside=_read(Path(cfg.beside)) if cfg.beside else None))
     try:
         write_atomically(path, page)
     except OSError as error:
@@ -160,11 +172,12 @@ def render(run: Run) -> str:
         run=run,
         rows=ROWS,
         verdicts=[v for group in GROUPS if (v := verdict(run.voices["rows"], group))],
-        tables=[t for group in GROUPS if (t := table(run.voices["rows"], group))],
+        tables=[t for group in GROUPS if (t := table(run.voices["rows"], group, run.beside))],
+        fetched=None if pretrained(run) else _of(run.stages, "retrofit", "backbone"),
         charts=charts(run.stages),
         size=(WIDTH, HEIGHT),
         heat=heat(run.voices["checks"]),
-        samples=samples(run.voices["samples"]),
+        samples=samples(run.voices["samples"], run.beside),
         facts=facts(run),
         total_s=sum(stage.seconds for stage in run.stages),
         examples=_of(run.stages, "personalize", "examples"),
@@ -188,9 +201,20 @@ def verdict(rows: Sequence[Record], group: str) -> Record | None:
     }
 
 
-def table(rows: Sequence[Record], group: str) -> Record | None:
-    """The rows of a group in the order of `ROWS`; None when there are none."""
+def pretrained(run: Run) -> bool:
+    """Whether the run began with a model of its own."""
+    return any(stage.name == "pretrain" for stage in run.stages)
+
+
+def table(rows: Sequence[Record], group: str, beside: Record | None = None) -> Record | None:
+    """The rows of a group in the order of `ROWS`; None when there are none.
+
+    rows: of this run. group: whose. beside: another model's record; its own p's row is shown too.
+    """
     of = {row["row"]: row for row in rows if row["tenants"] == group}
+    for row in beside["rows"] if of and beside else ():
+        if (row["row"], row["tenants"]) == ("own_p_gradient", group):
+            of["beside"] = {**row, "row": "beside"}
     mine = [of[name] for name in ROWS if name in of]
     return {"title": GROUPS[group], "n": mine[0]["n"], "rows": mine} if mine else None
 
@@ -232,10 +256,18 @@ def heat(checks: Sequence[Record]) -> Record:
     return {"columns": columns, "mean": mean, "tenants": ordered}
 
 
-def samples(answers: Sequence[Record]) -> list[Record]:
-    """The sample answers by tenant, in the order of the record: [{"name", "asked": [...]}]."""
+def samples(answers: Sequence[Record], beside: Record | None = None) -> list[Record]:
+    """The sample answers by tenant, in the order of the record: [{"name", "asked": [...]}].
+
+    answers: of this run. beside: another model's record; what it answered to the same questions is "beside".
+    """
+    others = {
+        (row["tenant"], row["question"]): row for row in (beside or {"samples": ()})["samples"]
+    }
     grouped: dict[str, list[Record]] = {}
     for row in answers:
+        if other := others.get((row["tenant"], row["question"])):
+            row = {**row, "beside": other["own_p_gradient"]}
         grouped.setdefault(row["tenant"], []).append(row)
     return [{"name": name, "asked": rows} for name, rows in grouped.items()]
 

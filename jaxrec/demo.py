@@ -3,10 +3,14 @@
     python -m jaxrec.demo                            some minutes on two cores; writes runs/demo/report.html
     python -m jaxrec.demo --quick --out runs/quick   a minute or two: a few steps a stage, to see that all works
     python -m jaxrec.demo --fresh                    begins anew what runs/demo already holds
+    python -m jaxrec.demo --model smollm2 --out runs/demo_real     the same story on a real language model (98 MB)
 
 The stages are the scripts of train/ and eval/ with the experiment files configs/*_sample.py, one after another:
 pretrain, retrofit, universal, personalize, voices, same_question. What is complete in OUT is not done again, and a
 stage that was interrupted goes on from its last checkpoint: after a Ctrl-C or a power cut, give the same command again.
+
+With --model smollm2 nothing is pretrained: SmolLM2-135M-Instruct is fetched, p changes its own top layers, a page of
+the business stands before a question, and the report shows its answers beside those of runs/demo, where that was run.
 """
 
 import contextlib
@@ -22,7 +26,7 @@ import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxrec import config, files
 from jaxrec.config import RunError
@@ -34,6 +38,11 @@ SHOWN = {
     "mean_p": "mean p",
     "shuffled_p": "another's p",
     "no_p": "no p",
+    "own_lora": "a LoRA of its own",
+    "own_p_right_page": "own p, right page",
+    "own_p_retrieved_page": "own p, found page",
+    "own_lora_right_page": "own LoRA, right page",
+    "own_lora_retrieved_page": "own LoRA, found page",
     "nearest": "nearest neighbour",
 }
 
@@ -42,6 +51,9 @@ SHOWN = {
 class DemoConfig:
     """Where the demo runs, and how much of it."""
 
+    model: Literal["own", "smollm2"] = (
+        "own"  # trained here from nothing, or a real one that is fetched
+    )
     out: str = "runs/demo"  # the folder of everything it makes
     quick: bool = False  # a few steps a stage: shows that all works, its figures mean nothing
     fresh: bool = False  # begin anew, even where OUT holds a demo
@@ -57,11 +69,12 @@ class Stage:
     result: str  # under OUT; its first part is the stage's folder
     quick: Mapping[str, Any]  # what the quick run changes, by dotted name
     about: str  # in plain words
+    called: str = ""  # where a story has the same script twice
 
     @property
     def name(self) -> str:
         """The script's name, without its room."""
-        return self.module.rsplit(".", 1)[-1]
+        return self.called or self.module.rsplit(".", 1)[-1]
 
     @property
     def folder(self) -> str:
@@ -121,22 +134,75 @@ STAGES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """The stages of a demo, and what it needs."""
+
+    stages: tuple[Stage, ...] = STAGES
+    paths: str = "runs/sample/"  # what the paths in its experiments begin with
+    needed_mb: int = NEEDED_MB
+    fetched: str = ""  # a published model that it stands on
+    beside: tuple[
+        str, ...
+    ] = ()  # records of another demo's answers: the first that is there is shown
+
+
+def _real_stages() -> tuple[Stage, ...]:
+    """The stages on a published model: no pretraining, and each business also gets a LoRA of its own."""
+    of = {stage.name: stage for stage in STAGES}
+    experiments = {
+        "retrofit": "a thin layer learns to turn what the model reads into vectors Z",
+        "universal": "a rule A(p) learns the voices of many businesses, as changes of the model's top layers",
+        "personalize": of["personalize"].about,
+        "lora": "the same businesses get a LoRA of their own in place of p",
+        "voices": of["voices"].about,
+        "same_question": of["same_question"].about,
+    }
+    found = []
+    for name, about in experiments.items():
+        like = of["personalize" if name == "lora" else name]
+        changes = {"experiment": f"smollm2_{name}.py", "about": about}
+        if name == "lora":
+            changes |= {"called": name, "result": "lora/profile/facts.json"}
+        found.append(dataclasses.replace(like, **changes))
+    return tuple(found)
+
+
+STORIES = {
+    "own": Story(),
+    "smollm2": Story(
+        _real_stages(),
+        "runs/smollm2/",
+        3000,
+        "smollm2",
+        ("runs/demo/voices/results.json", "results/voices/sample.json"),
+    ),
+}
+
+
 def main(cfg: DemoConfig) -> Path:
     """Runs what is not complete yet, prints what came out, and returns the path of the report.
 
     Raises RunError where OUT cannot be written or holds a demo of other settings; SystemExit(130) after Ctrl-C.
     """
-    out = Path(cfg.out).absolute()
-    prepare(out, cfg.fresh)
+    out, story = Path(cfg.out).absolute(), STORIES[cfg.model]
+    prepare(out, cfg.fresh, story)
     if cfg.quick:
         print("A quick run, a few steps a stage: its figures mean nothing.")
-    settings = {stage.name: experiment(stage, out, cfg.quick) for stage in STAGES}
+    settings = {
+        stage.name: experiment(stage, out, cfg.quick, story.paths) for stage in story.stages
+    }
     record = Record(out, cfg.quick)
     record.refuse_others(settings)
     page = importlib.import_module("jaxrec.eval.voices_page")
+    beside = next((path for path in story.beside if Path(path).is_file()), "")
+    if story.beside and not beside:
+        print("There are no answers of `make demo` to show beside: run it first to have them.")
     try:
-        run(settings, record)
-        report = page.main(page.PageConfig(run=str(out)))
+        if story.fetched:
+            importlib.import_module("jaxrec.hub.fetch").fetch(story.fetched)
+        run(settings, record, story.stages)
+        report = page.main(page.PageConfig(run=str(out), beside=beside))
     except KeyboardInterrupt:
         print(f"\nStopped. The same command goes on from here; what was saved is in {out}")
         raise SystemExit(130) from None
@@ -144,7 +210,7 @@ def main(cfg: DemoConfig) -> Path:
         if not _is_full(error):
             raise
         raise RunError(
-            f"the disk of {out} is full. What was saved is good: make room ({NEEDED_MB} MB do for everything) "
+            f"the disk of {out} is full. What was saved is good: make room ({story.needed_mb} MB do for everything) "
             "and give the same command again"
         ) from error
     summary(out)
@@ -153,12 +219,16 @@ def main(cfg: DemoConfig) -> Path:
     return report
 
 
-def prepare(out: Path, fresh: bool) -> None:
-    """Makes OUT, sees that it can be written and has room. `fresh` removes what a demo made there, and only that."""
+def prepare(out: Path, fresh: bool, story: Story | None = None) -> None:
+    """Makes OUT, sees that it can be written and has room. `fresh` removes what a demo made there, and only that.
+
+    out, fresh: as of the config. story: which demo; the one that needs no network if not given.
+    """
+    story = story or Story(needed_mb=NEEDED_MB)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if fresh:
-            for name in {*(stage.folder for stage in STAGES), Record.FILE, "report.html"}:
+            for name in {*(stage.folder for stage in story.stages), Record.FILE, "report.html"}:
                 path = out / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         trial = out / ".writable"
@@ -169,17 +239,20 @@ def prepare(out: Path, fresh: bool) -> None:
             f"cannot write to {out}: {error.strerror}. Name another folder with --out"
         ) from error
     room = shutil.disk_usage(out).free / 2**20
-    if room < NEEDED_MB:
+    if room < story.needed_mb:
         raise RunError(
-            f"{out} has room for {room:.0f} MB and the demo takes up to {NEEDED_MB} MB: make room, or name another "
-            "folder with --out"
+            f"{out} has room for {room:.0f} MB and the demo takes up to {story.needed_mb} MB: make room, or name "
+            "another folder with --out"
         )
 
 
-def experiment(stage: Stage, out: Path, quick: bool) -> Any:
-    """The stage's configuration: its experiment file, with every path in it moved to OUT."""
+def experiment(stage: Stage, out: Path, quick: bool, old: str = "runs/sample/") -> Any:
+    """The stage's configuration: its experiment file, with every path in it moved to OUT.
+
+    stage: of a story. out: the demo's folder. quick: a few steps. old: what its paths begin with.
+    """
     kind = getattr(importlib.import_module(stage.module), stage.config_class)
-    cfg = move_paths(config.read_file(kind, stage.experiment), out)
+    cfg = move_paths(config.read_file(kind, stage.experiment), out, old)
     cfg = set_field(cfg, "out", str(out / stage.folder))
     if hasattr(cfg, "loop"):  # an interruption should cost seconds, not the stage
         cfg = set_field(cfg, "loop.save_every", 50)
@@ -262,11 +335,11 @@ class Record:
         return sum(row["seconds"] for row in self.stages.values())
 
 
-def run(settings: Mapping[str, Any], record: Record) -> None:
+def run(settings: Mapping[str, Any], record: Record, stages: Sequence[Stage] = STAGES) -> None:
     """Runs the stages in turn. After the first one that had something to do, none is taken as complete."""
     ran = False
-    for number, stage in enumerate(STAGES, 1):
-        head, cfg = f"[{number}/{len(STAGES)}] {stage.name}", settings[stage.name]
+    for number, stage in enumerate(stages, 1):
+        head, cfg = f"[{number}/{len(stages)}] {stage.name}", settings[stage.name]
         if record.complete(stage) and not ran:
             print(f"{head}: complete, not done again", flush=True)
             continue

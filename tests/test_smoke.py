@@ -123,7 +123,7 @@ def configs(out: Path) -> dict:
         ),
         "voices": experiment(
             "voices_sample", "jaxrec.eval.voices", profile=profile, dialogues=1, **sizes,
-            out=str(out / "voices"),
+            own=str(out / "own" / "profile"), also=("retrieved",), out=str(out / "voices"),
         ),
     }  # fmt: skip
 
@@ -219,6 +219,9 @@ def test_the_voices_are_compared_and_recorded(ran):
         "mean_p",
         "shuffled_p",
         "no_p",
+        "own_lora",
+        "own_p_retrieved_page",
+        "own_lora_retrieved_page",
         "nearest",
         "right_answer",
     }
