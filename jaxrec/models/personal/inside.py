@@ -124,7 +124,11 @@ def upper_half(
             names[name] = f"stack_{len(names)}"
         start += size
     cuts = tuple(cut - below for cut in cfg.cuts if cut > below)
-    upper = backbone.clone(cfg=dataclasses.replace(cfg, layers=cfg.layers - below, cuts=cuts))
+    # The cycle of local and global layers goes on where the lower half leaves it.
+    turn = below % len(cfg.layer_types)
+    types = (*cfg.layer_types[turn:], *cfg.layer_types[:turn])
+    changes = {"layers": cfg.layers - below, "cuts": cuts, "layer_types": types}
+    upper = backbone.clone(cfg=dataclasses.replace(cfg, **changes))
     rest = {name: part for name, part in params.items() if not name.startswith("stack_")}
     rest |= {new: params[old] for old, new in names.items()}
     if delta is not None:

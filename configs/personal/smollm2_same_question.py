@@ -1,0 +1,14 @@
+"""Three questions to the unseen businesses of smollm2_personalize, a page found by the question's words before each.
+
+python -m eval.same_question configs/personal/smollm2_same_question.py
+"""
+
+from jaxrec.dialogue.pages import PagesConfig
+from jaxrec.eval.same_question import SameQuestionConfig
+
+config = SameQuestionConfig(
+    profile="runs/smollm2/personalize/profile",
+    pages=PagesConfig("retrieved", length=112),
+    question=160,
+    out="runs/smollm2/voices",
+)

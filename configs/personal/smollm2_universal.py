@@ -1,0 +1,47 @@
+"""Many voices of SmolLM2-135M-Instruct: A(p) changes its top six layers, and it answers itself, a page before it.
+
+    python -m train.universal configs/personal/smollm2_universal.py
+
+The states below the changed layers are kept on disk, so that a step costs six layers of thirty and the vocabulary.
+This is the small sibling, for the demo and the table: 84 tenants, seven dialogues of each, 110 steps of 8 rows.
+"""
+
+from jaxrec.data.feature_store import FeatureConfig
+from jaxrec.delta import DeltaConfig
+from jaxrec.dialogue.pages import PagesConfig
+from jaxrec.train.universal import UniversalConfig
+from jaxrec.training.loop import LoopConfig
+from jaxrec.training.optimizer import OptConfig
+
+WRITTEN = ("harbour_bakery", "northline_cycles", "fern_dental", "brightbyte_repairs")
+# Neither these nor the tenants of smollm2_personalize are learned from; settings were chosen on these.
+VALIDATION = (
+    "music_school_044",
+    "bookshop_049",
+    "boat_hire_054",
+    "toy_shop_059",
+)
+
+config = UniversalConfig(
+    lfe="runs/smollm2/retrofit/lfe",
+    tenants=("world:train:100", *(f"world:{key}" for key in WRITTEN)),
+    held=tuple(f"world:{key}" for key in VALIDATION),
+    dialogues=7,
+    pages=PagesConfig("right", length=36, share=0.75),
+    person="backbone",
+    inside=DeltaConfig(norm=True, lora_rank=8, lora_sites="q|v|up|down"),
+    depths=tuple(range(24, 30)),
+    d_p=64,
+    question=64,
+    answer=56,
+    piece=32,
+    pieces=6,
+    examples=4,
+    judged=0,
+    rows=8,
+    checked=2,
+    opt=OptConfig(lr=3e-3, warmup=5),
+    loop=LoopConfig(steps=110, eval_every=37, save_every=10, log_every=5, monitor="unseen_nll"),
+    features=FeatureConfig("runs/smollm2/features"),
+    out="runs/smollm2/universal",
+)

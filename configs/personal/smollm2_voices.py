@@ -1,0 +1,21 @@
+"""Unseen businesses answer on SmolLM2: own p against other vectors, a LoRA of their own, a page before the question.
+
+python -m eval.voices configs/personal/smollm2_voices.py --out results/voices
+"""
+
+from jaxrec.data.feature_store import FeatureConfig
+from jaxrec.dialogue.pages import PagesConfig
+from jaxrec.eval.voices import VoicesConfig
+
+config = VoicesConfig(
+    profile="runs/smollm2/personalize/profile",
+    own="runs/smollm2/lora/profile",
+    pages=PagesConfig("name", length=112),
+    also=("right", "retrieved"),
+    dialogues=8,
+    question=160,
+    answer=96,
+    rows=16,
+    features=FeatureConfig("runs/smollm2/features"),
+    out="runs/smollm2/voices",
+)
