@@ -200,9 +200,9 @@ def test_a_described_gpus_compiler_compiles(tmp_path):
     cfg = fit.FitConfig((row,), cuda=folder, results=str(tmp_path / "results"), out=str(tmp_path))
     (told,) = fit.main(cfg)
     assert told["fits"]
-    assert (
-        told["collectives"]["all-gather"]["runs"] > 4 * 3
-    )  # once a layer for each of its matrices
+    assert told["loops_of_unknown_length"] == []
+    assert told["collectives"]["all-gather"]["runs"] >= 4 * 2  # in each layer, there and back
+    assert 0.5 < told["of_paper"] < 3
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """What fits on which TPU slice, cut how, and what it sends: the stages over Qwen2.5's shapes, compiled without a TPU.
 
-    pip install '.[aot]'                                        libtpu, 0.7 GB
+    pip install '.[aot]'                                        libtpu, 0.7 GB ('.[gpu]' for the rows of h100)
     python -m eval.fit configs/bench/fit_tpu.py                 all rows, resumable
     python -m bench.report docs/tpu.md                          and their table
 
@@ -53,5 +53,10 @@ config = FitConfig(
         Row("sft_full", "0.5b", "v5e:8x8", mesh(64, 1, 1), rows=256),
         Row("sft_nf4", "0.5b", "v5e:4x4", mesh(16, 1, 1), rows=64),
         Row("sft_full", "72b", "v5e:8x8", FSDP, rows=64),
+        # The GPUs of one host, of the same kind of description: no GPU is there either.
+        Row("sft_lora", "7b", "h100:8", FSDP, rows=16),
+        Row("sft_full", "7b", "h100:8", FSDP, rows=16),
+        Row("sft_nf4", "72b", "h100:8", FSDP, rows=8),
+        Row("decode_lora", "7b", "h100:8", mesh(2, 1, 4), rows=64),
     )
 )
