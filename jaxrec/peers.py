@@ -238,6 +238,8 @@ class Peers:
             _flush()
             self._end(self._failed)
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(self.period)
 
     def stalled(self, line: str) -> None:
         """Ends this process, which stood still too long, and with it the others."""

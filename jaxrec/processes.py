@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed  # the state that `jax.distributed.initialize` fills
@@ -22,6 +22,7 @@ from jaxrec.config import RunError
 from jaxrec.files import content_hash
 
 _LAST_OUT = 3600  # seconds that a finished process waits for one that still writes
+_FEWER = "JAXREC_FEWER"  # "host:port count index" of a job that was begun anew with fewer processes
 _kept: Any = None  # the handler of terminations, which C++ holds by its address
 
 
@@ -57,6 +58,11 @@ def start(config: HostsConfig | None = None) -> None:
     keep_programs()
     config = config or HostsConfig()
     env = os.environ
+    if fewer := env.get(_FEWER):
+        address, count, index = fewer.split()
+        config = dataclasses.replace(
+            config, coordinator=address, processes=int(count), process=int(index)
+        )
     coordinator = config.coordinator or env.get("JAXREC_COORDINATOR")
     if coordinator:
         count = _number(config.processes, "JAXREC_PROCESSES")
@@ -176,6 +182,26 @@ def _told_before(here: peers.Peers, hook: Callable[..., None]) -> Callable[..., 
         hook(kind, error, trace)
 
     return told
+
+
+def begin_with(count: int, reason: str) -> NoReturn:
+    """Begins the job anew with its first `count` processes, in the processes that there are; the others end, status 0.
+
+    Every process of the job has to call it. reason: said in the log. Raises HostsError where that isn't possible.
+    """
+    here, state = peers.current(), distributed.global_state
+    if here is None or jax.devices()[0].platform == "tpu":
+        whole = "a TPU slice runs whole" if here else "there is one process"
+        raise HostsError(f"{reason}; {whole}")
+    address, index = state.coordinator_address, state.process_id
+    said = f"{reason}: the job goes on with the first {count} of {here.count} processes"
+    print(f"{said}; this is process {index}", file=sys.stderr, flush=True)
+    here.close()
+    jax.distributed.shutdown()  # waits for all, so that nobody meets the old coordinator
+    if index >= count:
+        raise SystemExit(0)
+    environment = os.environ | {_FEWER: f"{address} {count} {index}"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def keep_programs() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
     "types config start files",
-    "structs sites delta quant tables mesh peers processes checkpoint run_record log usage metrics words "
+    "structs sites delta quant tables mesh elastic peers processes checkpoint run_record log usage metrics words "
     "text_metrics detection calibration ranking results program losses data world",
     "nn training retrieval people",
     "models hub dialogue rewards twin",

@@ -124,7 +124,7 @@ def test_sizes_that_cannot_be_are_refused_before_anything_runs(refused):
     ("flags", "why"),
     [
         (("--mesh.data", "3"), "there are 8"),
-        (("--mesh.fsdp", "3"), "3 does not divide the 8 devices"),
+        (("--mesh.fsdp", "3"), "on 8 devices by the mesh data -1 x fsdp 3 x tensor 1; "),
         (("--mesh.fsdp", "-1"), "at most one is -1"),
     ],
 )
@@ -138,10 +138,10 @@ def test_a_mesh_that_does_not_divide_the_devices(refused, script, flags, why):
 def test_a_batch_that_the_mesh_does_not_divide(refused, tmp_path, words):
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in words))
     said, status = refused(
-        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9", "--rows", "12",
-        "--model.vocab", "290",
+        "jaxrec.train.pretrain", "--texts", "notes.jsonl", "--hold-out-every", "9", "--rows", "13",
+        "--model.vocab", "290", "--mesh.data", "2", "--mesh.fsdp", "-1",
     )  # fmt: skip
-    assert (status, "12 rows does not divide" in said) == (1, True), said
+    assert (status, "8 rows or 16 rows would do" in said) == (1, True), said
 
 
 # ---------------------------------------------------------------------------------------------- texts

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
+from llama_cpp_server import Llama
 
 from jaxrec import delta as deltas
 from jaxrec import hub, quant
@@ -78,39 +80,6 @@ def log_probabilities(cfg, params, ids, delta=None) -> np.ndarray:
     """Ours of the token after `ids`."""
     row = jnp.array([ids + [0] * (64 - len(ids))])  # one program for all lengths
     return np.asarray(jax.nn.log_softmax(logits_of(cfg, params, row, delta)[0, len(ids) - 1]))
-
-
-class Llama:
-    """A llama.cpp on one thread: KV cache in f32, flash attention off."""
-
-    def __init__(self, model: Path, adapter: Path | None = None):
-        xl = pytest.importorskip("xllamacpp", reason="xllamacpp (llama.cpp) is not installed")
-        p = xl.CommonParams()
-        p.model.path, p.n_ctx, p.verbosity, p.warmup = str(model), 256, -1, False
-        p.cache_type_k = p.cache_type_v = xl.ggml_type.GGML_TYPE_F32
-        p.flash_attn_type = xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
-        p.n_gpu_layers, p.fit_params, p.n_parallel = 0, False, 1
-        if adapter is not None:
-            p.lora_adapters = [xl.CommonAdapterLoraInfo(str(adapter), 1.0)]
-        self.server = xl.Server(p)
-
-    def after(self, vocab: int, ordinary: int, **prompt) -> tuple[np.ndarray, int]:
-        """(log-probabilities [V] of the next token, tokens of the prompt).
-
-        What it would say is biased towards a plain letter: of a broken byte it reports nothing.
-        """
-        asked = {"n_probs": vocab, "temperature": 0.0, "cache_prompt": False, "n_predict": 1}
-        asked["logit_bias"] = [[ordinary, 1000.0]]
-        if "messages" in prompt:
-            asked |= {"logprobs": True, "top_logprobs": vocab, "max_tokens": 1}
-            reply = self.server.handle_chat_completions(asked | prompt)
-        else:
-            reply = self.server.handle_completions(asked | prompt)
-        top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        found = np.full(vocab, np.nan)
-        found[[t["id"] for t in top]] = [t["logprob"] for t in top]
-        return found, reply["usage"]["prompt_tokens"]
 
 
 def plain_letter(folder: Path) -> int:
@@ -258,18 +227,24 @@ def piece_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-@pytest.mark.parametrize("form", ["own", "qwen2", "llama-bpe", "pieces"])
+@pytest.mark.parametrize(
+    "form",
+    ["own", "qwen2", "llama-bpe", "pieces", pytest.param("gemma3", marks=pytest.mark.slow)],
+)
 def test_texts_and_chats_become_our_tokens(own, tmp_path, form):
     """llama.cpp is given the text, we our own ids of it: the next token's probabilities are the same."""
     folder = own
+    cfg = CONFIGS["llama"]
     if form == "pieces":
         piece_tokenizer(folder := tmp_path / form)
+    elif form == "gemma3":
+        size = tiny_models.tokenizer(form, folder := tmp_path / form)
+        cfg = dataclasses.replace(cfg, vocab=size)
     elif form != "own":
         from jaxrec.hub.gguf_tokenizer import SPLITS
 
         (rule,) = (rule for rule, name in SPLITS.items() if name == form)
         level_tokenizer(folder := tmp_path / form, rule)
-    cfg = CONFIGS["llama"]
     params, tokenizer = weights_of(cfg), hub.Tokenizer(folder)
     gguf.export(tmp_path / "m.gguf", cfg, params, folder, "f32")
     llama, letter = Llama(tmp_path / "m.gguf"), plain_letter(folder)

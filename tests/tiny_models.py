@@ -4,6 +4,7 @@ qwen2   byte-level BPE, ChatML, no <bos>
 llama3  byte-level BPE, header tokens, reserved ones
 phi2    byte-level BPE, no template, one token for begin and end
 llama2  metaspace BPE with byte fallback, a template that opens no answers
+gemma3  the same without a space before a text, line breaks as tokens, a system message that goes into the user's turn
 """
 
 import dataclasses
@@ -30,6 +31,14 @@ LLAMA2 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+GEMMA3 = (
+    "{{ bos_token }}{% set guide = '' %}{% set talk = messages %}{% if messages[0]['role'] == 'system' %}"
+    "{% set guide = messages[0]['content'] + '\n\n' %}{% set talk = messages[1:] %}{% endif %}{% for m in talk %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ guide if loop.first else '' }}{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 SPECIAL = {
     "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "llama3": [
@@ -38,6 +47,10 @@ SPECIAL = {
     ],
     "phi2": ["<|endoftext|>"],
     "llama2": ["<unk>", "<s>", "</s>"],
+    "gemma3": [
+        *("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
+        *(f"<unused{i}>" for i in range(8)),
+    ],
 }
 SETTINGS = {
     "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML},
@@ -53,6 +66,8 @@ SETTINGS = {
         "unk_token": "<unk>",
         "chat_template": LLAMA2,
     },
+    "gemma3": {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    | {"chat_template": GEMMA3},
 }
 KINDS = tuple(SPECIAL)
 WORDS = [
@@ -68,6 +83,11 @@ _LIKE = {
     "qwen2": {"qkv_bias": True, "tied": True},
     "llama3": {"rope_theta": 5e5},
     "llama2": {},
+    "gemma3": {
+        "norm": "rms_offset", "qk_norm": True, "post_norms": True, "embed_scaled": True, "tied": True,
+        "activation": "gelu_tanh", "layer_types": ("local", "global"), "window": 8, "rope_theta": 1e6,
+        "local_rope_theta": 1e4,
+    },
     "phi2": dict.fromkeys(
         ("qkv_bias", "o_bias", "mlp_bias", "head_bias", "parallel"), True
     ) | {"norm": "layer", "gated": False, "activation": "gelu_tanh", "rope_fraction": 0.5, "groups": 4},
@@ -76,10 +96,14 @@ _LIKE = {
 
 def tokenizer(kind: str, folder: Path) -> int:
     """Writes a tokenizer of this kind; gives how many tokens it has."""
-    core = _metaspace() if kind == "llama2" else _byte_level(SPECIAL[kind])
+    pieces = kind in ("llama2", "gemma3")
+    core = _metaspace(kind) if pieces else _byte_level(SPECIAL[kind])
     folder.mkdir(parents=True, exist_ok=True)
     core.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(SETTINGS[kind]))
+    if kind == "gemma3":
+        ends = [SPECIAL[kind].index(end) for end in ("<eos>", "<end_of_turn>")]
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     return core.get_vocab_size()
 
 
@@ -89,7 +113,8 @@ def model(kind: str, folder: Path, spare: int = 0, **changes) -> Path:
     cfg = dataclasses.replace(_SMALL, vocab=vocab, **{**_LIKE[kind], **changes})
     like = jax.eval_shape(Decoder(cfg).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     rng = np.random.default_rng(0)
-    draw = lambda path, x: np.float32(rng.normal(size=x.shape) * 0.2) + _is_scale(path)
+    around = 0 if cfg.norm == "rms_offset" else 1
+    draw = lambda path, x: np.float32(rng.normal(size=x.shape) * 0.2) + around * _is_scale(path)
     hub.save(folder, cfg, jax.tree_util.tree_map_with_path(draw, like["params"]))
     return folder
 
@@ -129,21 +154,31 @@ def _byte_level(special):
     return core
 
 
-def _metaspace():
+def _metaspace(kind):
     """As SentencePiece models are converted: pieces begin with ▁, and what has no piece falls back to bytes."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
 
-    as_pieces = lambda: normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    prefixed = kind == "llama2"
+    replace = normalizers.Replace(" ", "▁")
+    as_pieces = lambda: (
+        normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prefixed else replace
     )
     first = Tokenizer(models.BPE())
     first.normalizer = as_pieces()
     first.train_from_iterator(
-        [word for line in WORDS for word in line.split(" ")],
+        [word if prefixed else f" {word}" for line in WORDS for word in line.split(" ")],
         trainers.BpeTrainer(vocab_size=80, show_progress=False),
     )
     told = json.loads(first.to_str())["model"]
-    names = [*SPECIAL["llama2"], *(f"<0x{i:02X}>" for i in range(256))]
+    names = [*SPECIAL[kind], *(f"<0x{i:02X}>" for i in range(256))]
     names += sorted(told["vocab"], key=told["vocab"].get)
     core = Tokenizer(
         models.BPE(
@@ -155,10 +190,11 @@ def _metaspace():
         )
     )
     core.normalizer = as_pieces()
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
-    core.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in SPECIAL["llama2"]]
-    )
+    after = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    core.decoder = decoders.Sequence([*after, *[decoders.Strip(" ", 1, 0)] * prefixed])
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL[kind]])
+    if not prefixed:
+        # As in the published file: a split that finds no space any more, and line breaks found before all else.
+        core.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        core.add_tokens([AddedToken("\n" * n, normalized=False) for n in (1, 2, 3)])
     return core

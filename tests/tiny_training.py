@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config as configs
+from jaxrec import elastic, processes, tables
 from jaxrec import mesh as meshes
-from jaxrec import processes, tables
 from jaxrec.data.source import ArraySource
 from jaxrec.structs import Aux
 from jaxrec.training import gradients, loop, optimizer
@@ -83,9 +83,10 @@ def build(
     of: int = 100,
     share: slice | None = None,
     by_row=True,
+    rows: int = ROWS,
 ):
     """(step, state, source) on a mesh."""
-    source = ArraySource(arrays(), ROWS, seed=3, share=share)
+    source = ArraySource(arrays(), rows, seed=3, share=share)
     opt = optimizer.make(optimizer.OptConfig(lr=lr, warmup=3, weight_decay=0.01), of)
     by_path = TABLES if by_row else None
     state = steps.init_state(
@@ -103,20 +104,34 @@ def build(
 
 
 def train(
-    out, *, steps: int, mesh=None, accum: int = 1, slow: float = 0.0, lr: float = 1e-2, **options
+    out,
+    *,
+    steps: int,
+    mesh=None,
+    accum: int = 1,
+    slow: float = 0.0,
+    lr: float = 1e-2,
+    rows: int = ROWS,
+    fail_at: int = 0,
+    **options,
 ):
-    """Runs `loop.fit`; `slow` seconds are slept in each batch, so that a test can interrupt it."""
+    """Runs `loop.fit`; `slow` seconds are slept in each batch, so that a test can interrupt it.
+
+    fail_at: the step whose batch the last process of the job cannot make.
+    """
     mesh = mesh or meshes.make(meshes.MeshConfig(), jax.devices()[:1])
-    share = meshes.process_rows(mesh, ROWS)
-    step, state, source = build(mesh, accum=accum, lr=lr, share=share)
+    share = meshes.process_rows(mesh, rows)
+    step, state, source = build(mesh, accum=accum, lr=lr, share=share, rows=rows)
 
     def slowly(number, params, state):
         time.sleep(slow)
+        if fail_at and number == fail_at and jax.process_index() == jax.process_count() - 1:
+            raise OSError("no such row")
         return source(number, params, state)
 
     config = loop.LoopConfig(**{"steps": steps, "progress": False, "log_every": 1, **options})
     return loop.fit(
-        step, state, slowly, config=config, mesh=mesh, rows=ROWS, out=out, frozen=frozen()
+        step, state, slowly, config=config, mesh=mesh, rows=rows, out=out, frozen=frozen()
     )
 
 
@@ -127,25 +142,34 @@ def numbers(tree) -> list[np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    for name in ("steps", "save-every", "eval-every", "fsdp", "accum"):
-        parser.add_argument(
-            f"--{name}", type=int, default={"steps": 30, "fsdp": 1, "accum": 1}.get(name, 0)
-        )
+    whole = {
+        "steps": 30,
+        "save-every": 0,
+        "eval-every": 0,
+        "fsdp": 1,
+        "accum": 1,
+        "rows": ROWS,
+        "fail-at": 0,
+    }
+    for name, default in {**whole, "silence": 30}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--silence", type=int, default=30)
     args = parser.parse_args()
     processes.start(processes.HostsConfig(silence=args.silence))
-    mesh = meshes.make(meshes.MeshConfig(fsdp=args.fsdp))
     options = {"steps": args.steps, "save_every": args.save_every, "eval_every": args.eval_every}
+    options |= {"rows": args.rows, "slow": args.slow, "fail_at": args.fail_at}
     try:
-        fitted = train(args.out, mesh=mesh, accum=args.accum, slow=args.slow, **options)
+        mesh, accum = elastic.arrange(
+            meshes.MeshConfig(fsdp=args.fsdp), args.rows, args.accum, args.out
+        )
+        fitted = train(args.out, mesh=mesh, accum=accum, **options)
     except configs.RunError as error:
         configs.fail(error, f"error: {error}", error.status)
-    whole = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))(
+    gathered = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(mesh))(
         fitted.state.replace(source=None)
     )
     if jax.process_index() == 0:
-        np.savez(args.out / "final.npz", *numbers(whole), *numbers(fitted.state.source))
+        np.savez(args.out / "final.npz", *numbers(gathered), *numbers(fitted.state.source))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, processes, results
+from jaxrec import checkpoint, config, elastic, mesh, processes, results
 from jaxrec.data.candidate_sets import (
     TRAIN,
     VALID,
@@ -64,7 +64,7 @@ class EditorTrainConfig:
 def main(cfg: EditorTrainConfig) -> dict[str, float]:
     """Trains every fold and variant; gives the best validation loss of each."""
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, _ = elastic.arrange(cfg.mesh, cfg.rows)
     data = read_candidate_set(cfg.data)
     print(data.summary(), flush=True)
     found = {}

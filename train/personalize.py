@@ -14,7 +14,7 @@ facts.json naming the tenants; `python -m jaxrec.answer --model OUT --tenant KEY
 import dataclasses
 from pathlib import Path
 
-from jaxrec import config, mesh, processes, results
+from jaxrec import config, elastic, processes, results
 from jaxrec.assistant.fitting import OnboardConfig, onboard
 from jaxrec.config import RunError
 from jaxrec.data.tenants import read_tenants
@@ -43,7 +43,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     tenants, skipped = read_tenants(cfg.tenants)
     tuning.say("tenants, left out", skipped)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, _ = elastic.arrange(cfg.mesh, cfg.rows)
     model = load_personal(cfg.model, devices)
     found = onboard(model, tenants, cfg, devices=devices, out=cfg.out, name=cfg.model)
     facts = {**found.facts, "sources": list(cfg.tenants)}

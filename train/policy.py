@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, processes, results
+from jaxrec import checkpoint, config, elastic, mesh, processes, results
 from jaxrec.calibration import Calibration, calibrate
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -82,7 +82,7 @@ class PolicyConfig:
 def main(cfg: PolicyConfig) -> dict[str, float]:
     """Trains every fold and variant; gives the best validation loss of each."""
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, _ = elastic.arrange(cfg.mesh, cfg.rows)
     data = read_policy_set(cfg.data)
     print(data.summary(), flush=True)
     how = dataclasses.asdict(cfg.reading)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives, processes, results
+from jaxrec import config, elastic, mesh, objectives, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.delta import DeltaConfig
@@ -84,7 +84,7 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     """Trains and saves; gives `held_reward` before and after, and the best of the run."""
     check(cfg)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rollout.batch, cfg.accum, cfg.out)
     reward = by_name(cfg.reward)  # before the model is read: a misspelt name is said at once
     tuned = start(cfg, devices)
     train, held = prompts_of(cfg, tuned)
@@ -108,7 +108,7 @@ def main(cfg: PpoConfig) -> dict[str, float]:
     fitted = tuning.tune(
         objective(tuned.lm, loss_of(cfg, player.longest)), trained, source, opt=cfg.opt,
         config=dataclasses.replace(cfg.loop, steps=steps), mesh=devices, rows=cfg.rollout.batch,
-        out=cfg.out, frozen=frozen, gradients=gradients.summed(cfg.accum), evaluate=evaluate,
+        out=cfg.out, frozen=frozen, gradients=gradients.summed(accum), evaluate=evaluate,
         resolved=cfg, title=cfg.variant,
     )  # fmt: skip
     after = evaluate(fitted.state.params, steps)

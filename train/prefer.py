@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax
 
-from jaxrec import checkpoint, config, mesh, processes, results
+from jaxrec import checkpoint, config, elastic, mesh, processes, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.store import reading as stores
@@ -98,7 +98,7 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     """Trains and saves; gives `held_accuracy`, `held_margin` and so on of the weights that it wrote."""
     check(cfg)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     start = start_of(cfg, devices)
     trained, frozen = tuning.parts(start.tree, start.rule)
     rows, held, how = start.train, start.held, cfg.loss
@@ -118,7 +118,7 @@ def main(cfg: PreferConfig) -> dict[str, float]:
     before = judged.by_group(whole(trained))
     fitted = tuning.tune(
         prefer(start.lm, how, asked), trained, source, opt=cfg.opt, config=cfg.loop, mesh=devices,
-        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=take(cfg.accum), tables=start.by_row,
+        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=take(accum), tables=start.by_row,
         evaluate=lambda params, at: judged.measure(whole(params)),
         resolved=cfg, title=f"prefer: {how.kind}", programs=programs,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives, processes, results
+from jaxrec import config, elastic, hub, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import corpus, text
 from jaxrec.data.source import ArraySource, Prefetch
@@ -64,7 +64,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
             "nothing to learn from: name a folder or a file of texts with --texts (world is the sample world)"
         )
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     read = stored if stores.all_stores(cfg.texts) else in_memory
     tok, source, held = read(cfg, mesh.process_rows(devices, cfg.rows))
     hub.check_vocabulary(tok.size, cfg.model)
@@ -75,7 +75,7 @@ def main(cfg: PretrainConfig) -> dict[str, float]:
     )
     fitted = tuning.tune(
         objectives.pretrain(model), params, source, opt=cfg.opt, config=cfg.loop, mesh=devices,
-        rows=cfg.rows, out=cfg.out, gradients=gradients.summed(cfg.accum),
+        rows=cfg.rows, out=cfg.out, gradients=gradients.summed(accum),
         evaluate=bits_per_byte(model, tok, held, cfg), resolved=cfg, title="pretrain",
     )  # fmt: skip
     folder = Path(cfg.out) / "model"

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, config, mesh, objectives, processes, results
+from jaxrec import checkpoint, config, elastic, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.chat import ChatFormat
@@ -74,7 +74,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     """Trains until the loss plateaus and saves OUT/lfe; gives the last step's metrics."""
     texts, alike, topics = read(cfg)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     base = load_backbone(cfg.backbone, devices, cfg.cuts)
     backbone, weights, chat = base.model, base.params, base.chat
     check_depth(cfg.lfe, backbone.cfg.layers)
@@ -103,7 +103,7 @@ def main(cfg: RetrofitConfig) -> dict[str, float]:
     fitted = tuning.tune(
         objectives.retrofit(parts, cfg.weights), params, source, opt=cfg.opt, config=cfg.loop,
         mesh=devices, rows=cfg.rows, out=cfg.out, frozen=frozen,
-        gradients=gradients.spanning(cfg.accum), resolved=cfg, title="retrofit",
+        gradients=gradients.spanning(accum), resolved=cfg, title="retrofit",
     )  # fmt: skip
     kept, _ = partition.split(fitted.state.params, r"(lfe|lfe_delta)(/.*)?")
     facts = {

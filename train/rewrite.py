@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrec import config, mesh, objectives, processes, results
+from jaxrec import config, elastic, mesh, objectives, processes, results
 from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.rewrites import rewrite_rows, rewrites
@@ -63,7 +63,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
             "no tenant has a preference, a rejected answer and the chosen one: there is no draft to learn from"
         )
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, out=cfg.out)
     model = load_personal(cfg.model, devices)
     pieces = turns.evidence_pieces(model.chat, tenants, cfg.piece)
     known = read_pieces(model.lm, model.params, pieces)
@@ -79,7 +79,7 @@ def main(cfg: RewriteConfig) -> dict[str, float]:
     )
     fitted = tuning.tune(
         objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
-        out=cfg.out, frozen=frozen, gradients=gradients.spanning(), resolved=cfg, title="rewrite",
+        out=cfg.out, frozen=frozen, gradients=gradients.spanning(accum), resolved=cfg, title="rewrite",
     )  # fmt: skip
     own = jax.device_get(fitted.state.params)
     table = infer_p(model.encoder, own["encoder"], known, 30)

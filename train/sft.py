@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxrec import config, hub, mesh, objectives, processes, quant, results
+from jaxrec import config, elastic, hub, mesh, objectives, processes, quant, results
 from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data import text
@@ -95,7 +95,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     """Trains and saves; gives the best monitored value (`held_nll`: nats a learned token) and its step."""
     check(cfg)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     tuned = start(cfg, devices)
     rule = cfg.train or ("delta" if "delta" in tuned.tree else "backbone/.*")
     trained, frozen = tuning.parts(tuned.tree, rule)
@@ -112,7 +112,7 @@ def main(cfg: SftConfig) -> dict[str, float]:
     lm = TunedLM(tuned.model, lora_dropout=cfg.lora_dropout)
     fitted = tuning.tune(
         objectives.sft(lm), trained, made.source, opt=cfg.opt, config=cfg.loop, mesh=devices,
-        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=gradients.summed(cfg.accum),
+        rows=cfg.rows, out=cfg.out, frozen=frozen, gradients=gradients.summed(accum),
         evaluate=evaluate, resolved=cfg, title="sft", programs=made.programs,
     )  # fmt: skip
     best = tuning.best_of(cfg.out, fitted.state.params)

@@ -20,7 +20,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxrec import config, mesh, objectives, processes, results
+from jaxrec import config, elastic, mesh, objectives, processes, results
 from jaxrec.assistant.fitting import ruled_out
 from jaxrec.config import RunError
 from jaxrec.data import turns
@@ -97,7 +97,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     """Trains and saves OUT/model; gives the last evaluation's numbers."""
     tenants, unseen = read(cfg)
     processes.start(cfg.hosts)
-    devices = mesh.make(cfg.mesh)
+    devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
     tenants, unseen = (
         with_pages(chat, ts, cfg.pages, cfg.question, cfg.loop.seed) for ts in (tenants, unseen)
@@ -148,7 +148,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     answering = Answering(lm, chat, rows=cfg.rows, limit=cfg.answer)
     fitted = tuning.tune(
         objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
-        out=cfg.out, frozen={**frozen, **told}, gradients=gradients.spanning(cfg.accum),
+        out=cfg.out, frozen={**frozen, **told}, gradients=gradients.spanning(accum),
         evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known, unseen),
         resolved=cfg, title="universal",
     )  # fmt: skip

@@ -294,7 +294,7 @@ class TemplateChat(_HubChat):
         """
         if not said.strip():
             start = list(self._start)
-            return Example([*start, _end_of(self.eos_ids)], [0.0] * len(start) + [1.0])
+            return Example([*start, self.marks().end], [0.0] * len(start) + [1.0])
         ids, loss = self.example([("user", _PROBE), ("assistant", said)])
         at = len(self._asked)
         if ids[:at] != self._asked or not any(loss):

@@ -1,34 +1,41 @@
-"""Floor 3: a model as a GGUF file, which llama.cpp runs.
+"""Floor 3: models as GGUF files, which llama.cpp runs, and GGUF files as Hugging Face folders.
 
     python -m jaxrec.hub.gguf MODEL OUT.gguf --type q8_0
+    python -m jaxrec.hub.gguf MODEL.gguf OUT --type bf16
 
-MODEL is a folder, name or hub id of the Llama, Qwen2, Qwen3, Gemma 3 or Phi-2 family; tokenizer and chat template come
+MODEL is a folder, file, name or hub id of the Llama, Qwen2, Qwen3, Gemma 3 or Phi-2 family; tokenizer and template come
 along. An adapter (`--adapter`, a PEFT folder) is merged into the weights, or with `--apart` written alone, as a GGUF
 adapter.
 Types: f32, f16, and q8_0 (8 bits, blocks of 32; a matrix whose rows 32 does not divide stays f16). Vectors are f32.
+
+Where OUT does not end in .gguf it becomes a folder, which transformers loads: config.json, model.safetensors and the
+tokenizer, the weights as f32, f16 or bf16. Every stage takes a GGUF file as its --base too, so a folder is needed only
+for other programs.
 """
 
 import argparse
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from jaxrec import delta as deltas
-from jaxrec import quant
+from jaxrec import files, quant
 from jaxrec.config import RunError
 from jaxrec.hub.config import family_of
 from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, OFFSET, PERMUTED
 from jaxrec.hub.gguf_tokenizer import write_tokenizer
 from jaxrec.hub.peft import load_peft
-from jaxrec.hub.weights import find, load
+from jaxrec.hub.weights import find, is_weights, load, write_model
 from jaxrec.nn.cache import GLOBAL, LOCAL
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.rope import frequencies
@@ -36,6 +43,7 @@ from jaxrec.nn.stack import cycle_of, stack_sizes
 from jaxrec.structs import Delta
 
 TYPES = ("f32", "f16", "q8_0")
+FLOATS = {"f32": jnp.float32, "f16": jnp.float16, "bf16": jnp.bfloat16}  # of a folder
 _BLOCK = 32  # of q8_0
 _OF_27B = 62  # layers, by which llama.cpp knows the largest Gemma 3
 
@@ -327,6 +335,33 @@ def _type_of(shape: tuple[int, ...], kind: str) -> str:
     return "f16" if kind == "q8_0" and shape[-1] % _BLOCK else kind
 
 
+def to_folder(source: str | Path, out: str | Path, kind: str | None = None) -> None:
+    """Writes a model as a Hugging Face folder with its tokenizer; a model that is there is replaced as a whole.
+
+    Args:
+      source: a GGUF file, or whatever else `find` finds.
+      out: the folder.
+      kind: of the weights, one of FLOATS; that of the source when None, where quantised weights are f32.
+
+    Raises GgufError on an unknown kind, and what `load` raises, before anything is written.
+    """
+    if kind is not None and kind not in FLOATS:
+        raise GgufError(f"type {kind!r} is not known: choose one of {', '.join(FLOATS)}")
+    folder = find(source)
+    cfg, params = load(folder, param_dtype=None if kind is None else FLOATS[kind])
+    with files.replace_files(out, is_model_file, "config.json") as fresh:
+        for path in folder.iterdir():
+            if path.is_file() and is_model_file(path) and not is_weights(path):
+                shutil.copyfile(path, fresh / path.name)
+        write_model(fresh, cfg, params)
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether this file, by its name, is of a model's weights or tokenizer."""
+    named = ("tokenizer", "special_tokens", "vocab", "merges", "generation_config", "chat_template")
+    return is_weights(path) or path.name.startswith(named)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. A mistake of its user is said in one line, with status 2."""
     parser = argparse.ArgumentParser(
@@ -334,21 +369,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="a model's folder or hub id")
-    parser.add_argument("out", help="the file to write, such as model.gguf")
-    parser.add_argument("--type", default="q8_0", help=f"{', '.join(TYPES)} (default: q8_0)")
+    parser.add_argument("model", help="a model's folder, GGUF file, name or hub id")
+    parser.add_argument("out", help="the file to write, such as model.gguf; or else a folder")
+    parser.add_argument(
+        "--type",
+        help=f"of a file {', '.join(TYPES)} (default: q8_0); of a folder {', '.join(FLOATS)} (default: as in MODEL)",
+    )
     parser.add_argument("--adapter", default="", help="the PEFT folder of an adapter")
     parser.add_argument("--apart", action="store_true", help="write the adapter alone")
     flags = parser.parse_args(argv)
     try:
         _run(flags)
-        print(f"{flags.out}: {Path(flags.out).stat().st_size / 1e6:.1f} MB, {flags.type}")
+        out = Path(flags.out)
+        parts = [out] if out.is_file() else out.glob("*.safetensors")
+        print(
+            f"{out}: {sum(x.stat().st_size for x in parts) / 1e6:.1f} MB, {flags.type or 'as it was'}"
+        )
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _run(flags: argparse.Namespace) -> None:
+    if not flags.out.endswith(".gguf"):
+        if flags.adapter or flags.apart:
+            raise GgufError(
+                f"an adapter goes into a GGUF file, and {flags.out} does not end in .gguf"
+            )
+        to_folder(flags.model, flags.out, flags.type)
+        return
+    flags.type = flags.type or "q8_0"
     _check_type(flags.type)
     cfg, params = load(flags.model)
     delta = load_peft(flags.adapter, cfg, params)[0] if flags.adapter else None

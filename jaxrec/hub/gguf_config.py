@@ -17,6 +17,7 @@ from jaxrec.hub.names import ARCHITECTURES as HF_CLASSES
 from jaxrec.nn.rope import RopeScaling, frequencies
 
 _FAMILIES = {theirs: ours for ours, (theirs, _) in ARCHITECTURES.items()}
+_LAYER_TYPE = {True: "sliding_attention", False: "full_attention"}
 _MISSING = object()
 
 
@@ -159,19 +160,17 @@ def _llama3(said: _Said, rotary: int, theta: float) -> dict[str, Any]:
 def _gemma3(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
     # Which layers are local, and their rotary base, are in newer files alone; elsewhere llama.cpp takes these.
     pattern = said.get("attention.sliding_window_pattern", 6)
-    if not isinstance(pattern, int):
-        raise ModelError(
-            f"{said.head.path}: local layers that are listed one by one are not supported"
-        )
-    large = (
-        config["num_hidden_layers"] == 62
-    )  # the 27B alone scales its queries so, and no key says it
+    if isinstance(pattern, int):
+        types: dict[str, Any] = {"sliding_window_pattern": pattern}
+    else:  # one a layer: whether it is local
+        types = {"layer_types": [_LAYER_TYPE[bool(x)] for x in pattern]}
+    # The 27B alone, known by its layers, divides its scores by another length than a head's; no key says it.
+    large = config["num_hidden_layers"] == 62
     scalar = config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"]
-    return {
+    return types | {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": scalar,
         "sliding_window": said.one("attention.sliding_window"),
-        "sliding_window_pattern": pattern,
         "rope_local_base_freq": float(said.get("rope.freq_base_swa", 10000.0)),
         "final_logit_softcapping": said.get("final_logit_softcapping", None),
     }

@@ -21,7 +21,7 @@ from jaxrec.files import content_hash, write_json
 from jaxrec.hub.config import ModelError, from_hf
 from jaxrec.hub.gguf_config import config_of
 from jaxrec.hub.gguf_file import GgufHead, Place, check_kind, read_head, read_rows
-from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, FUSED, PERMUTED
+from jaxrec.hub.gguf_names import ARCHITECTURES, FACTORS, FUSED, OFFSET, PERMUTED
 from jaxrec.hub.gguf_vocabulary import write_vocabulary
 from jaxrec.hub.names import NAMES
 from jaxrec.hub.published import cache_folder
@@ -201,7 +201,7 @@ class _Slices:
             x = read_rows(file, self.place, index[0])[(slice(None), *index[1:])]
         if x.ndim > 1:
             return x.astype(self.tensors.dtype, copy=False)
-        return x
+        return x - np.float32(OFFSET.get(family, 0.0)) if self.path.endswith("scale") else x
 
     def _in_halves(self, x: np.ndarray) -> np.ndarray:
         """Rows of q or k from llama.cpp's order, rotary pairs as neighbours, to halves of a head."""

@@ -109,19 +109,26 @@ def _split_rule(contents: Mapping[str, Any], folder: str | Path) -> str:
                 f"{folder}: a space before each text (add_prefix_space) has no place in GGUF"
             )
         return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
+        return "smollm"  # also StarCoder's
     if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
         rule = parts[0]["pattern"].get("Regex")
         if rule in SPLITS:
             return SPLITS[rule]
     raise ModelError(
         f"{folder}: llama.cpp knows no splitting rule equal to this tokenizer's ({', '.join(kinds) or 'none'});"
-        " known are those of GPT-2, Phi-2, Llama 3 and Qwen2"
+        " known are those of GPT-2, Phi-2, SmolLM, Llama 3 and Qwen2"
     )
 
 
 def _refuse_other_pieces(contents: Mapping[str, Any], folder: str | Path) -> None:
-    kinds = [p["type"] for p in _parts(contents.get("normalizer"), "normalizers")]
-    kinds += [p["type"] for p in _parts(contents.get("pre_tokenizer"), "pretokenizers")]
+    normal = _parts(contents.get("normalizer"), "normalizers")
+    space = {"String": " "}
+    # Gemma's files split at spaces when there are none left.
+    gone = any(p["type"] == "Replace" and p["pattern"] == space for p in normal)
+    idle = lambda p: gone and p["type"] == "Split" and p["pattern"] == space
+    splits = _parts(contents.get("pre_tokenizer"), "pretokenizers")
+    kinds = [p["type"] for p in [*normal, *(p for p in splits if not idle(p))]]
     other = sorted(set(kinds) - {"Prepend", "Replace", "Metaspace"})
     if other:
         raise ModelError(

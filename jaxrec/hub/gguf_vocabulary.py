@@ -83,8 +83,8 @@ class _Vocabulary:
         listed = self.need("tokens")
         # llama.cpp names tokens without a text so, and fills a table that has more rows with unused ones.
         texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(listed)]
-        self.types = self.get("token_type", [NORMAL] * len(texts))
-        if len(self.types) != len(texts):
+        self.types = self.get("token_type", [NORMAL] * len(texts))[: len(texts)]
+        if len(self.types) < len(texts):
             raise ModelError(
                 f"{self.path} is damaged: {len(texts)} tokens, but types of {len(self.types)}"
             )
@@ -217,7 +217,7 @@ def _pieces(vocabulary: _Vocabulary) -> dict[str, Any]:
 def _merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     """Every way to cut a piece into two, by the score of the piece."""
     scores, ids = vocabulary.need("scores"), vocabulary.ids
-    if len(scores) != len(vocabulary.types):
+    if len(scores) < len(vocabulary.types):
         raise ModelError(
             f"{vocabulary.path} is damaged: {len(vocabulary.types)} tokens, but scores of {len(scores)}"
         )

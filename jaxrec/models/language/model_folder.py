@@ -111,6 +111,8 @@ def part_of_run(source: str | Path, parts: Sequence[str]) -> str:
     if not folder.is_dir() or _is_loadable(folder):
         return str(source)
     there = [name for name in parts if any(whole_folder(folder / name, mark) for mark in _MARKS)]
+    if not there and any(folder.glob("*.gguf")):
+        return str(source)
     if not there:
         names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir())
         shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:8])
