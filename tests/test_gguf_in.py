@@ -21,7 +21,7 @@ from jaxrec.hub import gguf, gguf_file, gguf_vocabulary, quantised
 from jaxrec.hub.gguf_file import Place, read_rows
 from jaxrec.hub.gguf_folder import GgufTensors
 from jaxrec.hub.gguf_tokenizer import SPLITS
-from jaxrec.hub.published import fetched
+from jaxrec.hub.published import folder_of
 from jaxrec.models.language.model_folder import base_hash, load_model, place_facts, place_of
 from jaxrec.nn.rope import RopeScaling
 
@@ -360,7 +360,7 @@ def test_without_the_package_its_extra_is_named(file, monkeypatch):
 @pytest.fixture(scope="module")
 def smollm2():
     """SmolLM2's own file, and the same weights as F32."""
-    folder = fetched("smollm2")
+    folder = folder_of("smollm2")
     if folder is None:
         pytest.skip("smollm2 is not there: python -m jaxrec.hub.fetch smollm2")
     return next(folder.glob("*.gguf"))

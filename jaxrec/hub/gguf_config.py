@@ -32,49 +32,49 @@ def config_of(head: GgufHead) -> dict[str, Any]:
         raise ModelError(
             f"{head.path}: the architecture {architecture!r} is not supported; supported are {', '.join(_FAMILIES)}"
         )
-    family, said = _FAMILIES[architecture], _Said(head, architecture)
-    if said.get("expert_count", 0):
+    family, keys = _FAMILIES[architecture], _Keys(head, architecture)
+    if keys.get("expert_count", 0):
         raise ModelError(f"{head.path}: mixtures of experts are not supported")
     if "token_embd.weight" not in head.tensors:
         raise ModelError(f"{head.path} lacks the tensor token_embd.weight")
-    width, heads = said.one("embedding_length"), said.one("attention.head_count")
-    head_dim = said.one("attention.key_length", width // heads)
-    if said.one("attention.value_length", head_dim) != head_dim:
+    width, heads = keys.one("embedding_length"), keys.one("attention.head_count")
+    head_dim = keys.one("attention.key_length", width // heads)
+    if keys.one("attention.value_length", head_dim) != head_dim:
         raise ModelError(f"{head.path}: keys and values of different lengths are not supported")
     phi = family == "phi"
-    rotary = said.one("rope.dimension_count", head_dim)
+    rotary = keys.one("rope.dimension_count", head_dim)
     if rotary != head_dim and not phi:
         raise ModelError(
             f"{head.path}: a {architecture} that turns {rotary} of {head_dim} numbers of a head"
         )
-    theta = float(said.get("rope.freq_base", 10000.0))
+    theta = float(keys.get("rope.freq_base", 10000.0))
     has = lambda *names: any(f"blk.0.{name}.bias" in head.tensors for name in names)
     config = {
         "architectures": [HF_CLASSES[family]],
         "model_type": family,
         "vocab_size": head.tensors["token_embd.weight"].shape[0],
         "hidden_size": width,
-        "num_hidden_layers": said.one("block_count"),
+        "num_hidden_layers": keys.one("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": said.one("attention.head_count_kv", heads),
+        "num_key_value_heads": keys.one("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "intermediate_size": said.one("feed_forward_length"),
+        "intermediate_size": keys.one("feed_forward_length"),
         "hidden_act": "gelu_new" if phi else "silu",
-        "max_position_embeddings": said.one("context_length"),
+        "max_position_embeddings": keys.one("context_length"),
         "rope_theta": theta,
-        "rope_scaling": _scaling(said, rotary, theta),
+        "rope_scaling": _scaling(keys, rotary, theta),
         "attention_bias": family == "llama" and has("attn_q", "attn_k", "attn_v", "attn_output"),
         "mlp_bias": has("ffn_gate", "ffn_up", "ffn_down"),
         "tie_word_embeddings": "output.weight" not in head.tensors,
     }
     if phi:
-        eps = said.get("attention.layer_norm_epsilon")
+        eps = keys.get("attention.layer_norm_epsilon")
         return config | {"layer_norm_eps": _short(eps), "partial_rotary_factor": rotary / head_dim}
-    config |= {"rms_norm_eps": _short(said.get("attention.layer_norm_rms_epsilon"))}
-    return config | (_gemma3(said, config) if family == "gemma3_text" else {})
+    config |= {"rms_norm_eps": _short(keys.get("attention.layer_norm_rms_epsilon"))}
+    return config | (_gemma3(keys, config) if family == "gemma3_text" else {})
 
 
-class _Said:
+class _Keys:
     """The metadata of a file that belong to its architecture."""
 
     def __init__(self, head: GgufHead, architecture: str):
@@ -103,41 +103,41 @@ def _short(x: float) -> float:
     return float(str(np.float32(x)))
 
 
-def _scaling(said: _Said, rotary: int, theta: float) -> dict[str, Any] | None:
-    kind = said.get("rope.scaling.type", "none")
-    if FACTORS in said.head.tensors:
-        return _llama3(said, rotary, theta)
+def _scaling(keys: _Keys, rotary: int, theta: float) -> dict[str, Any] | None:
+    kind = keys.get("rope.scaling.type", "none")
+    if FACTORS in keys.head.tensors:
+        return _llama3(keys, rotary, theta)
     if kind == "none":
         return None
-    factor = float(said.get("rope.scaling.factor"))
+    factor = float(keys.get("rope.scaling.factor"))
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         yarn = {"rope_type": "yarn", "factor": factor}
-        yarn["original_max_position_embeddings"] = said.one("rope.scaling.original_context_length")
+        yarn["original_max_position_embeddings"] = keys.one("rope.scaling.original_context_length")
         for key in ("yarn_log_multiplier", "yarn_ext_factor", "yarn_attn_factor"):
-            if said.get(f"rope.scaling.{key}", None) is not None:
-                raise ModelError(f"{said.head.path}: YaRN with {key} is not supported")
+            if keys.get(f"rope.scaling.{key}", None) is not None:
+                raise ModelError(f"{keys.head.path}: YaRN with {key} is not supported")
         # llama.cpp multiplies YaRN's own temperature by this, where Hugging Face's field takes its place.
-        more = said.get("rope.scaling.attn_factor", None)
+        more = keys.get("rope.scaling.attn_factor", None)
         if more is not None:
             yarn["attention_factor"] = _short(more) * (0.1 * math.log(factor) + 1)
         for beta in ("beta_fast", "beta_slow"):
-            if (value := said.get(f"rope.scaling.yarn_{beta}", None)) is not None:
+            if (value := keys.get(f"rope.scaling.yarn_{beta}", None)) is not None:
                 yarn[beta] = _short(value)
         return yarn
     raise ModelError(
-        f"{said.head.path}: rope scaling {kind!r} is not supported; linear, yarn and Llama 3's are"
+        f"{keys.head.path}: rope scaling {kind!r} is not supported; linear, yarn and Llama 3's are"
     )
 
 
-def _llama3(said: _Said, rotary: int, theta: float) -> dict[str, Any]:
+def _llama3(keys: _Keys, rotary: int, theta: float) -> dict[str, Any]:
     """Llama 3's stretching, found again from the factors that the file holds.
 
     Its three numbers count in turns of a first length, so a common factor in them changes nothing: the low bound is 1,
     and the length that gives these factors is sought among powers of two, with Llama's own high bound.
     """
-    factors = read_rows(said.head.path, said.head.tensors[FACTORS]).astype(np.float64)
+    factors = read_rows(keys.head.path, keys.head.tensors[FACTORS]).astype(np.float64)
     plain, _ = frequencies(rotary, theta, None)
     if factors.shape == plain.shape:
         factor = _short(factors.max())
@@ -153,13 +153,13 @@ def _llama3(said: _Said, rotary: int, theta: float) -> dict[str, Any]:
                     "high_freq_factor": 4.0,
                 }
     raise ModelError(
-        f"{said.head.path}: the rotary factors in {FACTORS} are not those of Llama 3's rule"
+        f"{keys.head.path}: the rotary factors in {FACTORS} are not those of Llama 3's rule"
     )
 
 
-def _gemma3(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
+def _gemma3(keys: _Keys, config: dict[str, Any]) -> dict[str, Any]:
     # Which layers are local, and their rotary base, are in newer files alone; elsewhere llama.cpp takes these.
-    pattern = said.get("attention.sliding_window_pattern", 6)
+    pattern = keys.get("attention.sliding_window_pattern", 6)
     if isinstance(pattern, int):
         types: dict[str, Any] = {"sliding_window_pattern": pattern}
     else:  # one a layer: whether it is local
@@ -170,7 +170,7 @@ def _gemma3(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
     return types | {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": scalar,
-        "sliding_window": said.one("attention.sliding_window"),
-        "rope_local_base_freq": float(said.get("rope.freq_base_swa", 10000.0)),
-        "final_logit_softcapping": said.get("final_logit_softcapping", None),
+        "sliding_window": keys.one("attention.sliding_window"),
+        "rope_local_base_freq": float(keys.get("rope.freq_base_swa", 10000.0)),
+        "final_logit_softcapping": keys.get("final_logit_softcapping", None),
     }

@@ -38,7 +38,7 @@ def is_unpacked(folder: Path) -> bool:
     return (folder / POINTER).is_file()
 
 
-def unpacked(path: str | Path) -> Path:
+def unpack(path: str | Path) -> Path:
     """The folder that stands for a GGUF file, made if it is not there.
 
     Raises what `read_head`, `config_of` and `write_vocabulary` raise, before anything is written.
@@ -96,17 +96,19 @@ def file_of(folder: Path) -> GgufHead:
 
     Raises ModelError where the file is gone or has changed.
     """
-    told = json.loads((folder / POINTER).read_text("utf-8"))
-    path = Path(told["file"])
+    pointer = json.loads((folder / POINTER).read_text("utf-8"))
+    path = Path(pointer["file"])
     if (
         not path.is_file()
-        or path.stat().st_size != told["size"]
-        or path.stat().st_mtime_ns != told["time"]
+        or path.stat().st_size != pointer["size"]
+        or path.stat().st_mtime_ns != pointer["time"]
     ):
         raise ModelError(
             f"{path} is gone or has changed since {folder} was made of it: name the file itself"
         )
-    places = {name: Place(tuple(shape), *rest) for name, (shape, *rest) in told["tensors"].items()}
+    places = {
+        name: Place(tuple(shape), *rest) for name, (shape, *rest) in pointer["tensors"].items()
+    }
     return GgufHead(path, {}, places)
 
 

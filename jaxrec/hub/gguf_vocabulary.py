@@ -80,16 +80,16 @@ class _Vocabulary:
 
     def __init__(self, head: GgufHead):
         self.path, self.meta = head.path, head.meta
-        listed = self.need("tokens")
+        words = self.need("tokens")
         # llama.cpp names tokens without a text so, and fills a table that has more rows with unused ones.
-        texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(listed)]
+        texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(words)]
         self.types = self.get("token_type", [NORMAL] * len(texts))[: len(texts)]
         if len(self.types) < len(texts):
             raise ModelError(
                 f"{self.path} is damaged: {len(texts)} tokens, but types of {len(self.types)}"
             )
-        filled = lambda i: self.types[i] == UNUSED and texts[i] == f"[PAD{i}]"
-        self.texts = {i: text for i, text in enumerate(texts) if not filled(i)}
+        is_filler = lambda i: self.types[i] == UNUSED and texts[i] == f"[PAD{i}]"
+        self.texts = {i: text for i, text in enumerate(texts) if not is_filler(i)}
         self.ids = {text: i for i, text in self.texts.items()}
         if len(self.ids) != len(self.texts):
             raise ModelError(f"{self.path} is damaged: it has the same token several times")
@@ -120,11 +120,11 @@ class _Vocabulary:
     def added(self) -> list[dict[str, Any]]:
         """Tokens that are found in a text before it is split: control tokens, and those that users defined."""
         base = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        found = (CONTROL, UNKNOWN, USER_DEFINED)
+        apart = (CONTROL, UNKNOWN, USER_DEFINED)
         return [
             {"id": i, "content": text, "special": self.types[i] != USER_DEFINED, **base}
             for i, text in self.texts.items()
-            if self.types[i] in found
+            if self.types[i] in apart
         ]
 
     def around(self, opens: bool) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from jaxrec.files import file_hash
 from jaxrec.hub.config import ModelError, ModelMissing
-from jaxrec.hub.published import PUBLISHED, fetched
+from jaxrec.hub.published import PUBLISHED, folder_of
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.hub.weights import check_vocabulary, find, load
 from jaxrec.nn.encoder import EncoderConfig
@@ -43,7 +43,7 @@ def minilm_folder() -> Path:
     # Found and not imported: only its files are wanted, and importing it would run code of its own.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        folder = fetched("minilm")
+        folder = folder_of("minilm")
         if folder is not None:
             return folder
         raise ModelMissing(

@@ -41,6 +41,7 @@ from jaxrec.hub.peft_modules import (
     target_options,
     write_tensors,
 )
+from jaxrec.hub.published import hub_name
 from jaxrec.hub.weights import find
 from jaxrec.nn.decoder import Decoder, DecoderConfig
 from jaxrec.nn.rope import frequencies, rotate
@@ -112,7 +113,7 @@ def load_peft(
     config = read_peft_config(folder)
     named = config["base_model_name_or_path"] or ""
     # The last part of the name, because one side may hold a hub id and the other a folder of the same name.
-    if base and named and Path(base).name.casefold() != Path(named).name.casefold():
+    if base and named and Path(hub_name(base)).name.casefold() != Path(named).name.casefold():
         raise PeftError(f"{folder} is an adapter of {named!r}, not of {base!r}")
     tensors = read_tensors(folder)
     if config["peft_type"] == "LORA":
@@ -126,6 +127,7 @@ def load_peft(
 
 def _checked_base(base: str, cfg: DecoderConfig) -> str:
     """The base as PEFT will find it. Raises PeftError for a folder whose model is another than that of `cfg`."""
+    base = hub_name(base)
     folder = Path(base).expanduser()
     if not base or not (folder / "config.json").is_file():
         return base

@@ -170,9 +170,14 @@ def place_of(name: str) -> Path:
     return cache_folder() / "models" / name
 
 
-def fetched(name: str) -> Path | None:
+def folder_of(name: str) -> Path | None:
     """The folder of a published model, or None where it was not fetched. A folder under its name is whole."""
     return place_of(name) if (place_of(name) / SUMS).is_file() else None
+
+
+def hub_name(source: str | Path) -> str:
+    """What other programs know a model by: a published model's hub id, any other source as it is."""
+    return PUBLISHED[str(source)].hub_id if str(source) in PUBLISHED else str(source)
 
 
 def locate(name: str) -> Path:
@@ -180,7 +185,7 @@ def locate(name: str) -> Path:
 
     Raises ModelMissing, with the command that fetches it, when there is neither.
     """
-    folder = fetched(name)
+    folder = folder_of(name)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from jaxrec import files, quant
 from jaxrec.hub.config import Config, ModelError, ModelMissing, family_of, read_config, to_hf
-from jaxrec.hub.gguf_folder import GgufTensors, is_unpacked, places, unpacked
+from jaxrec.hub.gguf_folder import GgufTensors, is_unpacked, places, unpack
 from jaxrec.hub.names import NAMES, transposed
 from jaxrec.hub.published import PUBLISHED
 from jaxrec.hub.published import locate as locate_published
@@ -61,7 +61,7 @@ def find(source: str | Path) -> Path:
     if folder.is_dir():
         return _inside(folder)
     if folder.is_file():
-        return unpacked(folder)
+        return unpack(folder)
     if str(source) in PUBLISHED:
         return _inside(locate_published(str(source)))
     from huggingface_hub import snapshot_download
@@ -81,7 +81,7 @@ def _inside(folder: Path) -> Path:
     if len(held) > 1:
         names = ", ".join(path.name for path in held[:6])
         raise ModelError(f"{folder} holds {len(held)} GGUF files: name one of them, {names}")
-    return unpacked(held[0])
+    return unpack(held[0])
 
 
 def open_tensors(folder: Path, family: str, cfg: Config) -> Tensors:
