@@ -12,39 +12,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import delta as deltas
 from jaxrec import hub
+from jaxrec.delta import DeltaConfig
+from jaxrec.nn import stack
 from jaxrec.nn.decoder import Decoder, DecoderConfig, decoder_cache
 from jaxrec.nn.stack import cycle_of
+from jaxrec.structs import Delta
 
 torch = pytest.importorskip("torch", reason="parity needs torch")
 transformers = pytest.importorskip("transformers", reason="parity needs transformers")
 
-TOLERANCE = 1e-4
+from tests.test_parity import GEMMA3, SMALL, TOLERANCE, saved  # noqa: E402
+
 NEAR, FAR = "sliding_attention", "full_attention"
-OPTIONS = {
-    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
-    "sliding_window": 4, "layer_types": [NEAR, FAR, NEAR, FAR, NEAR], "query_pre_attn_scalar": 12,
-    "rope_parameters": {
-        FAR: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-        NEAR: {"rope_type": "default", "rope_theta": 1e4},
-    },
-}  # fmt: skip
+OPTIONS = SMALL | GEMMA3[1]
 LENGTH = 24
+NEW = DeltaConfig(norm=True, prefix_length=2, embed=True, prompt_length=2)
+EVERY = dataclasses.replace(
+    NEW, lora_rank=2, adapter_size=3, scale=True, attn_bias=True, distance_buckets=8, head_rank=2
+)
+
+
+@pytest.fixture
+def quickly():
+    """Programs that are compiled fast rather than well."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory):
     """(transformers' model, its folder, our config, our params)."""
     folder = tmp_path_factory.mktemp("gemma")
-    options = transformers.Gemma3TextConfig(**OPTIONS, attn_implementation="eager")
-    torch.manual_seed(0)
-    model = transformers.Gemma3ForCausalLM(options).eval()
-    with torch.no_grad():
-        for x in model.parameters():
-            x.add_(torch.randn_like(x) * 0.2)
-    model.save_pretrained(folder)
-    return model, folder, *hub.load(folder)
+    return saved(*GEMMA3, folder), folder, *hub.load(folder)
 
 
 @functools.cache
@@ -106,6 +109,63 @@ def test_a_ring_of_the_window_gives_what_whole_rows_give(gemma, side):
         logits, cache = _step(cfg)(params, ids[:, start:end], mask[:, start:end], cache)
         got.append(logits)
     whole = _run(cfg)(params, ids, mask).logits
+    np.testing.assert_allclose(jnp.concatenate(got, 1)[mask], whole[mask], atol=TOLERANCE)
+
+
+def _stirred(cfg: DecoderConfig, spec: DeltaConfig, rows: int) -> Delta:
+    """A delta that does something at each of its sites, another for each row."""
+    rng = np.random.default_rng(2)
+    draw = lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32)
+    return jax.tree.map(draw, deltas.zeros(Decoder.sites(cfg), spec, rows))
+
+
+@functools.cache
+def _packed(cfg: DecoderConfig):
+    def run(params, ids, positions, segments, delta):
+        return Decoder(cfg).apply(
+            {"params": params}, ids, segments > 0, positions_BL=positions, segments_BL=segments, delta=delta
+        ).logits  # fmt: skip
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("spec", [NEW, pytest.param(EVERY, marks=pytest.mark.slow)])
+def test_changes_of_every_kind_for_each_row(gemma, quickly, monkeypatch, spec):
+    """Packed examples are separate ones, and what is decoded by rings is what whole rows give, a soft prompt and a
+    prefix included; the norms behind attention and MLP are changed too."""
+    _, _, cfg, params = gemma
+    assert set(Decoder.sites(cfg).stacks["stack_0"].norm) == {
+        *("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
+    }
+    monkeypatch.setattr(stack, "UNROLLED", 0)  # loops over the periods, as on an accelerator
+    delta, (ids, mask) = _stirred(cfg, spec, 3), _batch("right")
+    places, lengths = np.arange(LENGTH), np.asarray(mask).sum(1)
+    alone = lambda ids, n, delta: _packed(cfg)(
+        params,
+        ids,
+        jnp.tile(places, (3, 1)),
+        jnp.array(places < np.asarray(n)[:, None], int),
+        delta,
+    )
+    whole = alone(ids, lengths, delta)
+    # Two texts of 11 and 13 tokens in each row, and the same texts in rows of their own, changed as the first row is.
+    first, own = jnp.where(places < 11, 1, 2), deltas.take(delta, jnp.zeros(3, int))
+    packed = _packed(cfg)(
+        params, ids, jnp.tile(jnp.where(places < 11, places, places - 11), (3, 1)),
+        jnp.tile(first, (3, 1)), delta,
+    )  # fmt: skip
+    apart = jnp.stack([ids[0], jnp.roll(ids[0], -11), ids[0]])
+    apart = alone(apart, (11, 13, 1), own)
+    want = jnp.concatenate([apart[0, :11], apart[1, :13]])
+    np.testing.assert_allclose(packed[0], want, atol=TOLERANCE)
+
+    cache, got = decoder_cache(cfg, 3, LENGTH + spec.prompt_length), []
+    for start, end in [(0, 7), (7, 14), *((i, i + 1) for i in range(14, LENGTH))]:
+        part = slice(start, end)
+        if start == 14:  # both are in the cache by now
+            delta = delta.replace(outer=delta.outer.replace(prompt_BPD=None, embed_BD=None))
+        logits, cache = _step(cfg)(params, ids[:, part], mask[:, part], cache, delta)
+        got.append(logits)
     np.testing.assert_allclose(jnp.concatenate(got, 1)[mask], whole[mask], atol=TOLERANCE)
 
 

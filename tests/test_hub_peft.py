@@ -16,15 +16,18 @@ from jaxrec.nn.decoder import Decoder
 torch = pytest.importorskip("torch", reason="parity with PEFT needs torch")
 peft = pytest.importorskip("peft", reason="parity with PEFT needs peft")
 
-from tests.test_parity import DECODERS, TOLERANCE, saved  # noqa: E402
+from tests.test_parity import DECODERS, GEMMA3, TOLERANCE, saved  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 IDS = np.random.default_rng(0).integers(1, 61, (2, 6))
-CUTS = {"llama2": (1,), "qwen2": (), "qwen2_yarn": (), "phi2": ()}
+# A window that IDS and a prefix do not fill: beyond it peft's local layers forget the prefix.
+GEMMA3 = (GEMMA3[0], GEMMA3[1] | {"sliding_window": 16})
+CUTS = {"llama2": (1,), "qwen2": (), "qwen2_yarn": (), "phi2": (), "gemma3": (3,)}
 NAMES = {"llama2": ["q_proj", "gate_proj", "down_proj"], "phi2": ["k_proj", "dense", "fc1", "fc2"]}
 NAMES |= {"qwen2": ["q_proj", "v_proj", "o_proj", "up_proj"]}
-FED = {"llama2": "down_proj", "qwen2": "down_proj", "phi2": "fc2"}
+NAMES |= {"gemma3": NAMES["llama2"]}
+FED = {"llama2": "down_proj", "qwen2": "down_proj", "phi2": "fc2", "gemma3": "down_proj"}
 OURS = {
     "lora": DeltaConfig(lora_rank=3, lora_alpha=6.0, lora_sites="q|o|up|down"),
     "rslora": DeltaConfig(lora_rank=3, lora_alpha=5.0, lora_rs=True),
@@ -62,7 +65,7 @@ def bases(tmp_path_factory):
     @functools.cache
     def base(family):
         folder = tmp_path_factory.mktemp(family)
-        model = saved(*DECODERS[family], folder)
+        model = saved(*(DECODERS | {"gemma3": GEMMA3})[family], folder)
         return model, *hub.load(folder, cuts=CUTS[family])
 
     return base
@@ -91,7 +94,7 @@ def stirred(delta, spec):
     return jax.tree_util.tree_map_with_path(leaf, delta)
 
 
-CASES = [(family, method) for family in ("llama2", "qwen2", "phi2") for method in OURS]
+CASES = [(family, method) for family in ("llama2", "qwen2", "phi2", "gemma3") for method in OURS]
 CASES += [("qwen2_yarn", "prefix")]
 QUICK = {  # every family and every method at least once; `make test-slow` runs the others
     ("llama2", "lora"), ("llama2", "prefix"), ("qwen2", "rslora"), ("qwen2", "prompt"), ("phi2", "dora"),

@@ -38,6 +38,18 @@ DECODERS = {
     "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}),
     "phi2": ("Phi", {"partial_rotary_factor": 0.5}),
 }
+_FULL, _NEAR = {"rope_type": "linear", "factor": 8.0}, {"rope_type": "default"}
+# Gemma 3, tested in `test_gemma`: every second layer global, local ones of another base.
+GEMMA3 = (
+    "Gemma3",
+    {
+        "num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 12,
+        "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+        "rope_parameters": {
+            "full_attention": _FULL | {"rope_theta": 1e6}, "sliding_attention": _NEAR | {"rope_theta": 1e4},
+        },
+    },
+)  # fmt: skip
 ENCODERS = {
     "bert": ("Bert", {}),
     "mpnet": ("MPNet", {"relative_attention_num_buckets": 32}),
@@ -47,14 +59,16 @@ ENCODERS = {
 def saved(family: str, options: dict, folder) -> torch.nn.Module:
     """A random model of the family, every weight (norms and biases too) away from its default, in `folder`."""
     options = SMALL | options
+    two_bases = "rope_parameters" in options
     rope = dict(options.pop("rope_scaling", None) or {"rope_type": "default"})
     rope["rope_theta"] = options.pop("rope_theta", 10000.0)
     if "partial_rotary_factor" in options:
         rope["partial_rotary_factor"] = options.pop("partial_rotary_factor")
     kind = "Model" if family in ("Bert", "MPNet") else "ForCausalLM"
-    if kind == "ForCausalLM":
+    if kind == "ForCausalLM" and not two_bases:
         options["rope_parameters"] = rope
-    cfg = getattr(transformers, f"{family}Config")(**options, attn_implementation="eager")
+    text = "Text" * (family == "Gemma3")
+    cfg = getattr(transformers, f"{family}{text}Config")(**options, attn_implementation="eager")
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}{kind}")(cfg).eval()
     with torch.no_grad():

@@ -7,9 +7,12 @@ Ours lead with layers and a row, theirs are one matrix [out, in] for each module
 Three things differ in more than their layout: DoRA's magnitude is an offset relative to the base's own column here and
 absolute there; IA3's factors are offsets from 1 here; and a prefix's keys are used as they are at both ends, but peft's
 real tokens begin at position P, ours at 0: rotary scores know only distances, so the keys turn by P on their way.
+In layers that see a window, peft's prefix goes out of sight as tokens do, where ours stays: longer texts differ, and
+it is said.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ from jaxrec.nn.stack import stack_sizes
 from jaxrec.structs import Delta, LayerDelta, OuterDelta, Prefix
 
 PROMPT = "prompt_embeddings"
+_log = logging.getLogger(__name__)
 
 
 def save_peft(
@@ -238,8 +242,9 @@ def _prefix_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray]
         raise PeftError(
             f"PEFT has a prefix in all {cfg.layers} layers; this Delta only in {sorted(delta.stacks)}"
         )
-    flat = []
-    for stack in stack_sizes(cfg.layers, cfg.cuts):
+    flat, start = [], 0
+    for stack, n in stack_sizes(cfg.layers, cfg.cuts).items():
+        own = slice(start, start := start + n)
         prefix = delta.stacks[stack].prefix["attn"]
         if prefix.gate_NBH is not None and not np.allclose(prefix.gate_NBH, 1, rtol=0, atol=1e-6):
             raise PeftError(
@@ -248,10 +253,11 @@ def _prefix_out(delta: Delta, cfg: DecoderConfig) -> tuple[dict[str, np.ndarray]
             )
         length = prefix.k_NBPGK.shape[2]
         # Scores of rotary attention depend on distances alone: PEFT's queries stand P places further, so keys go along.
-        keys = _turned(prefix.k_NBPGK[:, 0], cfg, length)
+        keys = _turned(prefix.k_NBPGK[:, 0], cfg, cfg.types[own], length)
         # PEFT's table is one row a virtual token: for each layer its keys, then its values, head by head.
         both = np.stack([np.asarray(keys), np.asarray(prefix.v_NBPGK[:, 0])], axis=1)  # N 2 P G K
         flat += list(both.transpose(0, 2, 1, 3, 4).reshape(len(both), length, -1))
+    _say_window(cfg, length)
     width = cfg.groups * cfg.head_dim
     tensors = {PROMPT: np.concatenate(flat, axis=1)}
     return tensors, _sizes(cfg, length, cfg.groups, width) | {"encoder_hidden_size": width}
@@ -264,8 +270,10 @@ def _prefix_in(
     _check_sizes(config, cfg, cfg.groups, cfg.groups * cfg.head_dim)
     flat = _only(tensors, (length, cfg.layers * 2 * cfg.groups * cfg.head_dim))
     flat = flat.reshape(length, cfg.layers, 2, cfg.groups, cfg.head_dim).transpose(1, 2, 0, 3, 4)
+    _say_window(cfg, length)
     # Turned back by P, because our real tokens begin at position 0.
-    keys, values = _turned(flat[:, 0], cfg, -length)[:, None], jnp.asarray(flat[:, 1])[:, None]
+    keys = _turned(flat[:, 0], cfg, cfg.types, -length)[:, None]
+    values = jnp.asarray(flat[:, 1])[:, None]
     stacks, start = {}, 0
     for stack, n in stack_sizes(cfg.layers, cfg.cuts).items():
         own = slice(start, start + n)
@@ -274,12 +282,23 @@ def _prefix_in(
     return Delta(stacks), DeltaConfig(prefix_length=length, prefix_gate=False)
 
 
-def _turned(k_NPGK: Any, cfg: DecoderConfig, positions: int) -> Any:
-    """Keys turned as by so many positions more, without the factor that some scalings put on cosines and sines."""
-    inv, _ = frequencies(cfg.rotary_dim, cfg.rope_theta, cfg.rope_scaling)
-    shape = (*k_NPGK.shape[:2], 1, len(inv))
+def _say_window(cfg: DecoderConfig, length: int) -> None:
+    if cfg.window:
+        _log.warning(
+            "local layers see %d keys: peft lets this prefix of %d go out of their sight after %d tokens, we keep it",
+            cfg.window, length, max(cfg.window - length, 0),
+        )  # fmt: skip
+
+
+def _turned(k_NPGK: Any, cfg: DecoderConfig, types: Sequence[str], positions: int) -> Any:
+    """Keys of layers of these types turned as by so many positions more, without the factor that some scalings put on
+    cosines and sines."""
+    inv_N11K = np.stack([frequencies(cfg.rotary_dim, *cfg.rope_of(t))[0] for t in types])[
+        :, None, None
+    ]
+    shape = (*k_NPGK.shape[:2], 1, inv_N11K.shape[-1])
     turn = tuple(
-        jnp.broadcast_to(jnp.asarray(f(positions * inv), jnp.float32), shape)
+        jnp.broadcast_to(jnp.asarray(f(positions * inv_N11K), jnp.float32), shape)
         for f in (np.cos, np.sin)
     )
     return rotate(jnp.asarray(k_NPGK, jnp.float32), turn)

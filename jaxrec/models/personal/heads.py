@@ -363,9 +363,9 @@ def warm_start(params: PyTree, cfg: HeadConfig, backbone: PyTree, decoder: Decod
     if not cfg.tied_to_backbone:
         params = {**params, "embed": {"table": backbone["embed"]["table"]}}
     # Sizes alone are not enough: under another rope_theta or norm the same weights would attend to other places.
-    own = (cfg.heads, cfg.key_heads, cfg.head_dim, cfg.d_ff, cfg.rope_theta, "rms")
+    own = (cfg.heads, cfg.key_heads, cfg.head_dim, cfg.d_ff, cfg.rope_theta, "rms", 0)
     d = decoder
-    if own != (d.heads, d.groups, d.head_dim, d.d_ff, d.rope_theta, d.norm):
+    if own != (d.heads, d.groups, d.head_dim, d.d_ff, d.rope_theta, d.norm, d.window):
         return params
     layers = [
         jax.tree.map(lambda x, n=n: x[n], backbone[name])

@@ -29,17 +29,20 @@ class Vocabulary:
     """What ids mean on the way in (`table`), and what a vector is compared with on the way out (`classes`).
 
     Each is a float array [V, D], or the same quantised. `real_V`: ids that a token has; published tables are padded to
-    round numbers, and what lies beyond the tokenizer must never be sampled.
+    round numbers, and what lies beyond the tokenizer must never be sampled. `scale`: of vectors on the way in, where a
+    backbone has one.
     """
 
     table: Leaf
     classes: Leaf
     bias_V: Leaf | None = None
     real_V: Leaf | None = None
+    scale: float = struct.field(pytree_node=False, default=1.0)
 
     def vectors(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """The vectors of these ids, f32."""
-        return vectors_of(self.table, ids_BL).astype(jnp.float32)
+        x_BLD = vectors_of(self.table, ids_BL).astype(jnp.float32)
+        return x_BLD if self.scale == 1 else x_BLD * self.scale
 
     def scores(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of every id, f32."""
@@ -90,7 +93,8 @@ def vocabulary_of(cfg: DecoderConfig, params: PyTree, tokens: int = 0) -> Vocabu
         classes = kernel if hasattr(kernel, "matmul") else kernel.T
     # Whatever else of the backbone trains, what a head borrows is the same for all who read it.
     table, classes, bias = jax.lax.stop_gradient((table, classes, bias))
-    return Vocabulary(table, classes, bias, real_ids(cfg.vocab, tokens))
+    scale = cfg.d_model**0.5 if cfg.embed_scaled else 1.0
+    return Vocabulary(table, classes, bias, real_ids(cfg.vocab, tokens), scale)
 
 
 def real_ids(vocab: int, tokens: int) -> Bool[Array, " V"] | None:
