@@ -16,6 +16,7 @@ changed; missing: nor one of another commit; all: every row is).
 """
 
 import dataclasses
+import difflib
 import fnmatch
 import json
 import os
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from jaxrec import config, results
 from jaxrec.eval.fit_row import environment, find_compiler
 from jaxrec.eval.fit_rows import STAGES, Row, to_json
-from jaxrec.eval.fit_slices import FitError, chip_of, nearest
+from jaxrec.eval.fit_slices import FitError, chip_of
 from jaxrec.files import write_atomically
 
 _FLAG = {"tpu": "libtpu", "cuda": "cuda"}
@@ -42,13 +43,13 @@ class FitConfig:
     table: tuple[Row, ...] = ()  # set in the experiment's file
     rows: tuple[str, ...] = ()  # names, parts of names, or patterns with *; empty: all
     list: bool = False  # only say which rows there are, and which are on file
-    redo: Literal["changed", "missing", "all"] = "changed"  # of rows on file: see below
+    redo: Literal["changed", "missing", "all"] = "changed"  # which rows on file are compiled again
     reread: bool = False  # compile nothing: numbers anew from the texts in OUT
     minutes: float = 30.0  # after which a row is given up
     libtpu: str = ""  # folder that libtpu was installed into by pip's --target; empty: no other
     cuda: str = ""  # likewise of jax-cuda12-plugin and jax-cuda12-pjrt
-    results: str = "results/fit"
-    out: str = "runs/fit"
+    results: str = "results/fit"  # files of record, one a row
+    out: str = "runs/fit"  # logs and programs' texts, a folder a row
 
 
 def main(cfg: FitConfig) -> list[dict[str, Any]]:
@@ -92,7 +93,9 @@ def choose(table: Sequence[Row], names: Sequence[str]) -> list[Row]:
     fits = lambda one, name: fnmatch.fnmatch(name, one if "*" in one else f"*{one}*")
     for one in names:
         if not any(fits(one, name) for name in known):
-            raise FitError(f"no row is called {one!r}: {nearest(one, known)}")
+            near = difflib.get_close_matches(one, [*STAGES, *known], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "--list says which there are"
+            raise FitError(f"no row is called {one!r}: {hint}")
     return [row for row in table if not names or any(fits(one, row.name) for one in names)]
 
 

@@ -65,7 +65,7 @@ def find_compiler(kind: str, folder: str = "") -> Path | None:
     Raises FitError where they are not there, or not of the version that this jax goes with.
     """
     wanted = {name: version_wanted(name) for name in COMPILERS[kind]}
-    install = f"pip install {' '.join(f'{name}=={v}' for name, v in wanted.items())}"
+    install = "pip install " + " ".join(f"'{name}=={v}'" for name, v in wanted.items())
     where = f"in {folder}" if folder else "in this environment"
     places = [str(Path(folder).expanduser())] if folder else sys.path
     for name, version in wanted.items():

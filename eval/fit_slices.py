@@ -118,7 +118,8 @@ def mesh_in(topology: str, mesh: MeshConfig) -> tuple[int, int, int]:
         raise MeshError(f"mesh {sizes}: sizes are positive, and at most one is -1 (all the rest)")
     if chips % fixed or (-1 not in sizes and fixed != chips):
         raise FitError(
-            f"mesh {'x'.join(map(str, sizes))} does not divide the {chips} chips of {topology}"
+            f"a mesh of data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor} does not divide the {chips} chips"
+            f" of {topology}"
         )
     return tuple(chips // fixed if n == -1 else n for n in sizes)
 

@@ -75,8 +75,8 @@ def test_bounds_say_what_a_step_waits_for():
         (dataclasses.replace(TINY, topology="v9:4x4"), "no chip is called 'v9'; there are v5e"),
         (dataclasses.replace(TINY, topology="v5e:3x3"), "v5e comes in slices of 1x1, 2x2"),
         (dataclasses.replace(TINY, topology="h100:16"), "h100 comes in slices of 1, 2, 4, 8"),
-        (dataclasses.replace(TINY, mesh=MeshConfig(1, 3, -1)), "mesh 1x3x-1 does not divide the 4"),
-        (dataclasses.replace(TINY, mesh=MeshConfig(1, 2, 1)), "mesh 1x2x1 does not divide the 4"),
+        (dataclasses.replace(TINY, mesh=MeshConfig(1, 3, -1)), "data 1, fsdp 3, tensor -1 does not divide the 4"),
+        (dataclasses.replace(TINY, mesh=MeshConfig(1, 2, 1)), "data 1, fsdp 2, tensor 1 does not divide the 4"),
         (dataclasses.replace(TINY, rows=6), "6 rows do not divide by 4"),
     ],
 )  # fmt: skip
@@ -90,8 +90,8 @@ def test_rows_by_name():
     rows = [TINY, other]
     assert fit.choose(rows, ()) == rows
     assert fit.choose(rows, ("dpo",)) == fit.choose(rows, ("d*o-tiny*",)) == [other]
-    with pytest.raises(FitError, match="no row is called 'dpp'"):
-        fit.choose(rows, ("dpp",))
+    with pytest.raises(FitError, match="no row is called 'dpoo': did you mean 'dpo'"):
+        fit.choose(rows, ("dpoo",))
     assert mesh_in("v5e:2x2", MeshConfig(1, -1, 2)) == (1, 2, 2)
     assert from_json(to_json(TINY)) == TINY
 
@@ -101,7 +101,7 @@ def test_rows_by_name():
     [("tpu", "libtpu", "libtpu"), ("cuda", "jax-cuda12-plugin", "jax_cuda12_plugin")],
 )
 def test_a_compiler_that_is_not_there_or_of_another_version(tmp_path, kind, name, wheel):
-    with pytest.raises(FitError, match=rf"compiler for {kind} is not in .*: pip install {name}=="):
+    with pytest.raises(FitError, match=rf"compiler for {kind} is not in .*: pip install '{name}=="):
         fit_row.find_compiler(kind, str(tmp_path))
     facts = tmp_path / f"{wheel}-0.0.1.dist-info"
     facts.mkdir()
