@@ -184,7 +184,7 @@ class Peers:
                 break
             time.sleep(1)
             gone = self.missing()
-        self._leave(self.loss(gone), LOST)
+        self._leave(self.loss(gone or self.likeliest()), LOST)
 
     def missing(self) -> list[int]:
         """The processes that are silent, as far as this one can know; [] if it can't tell."""
@@ -194,8 +194,20 @@ class Peers:
                 return [0]
             if self.coordinator and unreachable(self.coordinator):
                 return [0]
-        others = ((i, beat) for i, beat in sorted(self.beats.items()) if i != self.index)
-        return [i for i, beat in others if now - beat.seen > enough]
+        ages = {i: now - beat.seen for i, beat in sorted(self.beats.items()) if i != self.index}
+        return [i for i, age in ages.items() if age > enough]
+
+    def likeliest(self) -> list[int]:
+        """Whom the service must mean when it reports a loss: a silent one, or who has been so much longer than others.
+
+        Nothing is asked of the service here: its client holds its lock while it reports.
+        """
+        if gone := self.missing():
+            return gone
+        now = self.clock()
+        ages = sorted((now - beat.seen, i) for i, beat in self.beats.items() if i != self.index)
+        clear = len(ages) == 1 or (len(ages) > 1 and ages[-1][0] > 2 * ages[-2][0] + 1)
+        return [ages[-1][1]] if clear else []
 
     def loss(self, gone: Sequence[int]) -> str:
         """The line that ends this process when others are lost: who, at which step, and how to go on."""
@@ -204,8 +216,7 @@ class Peers:
             f"lost {names}"
             if gone
             else (
-                "the job's coordination service gave this process up, though no process is silent (was one begun "
-                "twice?)"
+                "lost another process, or one was begun twice: which one can't be told from here, see the other logs"
             )
         )
         return (

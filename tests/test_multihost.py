@@ -130,7 +130,7 @@ def test_one_of_two_is_killed_and_the_other_goes_on_alone(tmp_path):
 def test_one_of_four_is_killed_or_frozen_and_the_others_end(tmp_path, which, how):
     """The coordinator, a frozen host, and a frozen coordinator."""
     processes = job(
-        tmp_path, "--steps", "5000", "--slow", "0.05", "--save-every", "5", "--silence", "10", count=4
+        tmp_path, "--steps", "5000", "--slow", "0.05", "--save-every", "5", "--silence", "16", count=4
     )  # fmt: skip
     until_it_trains(tmp_path, processes, 12)
     lose(processes, which, how)
@@ -142,7 +142,7 @@ def test_a_run_of_four_goes_on_with_three_two_and_eight_and_learns_the_same(tmp_
     """16 rows can't be dealt out among three: two of the three go on. The losses are those of an undisturbed run."""
     many, size = tmp_path / "many", ("--rows", str(rows), "--save-every", "5")
     alone = start(tmp_path / "one", None, 0, *size, "--steps", "60")
-    processes = job(many, *size, "--steps", "60", "--slow", "0.1", "--silence", "10", count=4)
+    processes = job(many, *size, "--steps", "60", "--slow", "0.1", "--silence", "16", count=4)
     until_it_trains(many, processes, 12)
     lose(processes, 3)
     said = finished(job(many, *size, "--steps", "40", count=3))

@@ -68,6 +68,14 @@ def test_a_silent_process_is_the_one_that_is_named(job, capsys, tmp_path):
     assert f"step 20 is saved whole in {tmp_path}" in said and "the same command goes on" in said
 
 
+def test_under_load_the_one_that_was_silent_by_far_the_longest_is_meant(job):
+    job.pass_time(10, 2)
+    job.now += 1
+    assert job.all[0].missing() == [] and job.all[0].likeliest() == [2]
+    job.pass_time(10)
+    assert job.all[0].likeliest() == []
+
+
 def test_a_coordinator_that_owes_an_answer_is_lost(job):
     job.store.down = True
     job.pass_time(30, 0)
