@@ -47,7 +47,7 @@ SHOWN = 3
 class TextConfig:
     """What is measured, on what, and how answers are written."""
 
-    model: str = ""  # a folder of Hugging Face's or ours, a run's OUT, or a hub id
+    model: str = ""  # a folder of Hugging Face's or ours, a run's OUT, a GGUF file, a name ("smollm2") or a hub id
     tenant: str = ""  # of a personal model: who answers
     adapter: str = ""  # on top of the model: a folder of ours or of HF PEFT
     data: tuple[str, ...] = ()  # files of chats with their answers, see jaxrec.data.instructions

@@ -45,7 +45,7 @@ def tune(
 
     Args:
       chats: a .jsonl file, several, or rows: {"prompt", "completion"} or {"messages": [{"role", "content"}, ...]}.
-      base: a Hugging Face folder or hub id, of a Llama, Qwen or Phi; one of ours; or an adapter's folder.
+      base: a folder (Hugging Face's, ours, or an adapter's), a GGUF file, a name ("smollm2") or a hub id.
       method: "lora", "rslora", "dora", "ia3", "adapter", "prefix", "prompt", ..., or "full" for all weights.
       held: chats to measure on while it learns; some of `chats`, at least two, when empty.
       steps: updates; 0: three passes over the chats, sixty at least. It ends early when `held` gets worse.
@@ -112,7 +112,7 @@ def evaluate(
     Prints a few answers and the table with 95 % intervals; OUT/rows.jsonl has each answer with its measures.
 
     Args:
-      model: a Hugging Face folder or hub id, one of ours, an adapter's folder (as `tune` gives), a personal model's or
+      model: as `base` of `tune`; an adapter's folder, as `tune` gives it; a personal model's or
         its tenants' (`Assistant.save`), or the OUT of a run that wrote one of them.
       data: as the `chats` of `tune`; what each one's last answer says is the reference.
       tenant: who answers, where `model` is a personal one.

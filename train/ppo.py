@@ -41,9 +41,7 @@ from jaxrec.training.rollout_record import RolloutRecord, write_samples
 class PpoConfig:
     """A run of PPO or GRPO. The defaults are GenRec's: 50 episodes of 32 prompts, 60 new tokens."""
 
-    base: str = (
-        "runs/sample/backbone/model"  # a Hugging Face folder, a hub id, or an adapter's folder
-    )
+    base: str = "runs/sample/backbone/model"  # a folder, GGUF file, name ("smollm2") or hub id; or an adapter's folder
     adapter: str = ""  # where the policy starts, and what its KL is measured against
     prompts: str = (
         ""  # a .jsonl[.gz]: rows with "prompt", and "rating", "persona", "title" where known

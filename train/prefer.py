@@ -50,9 +50,7 @@ from jaxrec.training.optimizer import OptConfig
 class PreferConfig:
     """A run of preference training."""
 
-    base: str = (
-        "runs/backbone_small/model"  # a Hugging Face folder or hub id, or an adapter's folder
-    )
+    base: str = "runs/backbone_small/model"  # a folder, GGUF file, name ("smollm2") or hub id; or an adapter's folder
     adapter: str = ""  # to go on from, and the reference: an earlier stage's, on top of `base`
     personal: str = ""  # a personal model's folder instead: tenants
     profile: str = ""  # a personalize stage's OUT/profile, whose p is where tenants start; else the encoder's p

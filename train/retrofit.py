@@ -45,7 +45,7 @@ from jaxrec.training.optimizer import OptConfig
 class RetrofitConfig:
     """A retrofit of one backbone."""
 
-    backbone: str = "runs/sample/pretrain/model"  # an HF folder or hub id
+    backbone: str = "runs/sample/pretrain/model"  # a folder, GGUF file, name ("smollm2") or hub id
     tenants: tuple[str, ...] = ()  # whose conversations: see jaxrec.data.tenants
     data: tuple[str, ...] = ()  # and anybody's: see jaxrec.data.instructions
     limit: int = 0  # texts at most, spread over all that there are; 0: all

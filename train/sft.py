@@ -53,7 +53,7 @@ from jaxrec.training.optimizer import OptConfig
 class SftConfig:
     """A run of supervised fine-tuning. `delta` goes before `method` where it is not empty."""
 
-    base: str = "runs/sample/pretrain/model"  # a Hugging Face folder or hub id
+    base: str = "runs/sample/pretrain/model"  # a folder, GGUF file, name ("smollm2") or hub id
     adapter: str = ""  # an earlier adapter to go on from
     data: tuple[str, ...] = ()  # see jaxrec.data.instructions; or stores, see jaxrec.data.tokenise
     held: tuple[
