@@ -2,6 +2,7 @@
 
     python -m train.sequential configs/recommend/sequential_sample.py
     python -m train.sequential --data.name amazon14-beauty --recommender.loss.kind full
+    python -m train.sequential --data.path runs/store                  a store of histories (jaxrec.data.tokenise)
 
 Leave-one-out: each person's last item is the test's, the one before decides when to stop. Writes OUT/model, which
 `Sequential.load` reads, and the run's log and checkpoints to OUT/fit; a run that was stopped goes on.
@@ -15,6 +16,8 @@ import numpy as np
 from jaxrec import config, ranking, results
 from jaxrec.data.histories import Histories, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
+from jaxrec.data.store.events import open_histories, summary
+from jaxrec.data.store.manifest import is_store
 from jaxrec.recommenders.sequential import Sequential, SequentialConfig
 from jaxrec.world.shops import make_shops
 
@@ -42,7 +45,10 @@ def main(cfg: TrainSequentialConfig) -> dict[str, float]:
 
 
 def people(data: DataConfig) -> Histories:
-    """The histories of a data set, or those of the sample world's people where none is named."""
+    """The histories of a data set or a store, or those of the sample world's people where none is named."""
+    if data.path and is_store(str(data.path)):
+        print(summary(str(data.path)), flush=True)
+        return open_histories(str(data.path))
     if data.name or data.path:
         found = read(data)
         print(found.summary(), flush=True)

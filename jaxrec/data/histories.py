@@ -9,9 +9,27 @@ the order of time already.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
+
+
+@runtime_checkable
+class EventColumn(Protocol):
+    """A column of events that lies outside of memory (`store.events`): indexing it reads."""
+
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+    def parts(self, first_W: np.ndarray, length_W: np.ndarray) -> "EventColumn":
+        """Ranges of the column as a column; nothing is read."""
+
+
+Column = np.ndarray | EventColumn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +72,17 @@ class Interactions:
 class Histories:
     """Rows of different length, one after the other: row b is `item_T[start_B[b] : start_B[b + 1]]`, oldest first.
 
-    `user_B` is the number of the row's person, -1 for somebody whom no table of people knows.
+    `user_B` is the number of the row's person, -1 for somebody whom no table of people knows. The events may lie in a
+    store: then rows that are taken are ranges of it, and nothing is read before a column is indexed.
     """
 
-    item_T: np.ndarray
+    item_T: Column
     start_B: np.ndarray  # [B + 1]
     user_B: np.ndarray
     n_users: int
     n_items: int
-    rating_T: np.ndarray | None = None
-    time_T: np.ndarray | None = None
+    rating_T: Column | None = None
+    time_T: Column | None = None
 
     def __len__(self) -> int:
         return len(self.user_B)
@@ -88,19 +107,8 @@ class Histories:
     def take(self, rows: np.ndarray) -> "Histories":
         """Some rows, by index."""
         rows = np.asarray(rows)
-        length = self.length_B[rows]
-        start = np.concatenate([[0], np.cumsum(length)])
-        # One gather for all rows instead of a loop over people: each place is counted from the start of its own
-        # row.
-        at = np.arange(start[-1]) + np.repeat(self.start_B[rows] - start[:-1], length)
-        part = lambda x: None if x is None else x[at]
         return dataclasses.replace(
-            self,
-            item_T=self.item_T[at],
-            start_B=start,
-            user_B=self.user_B[rows],
-            rating_T=part(self.rating_T),
-            time_T=part(self.time_T),
+            self._of(self.start_B[rows], self.length_B[rows]), user_B=self.user_B[rows]
         )
 
     def without_last(self, count: int = 1) -> "Histories":
@@ -121,17 +129,31 @@ class Histories:
         return out_BL
 
     def _keep(self, length_B: np.ndarray, from_end: bool) -> "Histories":
-        first = self.start_B[1:] - length_B if from_end else self.start_B[:-1]
-        start = np.concatenate([[0], np.cumsum(length_B)])
-        at = np.arange(start[-1]) + np.repeat(first - start[:-1], length_B)
-        part = lambda x: None if x is None else x[at]
+        return self._of(self.start_B[1:] - length_B if from_end else self.start_B[:-1], length_B)
+
+    def _of(self, first_B: np.ndarray, length_B: np.ndarray) -> "Histories":
+        """Ranges of events as rows; whose they are stays as it is."""
+        part = lambda x: None if x is None else part_of(x, first_B, length_B)
         return dataclasses.replace(
             self,
-            item_T=self.item_T[at],
-            start_B=start,
+            item_T=part(self.item_T),
+            start_B=np.concatenate([[0], np.cumsum(length_B)]),
             rating_T=part(self.rating_T),
             time_T=part(self.time_T),
         )
+
+
+def ranges(first_W: np.ndarray, length_W: np.ndarray) -> Int[np.ndarray, " T"]:
+    """first, first + 1, ..., for each part, one after the other: one gather for all instead of a loop."""
+    start_W = np.cumsum(length_W) - length_W
+    return np.arange(length_W.sum()) + np.repeat(first_W - start_W, length_W)
+
+
+def part_of(column: Column, first_W: np.ndarray, length_W: np.ndarray) -> Column:
+    """Ranges of a column as a column of the same kind."""
+    if isinstance(column, EventColumn):
+        return column.parts(first_W, length_W)
+    return column[ranges(first_W, length_W)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,11 @@ import flax.struct as struct
 import numpy as np
 from jaxtyping import Int
 
-from jaxrec.data.histories import Histories
+from jaxrec.data.histories import Histories, ranges
+from jaxrec.files import content_hash
 
 Count = Literal["end", "start"]
+_COUNTED = 1 << 22  # events that are in memory at once where all of a store's are counted
 
 
 @struct.dataclass
@@ -52,6 +54,69 @@ def pack(
     histories: of all people. width: positions a row holds. seed: of the order in which people are packed.
     Raises ValueError where nobody has two events, and where the width is less than `max_length`.
     """
+    whole = PackedHistories(histories, width, max_length, windows=windows, count=count, seed=seed)
+    return whole[np.arange(len(whole))]
+
+
+class PackedHistories:
+    """The rows of `pack`, each made when it is asked for: `rows[index]`. What lies in memory is where each part is.
+
+    histories: of all people; their events may lie in a store. width, max_length, windows, count, seed: as of `pack`.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        width: int,
+        max_length: int,
+        *,
+        windows: bool = False,
+        count: Count = "end",
+        seed: int = 0,
+    ):
+        self.histories, self.width, self.max_length = histories, width, max_length
+        self.windows, self.count, self.seed = windows, count, seed
+        row_W, begin_W, length_W = _parts(histories, max_length, windows)
+        place_W = _lay(length_W, width, max_length, seed)
+        order = np.argsort(place_W)
+        self._row_W, self._begin_W, self._length_W, self._place_W = (
+            x[order] for x in (row_W, begin_W, length_W, place_W)
+        )
+        self._upto = np.searchsorted(
+            self._place_W, width * np.arange(self._place_W[-1] // width + 2)
+        )
+
+    def __len__(self) -> int:
+        return len(self._upto) - 1
+
+    def __getitem__(self, index: Int[np.ndarray, " B"]) -> HistoryRows:
+        count_B = self._upto[index + 1] - self._upto[index]
+        parts = ranges(self._upto[index], count_B)
+        place_W = self._place_W[parts] % self.width
+        place_W += np.repeat(np.arange(len(index)), count_B) * self.width
+        row_W, begin_W, length_W = (x[parts] for x in (self._row_W, self._begin_W, self._length_W))
+        rows = _fill(
+            self.histories, row_W, begin_W, length_W, place_W, self.width, self.max_length,
+            self.count, len(index),
+        )  # fmt: skip
+        targets = np.full(rows.items_BL.size, -1, np.int32)
+        targets[ranges(place_W, length_W)] = self.histories.item_T[ranges(begin_W + 1, length_W)]
+        return rows.replace(targets_BL=targets.reshape(-1, self.width))
+
+    @property
+    def identity(self) -> np.ndarray:
+        """What tells these rows from others, as an array: lengths, how they are packed, and a part of the events."""
+        told = f"{self.width} {self.max_length} {self.windows} {self.count} {self.seed}"
+        events = len(self.histories.item_T)
+        some = self.histories.item_T[np.linspace(0, events - 1, min(events, 4096)).astype(np.int64)]
+        found = content_hash(told, self.histories.start_B, some)
+        return np.frombuffer(found.encode(), np.uint8)
+
+
+def _parts(
+    histories: Histories, max_length: int, windows: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(whose each part is, where it begins, how many pairs it has)."""
     pairs_B = np.maximum(histories.length_B - 1, 0)
     first_B = histories.start_B[:-1]
     if windows:
@@ -66,13 +131,7 @@ def pack(
         length_W = np.minimum(stop_W, max_length)
     if not len(row_W):
         raise ValueError("nobody has two events: there is nothing to learn from")
-    begin_W = first_B[row_W] + stop_W - length_W
-    place = _lay(length_W, width, max_length, seed)
-    rows = _fill(histories, row_W, begin_W, length_W, place, width, max_length, count)
-    within = _ranges(begin_W, length_W)
-    targets = np.full(rows.items_BL.size, -1, np.int32)
-    targets[_ranges(place, length_W)] = histories.item_T[within + 1]
-    return rows.replace(targets_BL=targets.reshape(-1, width))
+    return row_W, first_B[row_W] + stop_W - length_W, length_W
 
 
 def pack_whole(
@@ -90,7 +149,9 @@ def pack_whole(
     place = _lay(length_W, width, max_length, 0)
     last_B = np.full(len(histories), -1, np.int64)
     last_B[row_W] = place + length_W - 1
-    return _fill(histories, row_W, begin_W, length_W, place, width, max_length, count), last_B
+    count_B = int(place.max(initial=-1)) // width + 1
+    rows = _fill(histories, row_W, begin_W, length_W, place, width, max_length, count, count_B)
+    return rows, last_B
 
 
 def best_fit(length_W: Int[np.ndarray, " W"], width: int, seed: int = 0) -> Int[np.ndarray, " W"]:
@@ -135,15 +196,7 @@ class Negatives:
         self, source: Any, histories: Histories, count: int = 1, share: slice | None = None
     ):
         self.source, self.count, self.share = source, count, share
-        self.n_items = histories.n_items
-        row_T = histories.row_T.astype(np.int64)
-        taken = np.unique(row_T * self.n_items + histories.item_T)
-        row, item = taken // self.n_items, taken % self.n_items
-        size_B = np.bincount(row, minlength=len(histories))
-        self.first_B = np.cumsum(size_B) - size_B
-        self.lacking_B = np.maximum(self.n_items - size_B, 1)
-        # For the k-th taken item: how many lacking ones lie below it. Ascends within a history.
-        self.below = row * (self.n_items + 1) + item - (np.arange(len(item)) - self.first_B[row])
+        self.histories, self.n_items = histories, histories.n_items
 
     def init(self) -> Any:
         """The inner source's first state."""
@@ -152,13 +205,22 @@ class Negatives:
     def __call__(self, step: int, params: Any, state: Any) -> tuple[HistoryRows, Any]:
         """The inner source's batch with `negatives_BLJ`, and its state."""
         rows, after = self.source(step, params, state)
-        who_BLJ = np.maximum(rows.who_BL, 0)[..., None]
+        people, who = np.unique(np.maximum(rows.who_BL, 0), return_inverse=True)
+        who_BLJ = who.reshape(rows.who_BL.shape)[..., None]
+        own = self.histories.take(people)
+        taken = np.unique(own.row_T.astype(np.int64) * self.n_items + np.asarray(own.item_T))
+        row, item = taken // self.n_items, taken % self.n_items
+        size_B = np.bincount(row, minlength=len(people))
+        first_B = np.cumsum(size_B) - size_B
+        lacking_B = np.maximum(self.n_items - size_B, 1)
+        # For the k-th taken item: how many lacking ones lie below it. Ascends within a history.
+        below = row * (self.n_items + 1) + item - (np.arange(len(item)) - first_B[row])
         chance = _dice(state, self.share).random((*rows.who_BL.shape, self.count))
-        nth = (chance * self.lacking_B[who_BLJ]).astype(np.int64)
+        nth = (chance * lacking_B[who_BLJ]).astype(np.int64)
         # `below` ascends over all histories as one array, so that one search answers for every draw of the batch
         # how many taken items lie below the nth one that is lacking.
-        upto = np.searchsorted(self.below, who_BLJ * (self.n_items + 1) + nth, side="right")
-        drawn = np.minimum(nth + upto - self.first_B[who_BLJ], self.n_items - 1)
+        upto = np.searchsorted(below, who_BLJ * (self.n_items + 1) + nth, side="right")
+        drawn = np.minimum(nth + upto - first_B[who_BLJ], self.n_items - 1)
         return rows.replace(negatives_BLJ=drawn.astype(np.int32)), after
 
 
@@ -179,7 +241,11 @@ class DrawnItems:
         popularity: float = 0.0,
         share: slice | None = None,
     ):
-        events_I = np.maximum(np.bincount(histories.item_T, minlength=histories.n_items), 1)
+        events_I = np.zeros(histories.n_items, np.int64)
+        for at in range(0, len(histories.item_T), _COUNTED):
+            part = histories.item_T[at : at + _COUNTED]
+            events_I += np.bincount(part, minlength=histories.n_items)
+        events_I = np.maximum(events_I, 1)
         q_I = events_I.astype(np.float64) ** popularity
         self.log_q_I = np.log(q_I / q_I.sum()).astype(np.float32)
         self.upto_I = np.cumsum(q_I / q_I.sum())
@@ -213,12 +279,6 @@ def _lay(length_W: np.ndarray, width: int, max_length: int, seed: int) -> np.nda
     return best_fit(length_W, width, seed)
 
 
-def _ranges(begin_W: np.ndarray, length_W: np.ndarray) -> np.ndarray:
-    """begin, begin + 1, ..., for each part, one after the other."""
-    start_W = np.cumsum(length_W) - length_W
-    return np.arange(length_W.sum()) + np.repeat(begin_W - start_W, length_W)
-
-
 def _fill(
     histories: Histories,
     row_W: np.ndarray,
@@ -228,9 +288,9 @@ def _fill(
     width: int,
     max_length: int,
     count: Count,
+    rows: int,
 ) -> HistoryRows:
-    rows = int(place_W.max(initial=-1)) // width + 1
-    at, within = _ranges(place_W, length_W), _ranges(begin_W, length_W)
+    at, within = ranges(place_W, length_W), ranges(begin_W, length_W)
 
     def laid(values: np.ndarray, nothing: int, kind: type = np.int32) -> np.ndarray:
         out = np.full(rows * width, nothing, kind)

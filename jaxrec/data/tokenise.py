@@ -3,11 +3,15 @@
     python -m jaxrec.data.tokenise chats.jsonl --kind chats --model MODEL --length 512 --out runs/store
     python -m jaxrec.data.tokenise hf:OWNER/NAME --kind texts --tokenizer tokenizer.json --out s3://BUCKET/x --workers 8
     python -m jaxrec.data.tokenise pairs/ --kind pairs --model MODEL --out runs/pairs --part 2/16
+    python -m jaxrec.data.tokenise people.parquet --kind histories --out runs/people
     python -m jaxrec.data.tokenise runs/store --check                      read it whole, compare checksums
 
 SOURCE is what the stage itself would read (a file of chats, a folder of notes, world, sgd, hh_rlhf ...), a .parquet,
 .arrow, .csv or a folder of them, or hf:OWNER/NAME[/CONFIG][:SPLIT] of the hub, streamed. A part that was killed goes
 on by the same command, shard by shard. What is left out is counted, named and kept in OUT/store.json.
+
+Histories are streamed where a row is a person, {"items": [numbers from 0], "times": [...], "ratings": [...]}; a table
+of single events (orders.csv, ml-1m, with the flags of --data) is sorted by person in memory, once.
 
     python -m train.sft --data runs/store                                  also pretrain --texts, prefer --data
     python -m train.sft --data runs/store=0.7 runs/other=0.3               a mixture
@@ -27,7 +31,9 @@ from jaxrec import config, results
 from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.instructions import TooLong
-from jaxrec.data.store import row_kinds, row_sources, writing
+from jaxrec.data.interaction_sets import DataConfig
+from jaxrec.data.store import people, row_kinds, row_sources, writing
+from jaxrec.data.store.events import people_shard
 from jaxrec.data.store.manifest import Manifest, Plan
 from jaxrec.data.store.place import Place
 
@@ -35,6 +41,7 @@ _STAGES = {
     "texts": ("pretrain", "--texts"),
     "chats": ("sft", "--data"),
     "pairs": ("prefer", "--data"),
+    "histories": ("sequential", "--data.path"),
 }
 
 
@@ -46,7 +53,9 @@ class TokeniseConfig:
     out: str = (
         ""  # a folder, or s3://BUCKET/PREFIX (AWS_ENDPOINT_URL_S3 names another server), gs://...
     )
-    kind: Literal["", "texts", "chats", "pairs"] = ""  # for pretrain, for sft, for prefer
+    kind: Literal["", "texts", "chats", "pairs", "histories"] = (
+        ""  # for pretrain, for sft, for prefer, for sequential
+    )
     model: str = ""  # of chats and pairs: whose tokenizer and template; a folder or hub id
     tokenizer: str = ""  # of texts: a tokenizer.json (train.pretrain writes one into OUT/model)
     plain: bool = False  # no chat template, as train.sft --plain
@@ -57,6 +66,7 @@ class TokeniseConfig:
     hold_out_every: int = 0  # about one in so many is held out, by a hash of its prompt; 0: none
     strict: bool = False  # the first malformed row stops
     documents: int = 8192  # rows of the source that become one shard
+    data: DataConfig = DataConfig()  # of a table of single events: how it is read
     workers: int = 1  # processes on this machine
     part: str = ""  # "I/N": of N machines this is number I, from 0; each takes every N-th shard
     check: bool = False  # SOURCE is a store: read it whole and compare every checksum
@@ -84,7 +94,7 @@ def main(cfg: TokeniseConfig) -> Manifest | None:
         return None
     say(cfg.out, done)
     stage, flag = _STAGES[cfg.kind]
-    base = () if cfg.kind == "texts" else ("--base", cfg.model)
+    base = ("--base", cfg.model) if cfg.model and cfg.kind != "texts" else ()
     results.conclude([cfg.out], ("jaxrec", "train", stage, *base, flag, cfg.out))
     return done
 
@@ -99,8 +109,9 @@ def checked(cfg: TokeniseConfig) -> None:
 def say(where: str, found: Manifest) -> None:
     """Prints what a store holds and what was dropped."""
     told = found.as_dict()
+    one, many = ("people", "events") if found.plan.kind == "histories" else ("rows", "tokens")
     print(
-        f"{where}: {told['rows']:,} rows with {told['tokens']:,} tokens in {len(found.shards)} shards,"
+        f"{where}: {told['rows']:,} {one} with {told['tokens']:,} {many} in {len(found.shards)} shards,"
         f" of {told['read']:,} rows of the source; {told['held']:,} held out"
     )
     for line in told["dropped"]:
@@ -115,7 +126,7 @@ def part_of(cfg: TokeniseConfig) -> tuple[int, int]:
         )
     if not cfg.out or not cfg.kind:
         raise RunError(
-            "say where the store goes (--out) and what it holds (--kind texts, chats or pairs)"
+            "say where the store goes (--out) and what it holds (--kind texts, chats, pairs or histories)"
         )
     if cfg.workers < 1 or cfg.documents < 1 or cfg.length < 2:
         raise RunError("--workers and --documents are at least 1, --length at least 2")
@@ -129,6 +140,8 @@ def part_of(cfg: TokeniseConfig) -> tuple[int, int]:
 
 def plan_of(cfg: TokeniseConfig) -> Plan:
     """What decides what stands in the store."""
+    if cfg.kind == "histories":
+        return people.plan_of(cfg.source, cfg.data, cfg.documents, cfg.strict)
     kind = kind_of(cfg)
     named = ("learn", "too_long", "plain") if cfg.kind == "chats" else ()
     settings = {
@@ -166,12 +179,20 @@ def work(cfg: TokeniseConfig, part: int, parts: int, quiet: bool = True) -> int:
 
     cfg: of the whole. part: of 0..parts - 1. quiet: no progress bar; another process has one.
     """
-    make = writing.token_shard(kind_of(cfg), cfg.hold_out_every, cfg.strict)
+    if cfg.kind == "histories":
+        blocks = people.blocks(cfg.source, cfg.data, cfg.documents)
+        columns = people.plan_of(cfg.source, cfg.data, cfg.documents, cfg.strict).settings[
+            "columns"
+        ]
+        make = people_shard(columns, cfg.strict)
+    else:
+        blocks = row_sources.blocks(cfg.source, cfg.kind, cfg.documents)
+        make = writing.token_shard(kind_of(cfg), cfg.hold_out_every, cfg.strict)
     count = 0
 
     def counted():
         nonlocal count
-        for block in row_sources.blocks(cfg.source, cfg.kind, cfg.documents):
+        for block in blocks:
             count = block.number + 1
             yield block
 
@@ -180,7 +201,7 @@ def work(cfg: TokeniseConfig, part: int, parts: int, quiet: bool = True) -> int:
         tokens = 0
         for _, shard in writing.write_part(place, counted(), make, part, parts):
             tokens += shard.tokens if shard is not None else 0
-            bar.set_postfix(tokens=f"{tokens:,}", refresh=False)
+            bar.set_postfix(numbers=f"{tokens:,}", refresh=False)
             bar.update()
     if not count:
         raise RunError(f"{' '.join(cfg.source)} holds no row")

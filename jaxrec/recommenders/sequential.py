@@ -18,20 +18,34 @@ from jaxtyping import Float, Int
 
 from jaxrec import checkpoint, config, mesh, ranking
 from jaxrec.data.histories import Histories, Holdout
-from jaxrec.data.history_rows import DrawnItems, HistoryRows, Negatives, pack, pack_whole
+from jaxrec.data.history_rows import (
+    DrawnItems,
+    HistoryRows,
+    Negatives,
+    PackedHistories,
+    pack_whole,
+)
 from jaxrec.data.source import ArraySource, Prefetch
+from jaxrec.data.store.reading import StoredSource
 from jaxrec.models.items.gru import GRU, GRUConfig
 from jaxrec.models.items.hstu import HSTU, HSTUConfig
 from jaxrec.models.items.sequential import SASRec, SASRecConfig
 from jaxrec.objectives.sequential import SequentialLoss, sequential
 from jaxrec.recommenders import vector_ranks
-from jaxrec.recommenders.recommender import NotFitted, NothingToLearn, Recommender, must_learn
+from jaxrec.recommenders.recommender import (
+    NotFitted,
+    NothingToLearn,
+    Recommender,
+    blocks,
+    must_learn,
+)
 from jaxrec.training import loop, optimizer, step
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
 
 MODELS = {"sasrec": (SASRecConfig, SASRec), "hstu": (HSTUConfig, HSTU), "gru": (GRUConfig, GRU)}
 
+_PEOPLE = 1 << 16  # whose histories are in memory at once when people are asked about
 _ASKED = 4096  # positions that are encoded at once when people are asked about
 
 
@@ -82,7 +96,7 @@ class Sequential(Recommender):
             raise NothingToLearn("nobody has two events: there is no next item to learn")
         cfg, devices = self.config, mesh.make()
         self._build(train.n_items)
-        rows = pack(
+        rows = PackedHistories(
             train, cfg.width, cfg.model.max_length,
             windows=cfg.windows, count=cfg.model.count, seed=cfg.loop.seed,
         )  # fmt: skip
@@ -90,10 +104,10 @@ class Sequential(Recommender):
         # A multiple of the groups of devices, over which a batch has to divide.
         rows_a_batch = max(round(cfg.positions / cfg.width / groups), 1) * groups
         source, frozen = _source(cfg, rows, rows_a_batch, train, devices)
-        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), rows)
+        first = jax.tree.map(jnp.asarray, rows[np.arange(1)])
         init = lambda key: self.model.init(key, first)["params"]
         params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed))
-        per_epoch = -(-len(rows.items_BL) // rows_a_batch)
+        per_epoch = -(-len(rows) // rows_a_batch)
         run = dataclasses.replace(
             cfg.loop, steps=cfg.epochs * per_epoch, eval_every=cfg.valid_every * per_epoch
         )
@@ -137,6 +151,11 @@ class Sequential(Recommender):
     def encode(self, histories: Histories) -> Float[np.ndarray, "B D"]:
         """z after the newest item of each row; zeros for an empty one."""
         self._fitted()
+        parts = [self._encoded(part) for part in blocks(histories, _PEOPLE)]
+        nobody = np.zeros((0, self._vectors().shape[1]), np.float32)
+        return np.concatenate([nobody, *parts]) if len(parts) != 1 else parts[0]
+
+    def _encoded(self, histories: Histories) -> Float[np.ndarray, "B D"]:
         cfg = self.config
         rows, last_B = pack_whole(histories, cfg.width, cfg.model.max_length, count=cfg.model.count)
         # One request costs one row: sizes are powers of two, so few programs serve all.
@@ -202,11 +221,17 @@ class Sequential(Recommender):
 
 
 def _source(
-    cfg: SequentialConfig, rows: HistoryRows, count: int, train: Histories, devices: Any
+    cfg: SequentialConfig, rows: PackedHistories, count: int, train: Histories, devices: Any
 ) -> tuple[Any, Any]:
-    """Batches of `count` rows with the negatives that the loss asks for, and what the loss keeps frozen."""
+    """Batches of `count` rows with the negatives that the loss asks for, and what the loss keeps frozen.
+
+    Histories in memory are packed once, those in a store batch by batch.
+    """
     share, how = mesh.process_rows(devices, count), cfg.loss
-    source = ArraySource(rows, count, seed=cfg.loop.seed, share=share)
+    if isinstance(train.item_T, np.ndarray):
+        source = ArraySource(rows[np.arange(len(rows))], count, seed=cfg.loop.seed, share=share)
+    else:
+        source = StoredSource(rows, count, seed=cfg.loop.seed, share=share)
     if how.kind == "full":
         return Prefetch(source), None
     if how.kind == "sampled":

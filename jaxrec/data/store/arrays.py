@@ -89,8 +89,11 @@ class StoredArray:
     def __init__(self, place: Place, name: str, shape: Sequence[int], kind: str):
         self.place, self.name, self.kind = place, name, np.dtype(kind)
         self.shape = tuple(shape)
-        how = spec(place, name, shape, self.kind) | {"assume_metadata": True}
-        self._array = ts.open(how, open=True, context=context()).result() if shape[0] else None
+        self._array = None
+        if shape[0]:
+            # What the metadata say is known, so opening reads nothing: a store may have thousands of arrays.
+            how = spec(place, name, shape, self.kind)
+            self._array = ts.open(how, open=True, assume_metadata=True, context=context()).result()
 
     def ask(self, index: Any) -> Any:
         """Begins to read places (a slice, or an array of integers); `answer` waits for them."""

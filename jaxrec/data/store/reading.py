@@ -128,13 +128,16 @@ class StoredSide:
 
 
 class StoredSource(ArraySource):
-    """`ArraySource` over the rows of stores: the same order, the same state."""
+    """`ArraySource` over rows that are made when they are asked for: the same order, the same state.
+
+    arrays: anything with a length, `identity`, and rows by `[index]`: `StoredRows`, `PackedHistories`.
+    """
 
     def content(self) -> np.ndarray:
         """The hash of the rows; they themselves are not read for it."""
         return self.arrays.identity
 
-    def take(self, picked: np.ndarray) -> Tokens | Pairs:
+    def take(self, picked: np.ndarray) -> Any:
         """Rows by their numbers."""
         return self.arrays[picked]
 

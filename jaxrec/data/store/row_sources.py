@@ -104,7 +104,7 @@ def _tables(source: str, size: int) -> Iterator[Callable[[], PlacedRows]]:
         tables = _opened(source).with_format("arrow").iter(batch_size=size)
         for number, table in enumerate(tables):
             named = lambda table=table, start=number * size: [
-                (f"{source}[{start + n}]", row) for n, row in enumerate(table.to_pylist())
+                (f"{source}[{start + n}]", row) for n, row in enumerate(_rows_of(table))
             ]
             yield named
     except RunError:
@@ -112,6 +112,30 @@ def _tables(source: str, size: int) -> Iterator[Callable[[], PlacedRows]]:
     except Exception as error:  # the library raises a dozen kinds, of its own and of those below it
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SourceError(f"{source} cannot be read: {first[:300]}") from error
+
+
+def _rows_of(table: Any) -> list[dict[str, Any]]:
+    """An Arrow table's rows as objects; lists of numbers stay arrays, as a million people have hundreds of millions."""
+    import pyarrow as pa
+
+    columns = []
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        kind = column.type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if lists and not column.null_count and _is_number(kind.value_type):
+            values = column.values.to_numpy(zero_copy_only=False)
+            ends = column.offsets.to_numpy()
+            columns.append([values[a:b] for a, b in itertools.pairwise(ends)])
+        else:
+            columns.append(column.to_pylist())
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _opened(source: str) -> Any:

@@ -7,8 +7,10 @@ written after its arrays; the manifest after all records, by whoever finds the l
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from jaxrec.data.instructions import Skipped
 from jaxrec.data.store import arrays
@@ -98,9 +100,8 @@ def token_shard(kind: RowKind, hold_out_every: int = 0, strict: bool = False) ->
     """
 
     def make(place: Place, number: int, rows: PlacedRows) -> Shard:
-        skipped, items, held, seen = Skipped(), [], [], hashlib.sha256()
+        skipped, items, held = Skipped(), [], []
         for where, row in rows:
-            seen.update(repr(row).encode("utf-8", "surrogatepass"))
             try:
                 item = kind.parse(where, row)
             except (KeyError, TypeError, ValueError) as error:
@@ -120,10 +121,21 @@ def token_shard(kind: RowKind, hold_out_every: int = 0, strict: bool = False) ->
         real = int((planes[:, 1::2] > 1).sum())
         return Shard(
             rows=len(planes), tokens=real, read=len(rows), held=len(held), dropped=skipped.counts,
-            first=skipped.first, source=seen.hexdigest(), arrays={"tokens": about},
+            first=skipped.first, source=hash_of_rows(rows), arrays={"tokens": about},
         )  # fmt: skip
 
     return make
+
+
+def hash_of_rows(rows: PlacedRows) -> str:
+    """The hash of what was read of a source."""
+    seen = hashlib.sha256()
+    for _, row in rows:
+        for part in row.items() if isinstance(row, Mapping) else ((row,),):
+            for one in part:
+                content = one if isinstance(one, np.ndarray) else repr(one)
+                seen.update(content_hash(content).encode())
+    return seen.hexdigest()
 
 
 def check(place: Place) -> Manifest:
