@@ -8,16 +8,27 @@ MODEL is the OUT of a universal stage, or of a personalize stage, which names it
 is a question, or JSON: {"question": "..."} or {"messages": [{"role", "content"}, ...]}, whose own "tenant" goes before
 --tenant. Answers come one a line, in the order of the questions; with --json as objects. At a terminal without
 --questions one asks, line by line, and reads the answer as it is written.
+
+Many questions of many tenants go into a file, whole or not there: a run that was killed goes on where it was.
+
+    python -m jaxrec.answer --model runs/personalize --questions all.jsonl --out answers.jsonl --cluster auto
+
+CLUSTER is a Ray cluster (auto, HOST:PORT, ray://HOST:PORT) or workers of this machine (local:2), each of which loads
+the model; the answers are the same. All machines see MODEL and PROFILE under the same paths.
 """
 
 import dataclasses
+import functools
+import itertools
 import json
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxrec import config
+from jaxrec import config, files
+from jaxrec.cluster import map_shards
 from jaxrec.config import RunError
 
 
@@ -35,6 +46,13 @@ class AnswerConfig:
     seed: int = 0
     rows: int = 8  # questions that are answered at a time
     quantise: str = ""  # the backbone's kernels: nf4 or int8
+    out: str = ""  # a file for the answers, as --json; unfinished ones wait in OUT.parts
+    cluster: str = (
+        ""  # the workers that answer: auto, HOST:PORT, ray://HOST:PORT, local:N; "": this process
+    )
+    threads: int = (
+        0  # cores of a worker of the cluster; 0: one, or an N-th of this machine for local:N
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,42 +60,101 @@ class Request:
     """A question (or a conversation that ends with one), who is to answer, and what its row said beside it."""
 
     question: Any
-    tenant: str
+    tenant: str  # "": the command's own
     row: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Questions that are answered together, `first` of which were asked before, and lines that are none."""
+
+    asked: tuple[Request, ...]
+    left_out: tuple[str, ...]
+    first: int
 
 
 def main(cfg: AnswerConfig) -> int:
     """Answers, and gives how many questions there were. Raises RunError where there is none, or nobody to answer."""
-    from jaxrec.assistant import Assistant
-
     if not cfg.model:
         raise RunError(
             "name a model with --model: the OUT of a universal stage, or of a personalize stage"
         )
-    asked_by_hand = cfg.questions == "-" and sys.stdin.isatty()
     lines = _lines(cfg.questions)
+    if cfg.questions == "-" and sys.stdin.isatty() and not cfg.out and not cfg.cluster:
+        return _talk(*_load(cfg), lines, cfg)
+    how: dict[str, Any] = {}
+    if cfg.out:
+        lines = list(lines)
+        settings = dataclasses.replace(cfg, questions="", out="", cluster="", threads=0)
+        mark = files.content_hash(repr(settings), "\0".join(lines), digits=32)
+        how = {"keep": f"{cfg.out}.parts", "mark": mark}
+    made = map_shards(
+        functools.partial(_answered, cfg),
+        _batches(_asked(lines), cfg.rows),
+        address=cfg.cluster,
+        setup=functools.partial(_load, cfg),
+        name=lambda _, batch: f"questions {batch.first + 1}-{batch.first + len(batch.asked)}",
+        threads=cfg.threads,
+        accelerator=True,
+        progress="answers" if cfg.out else "",
+        **how,
+    )
+    return _to_file(cfg, made) if cfg.out else _to_stdout(cfg, made)
+
+
+def _load(cfg: AnswerConfig) -> tuple[Any, str]:
+    """The assistant, and who answers where a question names nobody; an unknown one is said before anything is read."""
+    from jaxrec.assistant import Assistant
+
     assistant = Assistant.load(
         cfg.model, profile=cfg.profile, quantise=cfg.quantise, rows=cfg.rows, limit=cfg.limit
     )
     tenant = cfg.tenant or _only_one(assistant)
-    assistant.voice(tenant)  # an unknown one is said before anything is read
-    if asked_by_hand:
-        return _talk(assistant, tenant, lines, cfg)
+    assistant.voice(tenant)
+    return assistant, tenant
+
+
+def _answered(cfg: AnswerConfig, loaded: tuple[Any, str], batch: Batch) -> dict[str, Any]:
+    """Rows of answers, and the lines that were left out."""
+    assistant, tenant = loaded
+    whose = [one.tenant or tenant for one in batch.asked]
+    texts = assistant.answers(
+        [one.question for one in batch.asked],
+        whose,
+        temperature=cfg.temperature,
+        seed=cfg.seed + batch.first,
+    )
+    rows = []
+    for one, who, text in zip(batch.asked, whose, texts, strict=True):
+        beside = one.row or {"question": one.question}
+        rows.append({"tenant": who} | beside | {"tenant": who, "answer": text})
+    return {"rows": rows, "left_out": list(batch.left_out)}
+
+
+def _to_stdout(cfg: AnswerConfig, made: Iterator[dict[str, Any]]) -> int:
+    return _counted(cfg, made, lambda row: print(_line(row, cfg.json), flush=True))
+
+
+def _to_file(cfg: AnswerConfig, made: Iterator[dict[str, Any]]) -> int:
+    with files.open_atomically(cfg.out) as file:
+        count = _counted(cfg, made, lambda row: file.write(_line(row, True) + "\n"))
+    shutil.rmtree(f"{cfg.out}.parts")
+    print(f"wrote {cfg.out}: {count:,} answers", file=sys.stderr)
+    return count
+
+
+def _counted(
+    cfg: AnswerConfig, made: Iterator[dict[str, Any]], write: Callable[[Mapping[str, Any]], Any]
+) -> int:
+    """Writes all rows; how many there were. Raises RunError where there is none."""
     count, left_out = 0, 0
-    for batch in _batches(_asked(lines, tenant), cfg.rows):
-        good = [one for one in batch if isinstance(one, Request)]
-        for problem in (one for one in batch if isinstance(one, str)):
+    for part in made:
+        for problem in part["left_out"]:
             left_out += 1
             print(f"left out: {problem}", file=sys.stderr)
-        texts = assistant.answers(
-            [one.question for one in good],
-            [one.tenant for one in good],
-            temperature=cfg.temperature,
-            seed=cfg.seed + count,
-        )
-        for one, text in zip(good, texts, strict=True):
-            print(_line(one, text, cfg.json), flush=True)
-        count += len(good)
+        for row in part["rows"]:
+            write(row)
+            count += 1
     if not count:
         raise RunError(
             f"there is no question in {_named(cfg.questions)}"
@@ -103,7 +180,7 @@ def _read(path: Path) -> Iterator[str]:
         yield from file
 
 
-def _asked(lines: Iterable[str], tenant: str) -> Iterator[Request | str]:
+def _asked(lines: Iterable[str]) -> Iterator[Request | str]:
     """A question for each line that is not blank, or what is wrong with it."""
     from jaxrec.assistant.assistant import as_turns
 
@@ -113,7 +190,7 @@ def _asked(lines: Iterable[str], tenant: str) -> Iterator[Request | str]:
             continue
         row = _row(line)
         if row is None:
-            yield Request(line, tenant, {})
+            yield Request(line, "", {})
             continue
         question = next((row[k] for k in ("question", "messages", "prompt") if k in row), None)
         try:
@@ -123,7 +200,7 @@ def _asked(lines: Iterable[str], tenant: str) -> Iterator[Request | str]:
         except (RunError, TypeError, ValueError) as error:
             yield f"line {number}: {error}"
             continue
-        yield Request(question, str(row.get("tenant") or tenant), row)
+        yield Request(question, str(row.get("tenant") or ""), row)
 
 
 def _row(line: str) -> Mapping[str, Any] | None:
@@ -137,29 +214,20 @@ def _row(line: str) -> Mapping[str, Any] | None:
     return row if isinstance(row, Mapping) else None
 
 
-def _batches(asked: Iterator[Any], rows: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for one in asked:
-        batch.append(one)
-        if len(batch) == rows:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(asked: Iterator[Request | str], rows: int) -> Iterator[Batch]:
+    """So many lines each, whether they hold a question or not: a person who waits is not kept waiting by a blank."""
+    first = 0
+    while lines := list(itertools.islice(asked, rows)):
+        good = tuple(one for one in lines if isinstance(one, Request))
+        yield Batch(good, tuple(one for one in lines if isinstance(one, str)), first)
+        first += len(good)
 
 
-def _line(one: Request, text: str, as_json: bool) -> str:
-    if not as_json:
-        return " ".join(text.split())
-    told = (
-        {"tenant": one.tenant, **one.row}
-        if one.row
-        else {"tenant": one.tenant, "question": one.question}
-    )
-    return json.dumps({**told, "answer": text}, ensure_ascii=False)
+def _line(row: Mapping[str, Any], as_json: bool) -> str:
+    return json.dumps(row, ensure_ascii=False) if as_json else " ".join(row["answer"].split())
 
 
-def _talk(assistant: Any, tenant: str, lines: Iterator[str], cfg: AnswerConfig) -> int:
+def _talk(assistant: Any, tenant: str, lines: Iterable[str], cfg: AnswerConfig) -> int:
     """A question, an answer as it is written, the next question; every question stands alone."""
     print(f"{tenant} answers. A question a line; Ctrl-D ends.", file=sys.stderr)
     count, out = 0, sys.stdout

@@ -57,6 +57,9 @@ class RecommendConfig:
         ""  # of titles and queries: a folder or hub id of a BERT or MPNet; "none": words alone
     )
     json: bool = False  # a JSON object a line, with reasons
+    cluster: str = (
+        ""  # titles are embedded by a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local:2
+    )
     user_column: str = ""  # the events' columns by name (or by position from 0, without a header),
     item_column: str = ""  # where looking does not tell
     rating_column: str = ""  # "none": there is one, and it is not read
@@ -77,7 +80,7 @@ def main(cfg: RecommendConfig) -> list[Recommendations]:
             cfg.items or None,
             keep=cfg.keep or None,
             refit=cfg.refit,
-            config=FlowConfig(encoder=cfg.encoder),
+            config=FlowConfig(encoder=cfg.encoder, cluster=cfg.cluster),
             columns=columns_of(cfg),
             say=lambda line: say_on_stderr(own_flags(line)),
         )

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
-    "types config start files",
+    "types config start files cluster",
     "structs sites delta quant tables mesh elastic peers processes checkpoint run_record log usage metrics words "
     "text_metrics detection calibration ranking results program losses data world",
     "nn training retrieval people",

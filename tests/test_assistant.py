@@ -175,6 +175,29 @@ def test_questions_come_as_lines_and_as_json(run, assistant):
     assert plain == [" ".join(wanted[0].split())]
 
 
+def test_a_file_of_answers_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
+    stdin = b"\n".join(b"is it %d?" % i for i in range(5))
+    flags = ("--tenant", "fitted", "--out", str(tmp_path / "answers.jsonl"))
+    plain, _, _ = run(stdin, "--tenant", "fitted", "--json")
+    answered, asked = command._answered, []
+
+    def stopped(cfg, loaded, batch):
+        if batch.first == 4:
+            raise KeyboardInterrupt
+        return answered(cfg, loaded, batch)
+
+    monkeypatch.setattr(command, "_answered", stopped)
+    assert run(stdin, *flags)[2] == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl.parts"]
+    _, err, status = run(stdin + b"?", *flags)
+    assert status == 1 and "holds shards of another job" in err
+    monkeypatch.setattr(command, "_answered", lambda *a: asked.append(a[2].first) or answered(*a))
+    out, err, status = run(stdin, *flags)
+    assert (out, status, asked) == ([], 0, [4]) and "answers.jsonl: 5 answers" in err
+    assert (tmp_path / "answers.jsonl").read_text().splitlines() == plain
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("stdin", "flags", "said"),
     [

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxrec.cluster import ShardError
 from jaxrec.retrieval.catalog_vectors import embed_catalog, open_vectors
 from jaxrec.retrieval.top_k import SearchError
 
@@ -97,3 +98,15 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     (tmp_path / "v" / "catalog.json").write_text(json.dumps({})[:1])
     with pytest.raises(SearchError, match="is damaged"):
         open_vectors(tmp_path / "v")
+
+
+def test_an_encoder_that_fails_names_the_block(tmp_path):
+    def fails(texts):
+        raise MemoryError("no room")
+
+    with pytest.raises(ShardError, match=r"^5 texts from 'thing 0 ' on: MemoryError: no room"):
+        embed(tmp_path / "v", encoder=fails)
+    with pytest.raises(SearchError, match="say how with `load`"):
+        embed(tmp_path / "v", address="auto")
+    made = embed_catalog(TEXTS, None, tmp_path / "v", encoder="e", dim=D, block=5, load=Encoder)
+    np.testing.assert_array_equal(made.read(), Encoder()(TEXTS).astype(np.float16))

@@ -12,19 +12,22 @@ import dataclasses
 import itertools
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
 from jaxrec import files
+from jaxrec.cluster import map_shards
 from jaxrec.retrieval.top_k import SearchError
 
 _HEAD, _BLOCKS, _COMPLETE = "catalog.json", "blocks.jsonl", "complete.json"
 _VERSION = 1
+Embed = Callable[[Sequence[str]], Float[np.ndarray, "B D"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class CatalogVectors:
 
 def embed_catalog(
     texts: Iterable[str],
-    embed: Callable[[Sequence[str]], Float[np.ndarray, "B D"]],
+    embed: Embed | None,
     folder: str | Path,
     *,
     encoder: str,
@@ -62,6 +65,8 @@ def embed_catalog(
     dtype: str = "float16",
     block: int = 4096,
     progress: bool = False,
+    address: str = "",
+    load: Callable[[], Embed] | None = None,
 ) -> CatalogVectors:
     """Embeds all texts (a sequence, or an iterator that gives the same texts again after a kill) into `folder`.
 
@@ -69,7 +74,8 @@ def embed_catalog(
     catalogue are added. A block counts as done when its vectors are on the disk.
 
     encoder: its name, kept beside the vectors. dim: D. dtype: of the stored numbers. block: texts at a time. progress:
-    a bar on stderr.
+    a bar on stderr. address: of a cluster whose workers embed a block each (`jaxrec.cluster`), with the same vectors;
+    this process alone writes. load: what a worker makes `embed` by, once, which may then be None.
 
     Raises SearchError for a folder of another encoder, width, type or block, for texts that differ from those embedded
     before, fewer of them, and for an encoder that gives another shape or numbers that are not finite.
@@ -82,40 +88,42 @@ def embed_catalog(
     array = _open(folder, dim, dtype, block)
     known = sum(1 for _ in done)
     total = len(texts) if isinstance(texts, Sized) else None
-    rows = number = 0
+    shelf = _Shelf(folder, texts, block, done)
+    begin = (lambda: embed) if embed is not None and not address else load
+    if begin is None:
+        raise SearchError("workers of a cluster load their encoder themselves: say how with `load`")
     with (
         open(folder / _BLOCKS, "a") as lines,
         tqdm(desc=encoder, total=total, unit="text", disable=not progress) as bar,
     ):
-        for number, piece in enumerate(_cut(texts, block)):
-            mark = done.get(number, {"rows": 0})
-            kept = mark["rows"]
-            if kept and (kept > len(piece) or mark["texts"] != _hash(piece[:kept])):
-                raise SearchError(
-                    f"{folder}: the texts of block {number} are not those that were embedded before; "
-                    "take another folder"
-                )
-            if kept < len(piece):
-                # A catalogue that grows is not complete until its new texts are done.
-                (folder / _COMPLETE).unlink(missing_ok=True)
-                made = _made(embed, piece[kept:], rows + kept, dim, dtype)
-                array = array.resize(
-                    exclusive_max=[max(rows + len(piece), array.shape[0]), dim]
-                ).result()
-                array[rows + kept : rows + len(piece)].write(made).result()
-                # The line comes after the vectors it speaks of and is forced onto the disk: a kill between the two
-                # costs one block, and never leaves a line without its vectors.
-                line = {"block": number, "rows": len(piece), "texts": _hash(piece)}
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-            rows += len(piece)
-            bar.update(len(piece))
-    if known > (number + 1 if rows else 0):
-        raise SearchError(
-            f"{folder} holds more blocks than there are texts ({rows}); take another folder"
+        sent: deque[_Piece] = deque()  # what `pieces` gave and has no vectors yet
+        made = map_shards(
+            _embedded,
+            shelf.pieces(sent),
+            address=address,
+            setup=begin,
+            accelerator=True,
+            name=_called,
         )
-    files.write_json(folder / _COMPLETE, {"rows": rows}, None)
+        for vectors_BD in made:
+            piece = sent.popleft()
+            # A catalogue that grows is not complete until its new texts are done.
+            (folder / _COMPLETE).unlink(missing_ok=True)
+            vectors_BD = _checked(vectors_BD, piece, dim, dtype)
+            array = array.resize(exclusive_max=[max(piece.stop, array.shape[0]), dim]).result()
+            array[piece.start : piece.stop].write(vectors_BD).result()
+            # The line comes after the vectors it speaks of and is forced onto the disk: a kill between the two
+            # costs one block, and never leaves a line without its vectors.
+            lines.write(json.dumps(piece.mark) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+            bar.update(piece.stop - bar.n)
+        bar.update(shelf.rows - bar.n)
+    if known > shelf.blocks:
+        raise SearchError(
+            f"{folder} holds more blocks than there are texts ({shelf.rows}); take another folder"
+        )
+    files.write_json(folder / _COMPLETE, {"rows": shelf.rows}, None)
     return open_vectors(folder, encoder=encoder)
 
 
@@ -143,20 +151,62 @@ def _cut(texts: Iterable[str], block: int) -> Iterator[list[str]]:
         yield piece
 
 
-def _made(embed: Any, piece: list[str], first: int, dim: int, dtype: str) -> np.ndarray:
-    made = np.asarray(embed(piece))
-    if made.shape != (len(piece), dim):
+class _Piece(NamedTuple):
+    """Texts of one block that have no vectors yet: rows start..stop; `mark`: the block's line once they have."""
+
+    texts: list[str]
+    start: int
+    stop: int
+    mark: dict[str, Any]
+
+
+class _Shelf:
+    """The texts as they come, and how many there were so far."""
+
+    def __init__(
+        self, folder: Path, texts: Iterable[str], block: int, done: dict[int, dict[str, Any]]
+    ):
+        self.folder, self.texts, self.block, self.done = folder, texts, block, done
+        self.rows = self.blocks = 0
+
+    def pieces(self, sent: "deque[_Piece]") -> Iterator[list[str]]:
+        """The texts to embed, block by block; what they are is put into `sent`."""
+        for number, whole in enumerate(_cut(self.texts, self.block)):
+            mark, first = self.done.get(number, {"rows": 0}), self.rows
+            kept = mark["rows"]
+            if kept and (kept > len(whole) or mark["texts"] != _hash(whole[:kept])):
+                raise SearchError(
+                    f"{self.folder}: the texts of block {number} are not those that were embedded before; "
+                    "take another folder"
+                )
+            self.rows, self.blocks = first + len(whole), number + 1
+            if kept < len(whole):
+                line = {"block": number, "rows": len(whole), "texts": _hash(whole)}
+                sent.append(_Piece(whole[kept:], first + kept, self.rows, line))
+                yield whole[kept:]
+
+
+def _called(number: int, texts: list[str]) -> str:
+    return f"{len(texts)} texts from {texts[0][:40]!r} on"
+
+
+def _embedded(embed: Embed, texts: list[str]) -> np.ndarray:
+    return np.asarray(embed(texts))
+
+
+def _checked(vectors_BD: np.ndarray, piece: _Piece, dim: int, dtype: str) -> np.ndarray:
+    if vectors_BD.shape != (len(piece.texts), dim):
         raise SearchError(
-            f"the encoder gave {made.shape} for {len(piece)} texts; expected width {dim}"
+            f"the encoder gave {vectors_BD.shape} for {len(piece.texts)} texts; expected width {dim}"
         )
     with np.errstate(over="ignore"):  # said below
-        made = made.astype(dtype)
-    bad = ~np.isfinite(made).all(1)
+        vectors_BD = vectors_BD.astype(dtype)
+    bad = ~np.isfinite(vectors_BD).all(1)
     if bad.any():
         raise SearchError(
-            f"the vector of text {first + int(np.argmax(bad))} is not finite in {dtype}"
+            f"the vector of text {piece.start + int(np.argmax(bad))} is not finite in {dtype}"
         )
-    return made
+    return vectors_BD
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ class FlowConfig:
     personas: their number is at most one for `persona_people` people, whatever `personas.k`.
     settings: of the pipeline; the weights are chosen on what people took last, where at least `tuned_people` can be
       asked (at most `tuned_rows` are), else they stand.
+    cluster: the address of a Ray cluster whose workers embed the titles (`jaxrec.cluster`); it changes no vector.
     """
 
     encoder: str = ""
@@ -58,6 +59,7 @@ class FlowConfig:
     tuned_people: int = 50
     tuned_rows: int = 400
     seed: int = 0
+    cluster: str = ""
 
 
 def fit_or_load(
@@ -86,11 +88,14 @@ def text_vectors(
     out: str | Path,
     *,
     progress: bool = False,
+    address: str = "",
+    load: Callable[[], Callable[[list[str]], np.ndarray]] | None = None,
 ) -> Float[np.ndarray, "I D"]:
     """The vectors of all items' texts; zeros for an empty text. What a run that was stopped has embedded is kept.
 
     encode: texts to vectors, and its `dim`. encoder: its name. out: they lie in OUT/vectors-HASH, one folder for each
-    encoder and list of texts; those of other texts are removed. progress: a bar on stderr.
+    encoder and list of texts; those of other texts are removed. progress: a bar on stderr. address: of a cluster that
+    embeds, by what `load` gives each worker.
     """
     made_from = files.content_hash("\0".join([encoder, *texts]), digits=16)
     folder = Path(out) / f"vectors-{made_from}"
@@ -105,6 +110,8 @@ def text_vectors(
         dim=encode.dim,
         dtype="float32",
         progress=progress,
+        address=address,
+        load=load,
     )
     vectors_ID = np.array(kept.read(0, len(texts)), np.float32)
     vectors_ID[[not text.strip() for text in texts]] = 0.0

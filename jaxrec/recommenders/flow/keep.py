@@ -189,7 +189,9 @@ def _made_from(files: list[Path], config: FlowConfig, columns: dict[str, str]) -
         found[path.name] = _content(path)
     if len(files) == 1:
         found["the titles file"] = ""
-    found["the settings"] = _digest(configs.to_dict(config))
+    settings = configs.to_dict(config)
+    del settings["cluster"]  # where titles are embedded changes nothing that is kept
+    found["the settings"] = _digest(settings)
     found["the columns"] = _digest(columns)
     found["jaxrec's version"] = str(folders.VERSION)
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import tempfile
 import unicodedata
@@ -138,7 +139,15 @@ def _text(
     encode = _encoder(config.encoder, texts, notes)
     if encode is None:
         return Text(None, None, match)
-    vectors_ID = fitting.text_vectors(encode, config.encoder, texts, work, progress=progress)
+    vectors_ID = fitting.text_vectors(
+        encode,
+        config.encoder,
+        texts,
+        work,
+        progress=progress,
+        address=config.cluster,
+        load=functools.partial(encoder_of, config.encoder),
+    )
     return Text(encode, vectors_ID, match)
 
 
