@@ -58,5 +58,16 @@ config = FitConfig(
         Row("sft_full", "7b", "h100:8", FSDP, rows=16),
         Row("sft_nf4", "72b", "h100:8", FSDP, rows=8),
         Row("decode_lora", "7b", "h100:8", mesh(2, 1, 4), rows=64),
+        Row("sft_lora", "7b", "h100:8", mesh(1, 2, 4), rows=16),
+        Row("dpo", "7b", "h100:8", FSDP, rows=8),
+        Row("ppo_update", "7b", "h100:8", FSDP, rows=16),
+        Row("ppo_rollout", "7b", "h100:8", mesh(2, 1, 4), rows=64),
+        Row("retrofit", "7b", "h100:8", FSDP, rows=64, length=256),
+        Row("universal", "7b", "h100:8", FSDP, rows=64, length=256),
+        Row("universal_inside", "7b", "h100:8", FSDP, rows=64, length=256),
+        Row("decode_person", "7b", "h100:8", mesh(2, 1, 4), rows=64),
+        Row("pretrain", "0.5b", "h100:8", FSDP, rows=64),
+        Row("hstu", "1m-items", "h100:8", FSDP, rows=256, length=256),
+        Row("tiger", "1m-items", "h100:8", mesh(8, 1, 1), rows=4096, length=20),
     )
 )
