@@ -172,6 +172,7 @@ def quickly(monkeypatch):
         ("qwen2", "gradient"),
         pytest.param("llama3", "encoder", marks=pytest.mark.slow),
         pytest.param("phi2", "encoder", marks=pytest.mark.slow),
+        pytest.param("gemma3", "encoder", marks=pytest.mark.slow),
     ],
 )
 def test_a_strangers_model_answers_for_a_users_tenant(kind, by, tmp_path, quickly):

@@ -3,6 +3,7 @@
 One tiny shape serves all: five layers, every second one global, and a window of four.
 """
 
+import copy
 import dataclasses
 import functools
 import json
@@ -179,6 +180,32 @@ def test_saved_again_is_the_same_for_transformers(gemma, tmp_path):
     a, b = (_theirs(x, ids, mask).logits.numpy()[mask] for x in (model, again))
     np.testing.assert_array_equal(a, b)
     assert hub.load(tmp_path)[0] == cfg
+
+
+@pytest.mark.slow
+def test_in_16_bits_as_transformers(gemma):
+    """The scale of the embeddings is rounded to bfloat16 first, as there: the vectors are equal, bit for bit."""
+    model, folder, cfg, params = gemma
+    ids, mask = _batch("left")
+    theirs = _theirs(copy.deepcopy(model).to(torch.bfloat16), ids, mask)
+    half = hub.load(folder, param_dtype=jnp.bfloat16, dtype="bfloat16")
+    for cfg_, params_ in (
+        half,
+        (half[0], params),
+    ):  # the weights in 16 bits, or the computation alone
+        ours = _run(cfg_)(params_, ids, mask)
+        first = theirs.hidden_states[0].float().numpy()
+        np.testing.assert_array_equal(ours.hidden[0].astype(jnp.float32)[mask], first[mask])
+        away = np.abs(
+            jax.nn.log_softmax(ours.logits)[mask]
+            - torch.log_softmax(theirs.logits.float(), -1).numpy()[mask]
+        )
+        assert away.mean() < 0.03 and away.max() < 0.3
+    plain = jax.nn.log_softmax(_run(cfg)(params, ids, mask).logits)[mask]
+    assert (
+        away.mean()
+        < 2 * np.abs(plain - torch.log_softmax(theirs.logits.float(), -1).numpy()[mask]).mean()
+    )
 
 
 def test_configs_of_older_files_and_of_every_pattern():
