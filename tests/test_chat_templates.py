@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_models as tiny
 
 from jaxrec.data.chat import ChatError, TemplateChat
 from jaxrec.data.instructions import Instruction, encode_instructions
@@ -44,6 +45,7 @@ TEMPLATES = {
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
     "<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<turn>model\n{% endif %}",
+    "gemma 3": tiny.GEMMA3.replace("start_of_turn", "turn").replace("end_of_turn", "end"),
     "phi 3": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}",
     "zephyr": "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>\n' + m.content + eos_token }}"
@@ -135,6 +137,7 @@ LEARNED = {
     "llama 2": [" Yes. </s>", " Six. </s>"],
     "llama 3": ["Yes.<|eot|>", "Six.<|eot|>"],
     "gemma": ["Yes.<end>", "Six.<end>"],
+    "gemma 3": ["Yes.<end>", "Six.<end>"],
     "phi 3": ["Yes.<end>", " Six. <end>"],
     "zephyr": ["\nYes.</s>", "\n Six. </s>"],
     "command r": ["Yes.<end>", "Six.<end>"],
