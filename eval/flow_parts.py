@@ -1,6 +1,7 @@
 """What the flow is made of, for one data set: its events split, models fitted or taken from OUT, vectors, personas."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ class PartsConfig:
     personas: PersonasConfig = PersonasConfig()
     persona_from: Literal["taste", "deepmf"] = "taste"  # what people are clustered by
     choose_personas: bool = False
+    cluster: str = ""  # a Ray cluster for profiles, vectors and the number of personas: auto, HOST:PORT, local:2
     out: str = "runs/genrec_flow"
 
 
@@ -76,7 +78,8 @@ def read_world(cfg: PartsConfig) -> World:
             f"{data.name} has no titles: the flow searches among what items are called"
         )
     split = leave_one_out(histories(data.interactions))
-    profiles = Profiles.build(event_table(data), ReviewColumns(text=("summary", "review")))
+    columns = ReviewColumns(text=("summary", "review"))
+    profiles = Profiles.build(event_table(data), columns, address=cfg.cluster)
     return World(data, split, tuple(texts), profiles)
 
 
@@ -98,7 +101,8 @@ def flow_parts(cfg: PartsConfig, world: World) -> FlowParts:
     """Encoder, index, rankers and personas; the rankers and vectors are taken from OUT where they were made before."""
     out, train = Path(cfg.out), world.split.train
     encode = SentenceEncoder.load(cfg.encoder or None)
-    vectors_ID = text_vectors(encode, cfg.encoder, world.texts, out)
+    load = functools.partial(SentenceEncoder.load, cfg.encoder or None)
+    vectors_ID = text_vectors(encode, cfg.encoder, world.texts, out, address=cfg.cluster, load=load)
     index = Index.build(vectors_ID)
     rankers: dict[str, Recommender] = {}
     if world.rated:
@@ -159,7 +163,7 @@ def personas_of(cfg: PartsConfig, world: World, vectors_UE: np.ndarray) -> Perso
     """Personas of all people, told by their reviews, or where nobody wrote by the titles they took."""
     config, out = cfg.personas, Path(cfg.out)
     if cfg.choose_personas:
-        count = choose_k(vectors_UE, config=config)
+        count = choose_k(vectors_UE, config=config, address=cfg.cluster)
         plot_count(count, out / "persona_count.png")
         _log.info(
             "%d personas (elbow at %d): see %s", count.k, count.elbow, out / "persona_count.png"

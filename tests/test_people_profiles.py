@@ -11,6 +11,8 @@ import pytest
 from pyarrow import feather, parquet
 
 from jaxrec import text_metrics
+from jaxrec.config import ConfigError, RunError
+from jaxrec.people import build
 from jaxrec.people.profiles import ProfileConfig, Profiles, UnknownPerson, read_profiles
 from jaxrec.people.reviews import Review, ReviewColumns, ReviewsError, reviews
 from jaxrec.people.traits import rhythm
@@ -113,6 +115,36 @@ def test_batches_are_read_one_at_a_time():
 
     first = next(reviews(batches()))
     assert first.user == "ann" and taken == [0]
+
+
+def test_parts_together_are_the_whole():
+    whole, parts = Profiles(), Profiles()
+    for review in REVIEWS:
+        whole.update(review)
+    for at in (0, 2, 3):
+        part = Profiles()
+        for review in REVIEWS[at : {0: 2, 2: 3, 3: 6}[at]]:
+            part.update(review)
+        parts.extend(part.state())
+    assert everybody(parts) == everybody(whole)
+    state, wanted = parts.state(), whole.state()
+    assert state.keys() == wanted.keys()
+    for name in state:
+        np.testing.assert_array_equal(state[name], wanted[name], err_msg=name)
+
+
+def test_the_command_writes_what_the_library_builds(tmp_path, capsys):
+    source, out = tmp_path / "reviews.parquet", tmp_path / "profiles.parquet"
+    parquet.write_table(table(REVIEWS), source)
+    build.main(build.BuildConfig(str(source), out=str(out)))
+    assert dict(read_profiles(out)) == everybody(Profiles.build(table(REVIEWS)))
+    assert "4 people" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, source.name]
+    for reviews_, said in (("", "which reviews"), ("none.parquet", "no file of reviews")):
+        with pytest.raises(ConfigError, match=said):
+            build.main(build.BuildConfig(reviews_, out=str(out)))
+    with pytest.raises(RunError, match=r"^reviews 1-6: there is no column 'who'"):
+        build.main(build.BuildConfig(str(source), ReviewColumns(user="who"), out=str(out)))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,7 +1,7 @@
 """Floor 2: what is remembered of reviews: numbers in growing columns, some 50 bytes a review and 4 a word; no text."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -9,6 +9,8 @@ from jaxtyping import Bool, Int
 from jaxrec.people.reviews import Review
 
 NO_TIME = np.iinfo(np.int64).min
+FLAT = ("user", "item", "length", "rating", "sentiment", "time")
+RAGGED = ("category", "words")
 
 
 class Names:
@@ -20,6 +22,10 @@ class Names:
 
     def __len__(self) -> int:
         return len(self.name)
+
+    def extend(self, names: Iterable[str]) -> Int[np.ndarray, " N"]:
+        """The numbers of several names."""
+        return np.fromiter((self.add(name) for name in names), np.int32)
 
     def add(self, name: str) -> int:
         """The number of a name, a new one where it is new."""
@@ -43,6 +49,13 @@ class RaggedColumn:
     def __getitem__(self, row: int) -> Int[np.ndarray, " W"]:
         """A copy of one row."""
         return np.array(self.values[self.ends[row] : self.ends[row + 1]], np.int32)
+
+    def extend(self, values: Int[np.ndarray, " N"], length_T: Int[np.ndarray, " T"]) -> None:
+        """Further rows of so many values each, all values one after the other. Each row is sorted."""
+        row_N = np.repeat(np.arange(len(length_T)), length_T)
+        self.values.frombytes(values[np.lexsort((values, row_N))].astype(np.int32).tobytes())
+        ends_T = self.ends[-1] + np.cumsum(length_T)
+        self.ends.frombytes(ends_T.astype(np.int64).tobytes())
 
     def keep(self, kept_T: Bool[np.ndarray, " T"]) -> None:
         """Drops the rows that are not kept."""
@@ -100,9 +113,28 @@ class EventColumns:
         self.category.append(category)
         self.words.append(words)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All columns by name, copied: of the ragged ones their values, and how many each row has."""
+        found = {name: np.array(getattr(self, name)) for name in FLAT}
+        for name in RAGGED:
+            column = getattr(self, name)
+            found[name] = np.array(column.values, np.int32)
+            found[f"{name}_count"] = np.diff(np.array(column.ends, np.int64))
+        return found
+
+    def extend(self, columns: Mapping[str, np.ndarray], renamed: Mapping[str, np.ndarray]) -> None:
+        """The events of another's `arrays` behind those that are here; renamed: by column, our numbers of its own."""
+        for name in FLAT:
+            own, new = getattr(self, name), columns[name]
+            new = renamed[name][new] if name in renamed else new
+            own.frombytes(new.astype(own.typecode).tobytes())
+        for name in RAGGED:
+            values = renamed[name][columns[name]] if len(columns[name]) else columns[name]
+            getattr(self, name).extend(values, columns[f"{name}_count"])
+
     def keep(self, kept_T: Bool[np.ndarray, " T"]) -> None:
         """Drops the events that are not kept; the others stay in order."""
-        for name in ("user", "item", "length", "rating", "sentiment", "time"):
+        for name in FLAT:
             column = getattr(self, name)
             values = np.frombuffer(column, column.typecode)[kept_T] if len(column) else column
             setattr(self, name, array(column.typecode, bytes(memoryview(values).cast("B"))))

@@ -12,6 +12,7 @@ order. What a person's events do not tell is absent: no ratings, no `avg_rating`
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import fsum, log, sqrt
@@ -20,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.cluster import map_shards
 from jaxrec.config import RunError
 from jaxrec.people.event_columns import NO_TIME, EventColumns, Names
-from jaxrec.people.reviews import Review, ReviewColumns, reviews
+from jaxrec.people.reviews import BATCH, Review, ReviewColumns, parts, rows, say
 from jaxrec.people.words import sentiment, words
 from jaxrec.words import without_halves
 
@@ -78,15 +80,31 @@ class Profiles:
         columns: ReviewColumns | None = None,
         config: ProfileConfig = ProfileConfig(),
         rate: Callable[[str], float] = sentiment,
+        *,
+        address: str = "",
+        keep: str | Path = "",
+        mark: str = "",
+        progress: bool = False,
     ) -> "Profiles":
         """One pass over `source` (see `reviews.reviews`), a batch at a time.
 
         source: as `reviews.reviews` takes it. columns: what the parts of a review are called there, None: the
-        usual names. config: how much a profile lists. rate: text to sentiment, -1 to 1.
+        usual names. config: how much a profile lists. rate: text to sentiment, -1 to 1. address: of a cluster whose
+        workers read the texts (`jaxrec.cluster`); the profiles are the same. keep, mark: a folder for what was read,
+        and a hash of source and settings, by which a pass that was stopped goes on. progress: a bar on stderr.
         """
-        made = cls(config, rate)
-        for review in reviews(source, columns or ReviewColumns()):
-            made.update(review)
+        made, problems = cls(config, rate), Counter()
+        read = functools.partial(_read_part, columns or ReviewColumns(), config, rate)
+        for one in map_shards(
+            read, parts(source), address=address, keep=keep, mark=mark,
+            name=lambda number, part: f"reviews {number * BATCH + 1}-{number * BATCH + part.num_rows}",
+            progress="reviews" if progress else "",
+        ):  # fmt: skip
+            problems.update(
+                dict(zip(_texts(one, "problems"), one["problem_count"].tolist(), strict=True))
+            )
+            made.extend(one)
+        say(problems)
         return made
 
     def __len__(self) -> int:
@@ -123,6 +141,34 @@ class Profiles:
             -1 if review.text is None else len(review.text.split()),
             rated,
         )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The remembered events as arrays, and the names that their numbers stand for."""
+        found = self._events.arrays()
+        for name, names in self._names().items():
+            found |= _blob(f"{name}_names", names.name)
+        return found
+
+    def extend(self, state: Mapping[str, np.ndarray]) -> None:
+        """The events of another `state`, in their order: as if each were an `update`."""
+        renamed = {
+            name: names.extend(_texts(state, f"{name}_names"))
+            for name, names in self._names().items()
+        }
+        first = len(self._events)
+        self._events.extend(state, renamed)
+        for row, user in enumerate(self._events.user[first:], first):
+            self._rows.setdefault(user, []).append(row)
+            self._uncounted.add(user)
+
+    def _names(self) -> dict[str, Names]:
+        """By the column whose numbers they name."""
+        return {
+            "user": self._users,
+            "item": self._items,
+            "category": self._categories,
+            "words": self._words,
+        }
 
     def purge(self, before: int) -> int:
         """Forgets the events before a time (Unix seconds), and people who have no other; how many were forgotten.
@@ -223,6 +269,34 @@ class Profiles:
         if rated:
             found["sentiment"] = fsum(rated) / len(rated)
         return found
+
+
+def _read_part(
+    columns: ReviewColumns, config: ProfileConfig, rate: Callable[[str], float], part: Any
+) -> dict[str, np.ndarray]:
+    """The `state` of the profiles of one Arrow batch, and what was wrong with its rows."""
+    made, problems = Profiles(config, rate), Counter()
+    for review in rows(part, columns, problems):
+        made.update(review)
+    count = np.array(list(problems.values()), np.int64)
+    return made.state() | _blob("problems", list(problems)) | {"problem_count": count}
+
+
+def _blob(name: str, texts: list[str]) -> dict[str, np.ndarray]:
+    """Texts as two arrays: their bytes, and how many each has. An array of texts would be as wide as its longest."""
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return {
+        name: np.frombuffer(b"".join(data), np.uint8),
+        f"{name}_bytes": np.array([len(one) for one in data], np.int64),
+    }
+
+
+def _texts(arrays: Mapping[str, np.ndarray], name: str) -> list[str]:
+    whole, ends = arrays[name].tobytes(), np.cumsum(arrays[f"{name}_bytes"]).tolist()
+    return [
+        whole[start:end].decode("utf-8", "surrogatepass")
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
 
 
 def read_profiles(path: str | Path) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

@@ -61,13 +61,19 @@ def reviews(
     can't be read.
     """
     problems: Counter[str] = Counter()
-    for part in _parts(source, batch):
-        yield from _rows(part, columns, problems)
+    for part in parts(source, batch):
+        yield from rows(part, columns, problems)
+    say(problems)
+
+
+def say(problems: Counter[str]) -> None:
+    """Logs what was left out or unknown, and how often."""
     for why, count in problems.items():
         _log.warning("%s in %d of the reviews", why, count)
 
 
-def _parts(source: Any, batch: int) -> Iterator[Any]:
+def parts(source: Any, batch: int = BATCH) -> Iterator[Any]:
+    """What `reviews` takes as Arrow batches of at most so many rows. Raises ReviewsError where it can't be read."""
     import pyarrow as pa
 
     if isinstance(source, str | Path):
@@ -100,7 +106,8 @@ def _file_parts(path: Path, batch: int) -> Iterator[Any]:
         raise ReviewsError(f"{path} is neither Parquet nor an Arrow file: {error}") from None
 
 
-def _rows(part: Any, columns: ReviewColumns, problems: Counter[str]) -> Iterator[Review]:
+def rows(part: Any, columns: ReviewColumns, problems: Counter[str]) -> Iterator[Review]:
+    """The reviews of one Arrow batch; what is wrong with others is counted. Raises ReviewsError without a column."""
     import pyarrow as pa
 
     there = part.schema.names
