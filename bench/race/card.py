@@ -9,6 +9,7 @@ from bench.race.harness import Against, Entry, Race
 from bench.race.tenants import POPULATIONS
 
 JAX, TORCH = "bench.race.jax_", "bench.race.torch_"
+PEERS_READING = "bench.race.peers_reading"
 TOKENS = 16 * shape.NEW
 
 
@@ -154,6 +155,20 @@ RACES = (
         units=8 * 256,
         bars={"jaxrec": 1.0},
         also=(Against("jaxrec", "torch.compile + peft"),),
+    ),
+    Race(
+        name="read",
+        about="shuffled rows of tokens from disk, batches of 8 x 256, one thread ahead: 64 batches",
+        base="grain, ArrayRecord",
+        entries={
+            "grain, ArrayRecord": Entry(PEERS_READING, environment="peers"),
+            "datasets, streaming": Entry(
+                PEERS_READING, options={"engine": "datasets"}, environment="peers"
+            ),
+            "jaxrec": Entry(f"{JAX}reading"),
+        },
+        unit="tokens/s",
+        units=64 * 8 * 256,
     ),
     Race(
         name="first-step",
