@@ -206,7 +206,8 @@ def read_array(
 
     if sharding is None:
         whole = part((slice(None),) * len(shape))
-        return jnp.array(whole)  # a copy: jnp.asarray may alias the file's memory
+        # A copy, because `whole` may be the file's memory; `jnp.array` would make one more on the way.
+        return jax.device_put(whole, may_alias=False)
     return jax.make_array_from_callback(shape, sharding, part)
 
 
