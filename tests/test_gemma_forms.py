@@ -170,7 +170,8 @@ def test_a_person_inside_and_a_head_over_it():
     whole = lm.answer(params, batch.question, batch.answer, lm.personal(params, p_BE)).logits
     turn, cache = lm.turn(params, batch.question, p_BE), lm.new_cache(3, 16)
     assert {k.shape[3] for name, k in cache.k.items() if name.endswith("local")} == {cfg.window}
-    _, cache = lm.step(params, turn)(batch.question.ids_BL, batch.question.mask_BL, cache)
+    asked = (jnp.array(x) for x in (batch.question.ids_BL, batch.question.mask_BL))
+    _, cache = lm.step(params, turn)(*asked, cache)
     step = jax.jit(lm.step(params, turn, reading=False))
     for i in range(4):
         ids = jnp.array(batch.answer.ids_BL[:, i : i + 1])
