@@ -260,4 +260,8 @@ def _named(source: str) -> str:
 
 
 if __name__ == "__main__":
-    config.run(main, AnswerConfig, __doc__)
+    from jaxrec import (
+        answer,
+    )  # workers find its functions by this name; `__main__` is another program there
+
+    config.run(answer.main, answer.AnswerConfig, __doc__)

@@ -85,6 +85,12 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         raise ExplanationError(f"{path}:{number}: not a row of JSON ({error})") from None
 
 
+def digest(*texts: str) -> int:
+    """8 bytes of the hash of several texts together."""
+    whole = hashlib.blake2b("\x00".join(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(whole, "little")
+
+
 class Distinct:
     """Remembers what was met by 8 bytes of its hash: `new(text)` is False from the second time on.
 
@@ -97,8 +103,10 @@ class Distinct:
 
     def new(self, *texts: str) -> bool:
         """Whether these texts come for the first time together; counted in `dropped` where not."""
-        digest = hashlib.blake2b("\x00".join(texts).encode(), digest_size=8).digest()
-        number = int.from_bytes(digest, "little")
+        return self.add(digest(*texts))
+
+    def add(self, number: int) -> bool:
+        """As `new`, of texts of which this is the `digest`."""
         if number in self._met:
             self.dropped += 1
             return False
@@ -141,13 +149,17 @@ class Shards:
 
     def write(self, part: str, row: dict[str, Any]) -> None:
         """One row at the end of a part."""
+        self.write_line(part, json.dumps(row, ensure_ascii=False))
+
+    def write_line(self, part: str, line: str) -> None:
+        """One row that is JSON already, at the end of a part."""
         if self.count[part] % self.rows == 0:
             if part in self._open:
                 self._open[part].close()
             path = self.folder / f"{part}-{self.count[part] // self.rows:05d}.jsonl.gz"
             # level 1: three times as fast as the default, a tenth longer
             self._open[part] = gzip.open(path, "wt", encoding="utf-8", compresslevel=1)
-        self._open[part].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._open[part].write(line + "\n")
         self.count[part] += 1
 
 

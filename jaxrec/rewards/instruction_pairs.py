@@ -4,23 +4,30 @@
     python -m jaxrec.rewards.instruction_pairs --limit 4000 --out OUT        of each set so many
     python -m jaxrec.rewards.instruction_pairs --count 1100000 --templates rating/2 rating/1
                                                                               counts and times, writes no pair
+    python -m jaxrec.rewards.instruction_pairs --out OUT --cluster auto      pairs are made by a Ray cluster
 
 Streamed: a pair is made, compared by 8 bytes of its hash with those before it, and written to OUT/PART-00000.jsonl.gz.
 People are split by the hash of their names into train, valid and test, so nobody is in two of them.
+
+CLUSTER (auto, HOST:PORT, ray://HOST:PORT, local:2) names workers that make runs of events; this process compares and
+writes, so the files are the same. Every machine finds the sets in its own JAXREC_DATA.
 """
 
 import dataclasses
+import functools
+import json
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrec import config, results
+from jaxrec.cluster import map_shards
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
-from jaxrec.data.explanations import Distinct, Shards, part_of
+from jaxrec.data.explanations import Distinct, Shards, digest, part_of
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
 from jaxrec.dialogue.prompts import (
     FITTING,
@@ -43,6 +50,7 @@ SCALE = (
     "amazon18-minionerec-industrial",
     "ml-1m",
 )
+RUN = 16_384  # events that a worker makes pairs of at a time
 NAMED = 3  # interests and features that an answer lists
 KINDS = 12  # so many different kinds of item describe a taste better than the words of titles
 
@@ -62,6 +70,7 @@ class PairsConfig:
     count: int = 0  # so many pairs are made of more sets, counted and timed; none is written
     out: str = "runs/genrec/pairs"
     results: str = ""  # folder for a file of record with the counts, the time and the memory
+    cluster: str = ""  # the workers that make pairs; "": this process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +103,9 @@ def main(cfg: PairsConfig) -> dict[str, Any]:
         made = _count(cfg, distinct)
     else:
         with Shards(cfg.out, cfg.shard) as shards:
-            for row in rows(cfg):
-                if distinct.new(row["prompt"], row["completion"]):
-                    shards.write(part_of(f"{row['source']}:{row['user']}"), row)
+            for part, number, line in lines(cfg):
+                if distinct.add(number):
+                    shards.write_line(part, line)
             made = dict(shards.count)
     wall_s = time.perf_counter() - began
     told = {
@@ -117,22 +126,59 @@ def main(cfg: PairsConfig) -> dict[str, Any]:
 
 def _count(cfg: PairsConfig, distinct: Distinct) -> dict[str, int]:
     parts = dict.fromkeys(explanations.PARTS, 0)
-    for row in rows(dataclasses.replace(cfg, sets=tuple(dict.fromkeys([*cfg.sets, *SCALE])))):
-        if distinct.new(row["prompt"], row["completion"]):
-            parts[part_of(f"{row['source']}:{row['user']}")] += 1
+    sets = tuple(dict.fromkeys([*cfg.sets, *SCALE]))
+    for part, number, _ in lines(dataclasses.replace(cfg, sets=sets)):
+        if distinct.add(number):
+            parts[part] += 1
         if len(distinct) == cfg.count:
             return parts
     raise ConfigError(f"count {cfg.count:,}: the sets give {len(distinct):,} different pairs")
 
 
-def rows(cfg: PairsConfig) -> Iterator[Row]:
-    """All pairs of all sets, duplicates included, one after the other."""
+class Run(NamedTuple):
+    """Events start..stop, of those chosen, of a set in a template; of XRec ("") all."""
+
+    name: str
+    template: Template
+    start: int
+    stop: int
+
+
+Line = tuple[str, int, str]  # part of the people, digest of prompt and completion, the row as JSON
+
+
+def lines(cfg: PairsConfig) -> Iterator[Line]:
+    """All pairs of all sets, duplicates included, one after the other, made here or by a cluster."""
     if cfg.xrec:
-        yield from explained_rows()
+        for row in explained_rows():
+            yield _line(row)
+    made = map_shards(
+        functools.partial(_run_lines, cfg),
+        _runs(cfg),
+        address=cfg.cluster,
+        name=lambda _, run: f"events {run.start}-{run.stop - 1} of {run.name}, {run.template}",
+    )
+    for run in made:
+        yield from run
+
+
+def _runs(cfg: PairsConfig) -> Iterator[Run]:
     for name in cfg.sets:
-        data = read(DataConfig(name))
+        count = len(read(DataConfig(name)).interactions)
+        count = min(cfg.limit or count, count)
         for template in cfg.templates:
-            yield from rated_rows(data, cfg, template)
+            for start in range(0, count, RUN):
+                yield Run(name, template, start, min(start + RUN, count))
+
+
+def _run_lines(cfg: PairsConfig, run: Run) -> list[Line]:
+    known = _known(run.name, cfg.personas, cfg.width)
+    return [_line(row) for row in _rated(known, cfg, run.template, slice(run.start, run.stop))]
+
+
+def _line(row: Row) -> Line:
+    part = part_of(f"{row['source']}:{row['user']}")
+    return part, digest(row["prompt"], row["completion"]), json.dumps(row, ensure_ascii=False)
 
 
 # ---------------------------------------------------------------------------------- ratings
@@ -142,16 +188,39 @@ def rated_rows(
     data: InteractionSet, cfg: PairsConfig, template: Template = "rating/2"
 ) -> Iterator[Row]:
     """A pair for each event of a data set, in its order, or for `limit` of them. Raises ConfigError without titles."""
+    return _rated(_facts(data, cfg.personas, cfg.width), cfg, template, slice(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What pairs of a data set are made of; words_of: the words of each item."""
+
+    data: InteractionSet
+    facts: list[ItemFacts]
+    people: list[Interest]
+    words_of: list[frozenset[str]]
+
+
+@functools.lru_cache(maxsize=1)  # a worker makes many runs of one set, one after the other
+def _known(name: str, personas: PersonasConfig, width: int) -> Known:
+    return _facts(read(DataConfig(name)), personas, width)
+
+
+def _facts(data: InteractionSet, personas: PersonasConfig, width: int) -> Known:
     if data.items.title is None:
         raise ConfigError(f"{data.name} has no titles: there is nothing to explain by their names")
     facts = [item_facts(data.items, item) for item in range(data.interactions.n_items)]
-    people = interests(data, cfg.personas, cfg.width)
     words_of = [frozenset(words(" ".join([f.category, *f.features, f.title]))) for f in facts]
+    return Known(data, facts, interests(data, personas, width), words_of)
+
+
+def _rated(known: Known, cfg: PairsConfig, template: Template, part: slice) -> Iterator[Row]:
+    data, facts, people, words_of = known.data, known.facts, known.people, known.words_of
     events = data.interactions
     chosen = np.arange(len(events))
     if cfg.limit:
         chosen = np.sort(np.random.default_rng(cfg.seed).permutation(chosen)[: cfg.limit])
-    for t in chosen.tolist():
+    for t in chosen[part].tolist():
         item, person = facts[events.item_T[t]], people[events.user_T[t]]
         if not item.title:
             continue  # an item of the catalogue that nobody gave a name
@@ -306,4 +375,8 @@ def explained_rows(part: str = "") -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    config.run(main, PairsConfig, __doc__)
+    from jaxrec.rewards import (
+        instruction_pairs,
+    )  # workers find its functions by this name; `__main__` is another program there
+
+    config.run(instruction_pairs.main, instruction_pairs.PairsConfig, __doc__)
