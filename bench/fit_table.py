@@ -34,7 +34,7 @@ def fit(records: Sequence[tuple[str, Record]]) -> str:
         for _, record in records
         for name, version in record["rows"][0]["compile_by"].items()
     )
-    commits = dict.fromkeys((record["commit"] or "unknown")[:10] for _, record in records)
+    commits = dict.fromkeys((row["compile_commit"] or "unknown")[:10] for row in rows)
     minutes = sum(record["wall_s"] for _, record in records) / 60
     small = (
         f"<sub>{len(rows)} rows, compiled by {', '.join(compilers)} on {' | '.join(machines)}, commits"

@@ -72,9 +72,7 @@ def main(cfg: FitConfig) -> list[dict[str, Any]]:
         began = time.perf_counter()
         said = one(cfg, row, folders)
         if said is None:
-            told = record(cfg, row, time.perf_counter() - began)
-            said = summary(told) if told else "no program's text in OUT: compile it first"
-            failed += [] if told else [row.name]
+            said = summary(record(cfg, row))
         else:
             failed.append(row.name)
         took = (time.perf_counter() - began) / 60
@@ -114,8 +112,9 @@ def kept(cfg: FitConfig, row: Row, any_commit: bool = False) -> bool:
     if cfg.redo == "missing" or any_commit:
         return same
     now = results.commit()
+    compiled_at = found["rows"][0]["compile_commit"]
     # Two trees that both differ from one commit may differ from each other.
-    return same and found["commit"] == now and not (now or "+").endswith("+changes")
+    return same and compiled_at == now and not (now or "+").endswith("+changes")
 
 
 def one(cfg: FitConfig, row: Row, folders: Mapping[str, Path | None]) -> str | None:
@@ -161,11 +160,11 @@ def one(cfg: FitConfig, row: Row, folders: Mapping[str, Path | None]) -> str | N
     return None
 
 
-def record(cfg: FitConfig, row: Row, wall_s: float) -> dict[str, Any]:
+def record(cfg: FitConfig, row: Row) -> dict[str, Any]:
     """Writes the row's file of record, and gives the row."""
     told = json.loads((Path(cfg.out) / row.name / "row.json").read_text())
     results.write_results(
-        cfg.results, "fit", [told], config=row, wall_s=wall_s, filename=place(cfg, row).name,
+        cfg.results, "fit", [told], config=row, wall_s=told["compile_seconds"], filename=place(cfg, row).name,
         peers=told["compile_by"],
         command=f"python -m eval.fit configs/bench/fit_tpu.py --rows {row.name}",
     )  # fmt: skip

@@ -42,8 +42,9 @@ def environment(folder: Path | None) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     if folder is None:
-        # There is no device to try kernels on.
-        return own | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+        # There is no device to try kernels on, and without a trial some of Triton's have no tiles.
+        flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+        return own | {"XLA_FLAGS": flags}
     return own | {
         "TPU_LIBRARY_PATH": str(folder / "libtpu" / "libtpu.so"),
         "TPU_SKIP_MDS_QUERY": "1",
@@ -159,7 +160,7 @@ def numbers(row: Row, facts: Mapping[str, Any], text: str | None) -> dict[str, A
         "flops": paper.needed, "flops_again": paper.again,
         "moved_gb": paper.moved / GB, "paper_sent_gb": paper.sent / GB,
     }  # fmt: skip
-    keep = ("seconds", "cpu_seconds", "peak_gb", "lower_s", "by")
+    keep = ("seconds", "cpu_seconds", "peak_gb", "lower_s", "commit", "by")
     told |= {f"compile_{key}": facts[key] for key in keep}
     if text is None:
         return told | {"needed_gb": facts["used"] and facts["used"] / GB}

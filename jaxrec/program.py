@@ -360,7 +360,7 @@ def _sent(line: Instruction, kind: str, group: int, program: Program) -> float:
     parts = line.arrays
     if line.kind == "collective-permute-start":
         parts = parts[1:2]  # (operand, result, two counters)
-    elif line.kind == "all-gather-start":
+    elif line.kind.endswith("-start") and kind != "all-reduce":
         parts = parts[len(parts) // 2 :]  # (operands, results)
     own = sum(map(size_of, parts))
     if kind == "collective-permute":

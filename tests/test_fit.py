@@ -121,7 +121,7 @@ def test_how_much_was_needed_is_read_off_the_refusal():
 
 FACTS = {
     "fits": True, "arguments": 2e9, "temporaries": 3e9, "outputs": 0, "code": 0, "loops": {},
-    "seconds": 9.0, "cpu_seconds": 8.0, "peak_gb": 1.0, "lower_s": 1.0, "by": {"libtpu": "0.0.42.1"},
+    "seconds": 9.0, "cpu_seconds": 8.0, "peak_gb": 1.0, "lower_s": 1.0, "commit": "abc", "by": {"libtpu": "0.0.42.1"},
 }  # fmt: skip
 
 

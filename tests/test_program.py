@@ -38,6 +38,14 @@ def test_what_collectives_send():
     assert softmax.sent == 16 * 4 * 2 / 2
 
 
+def test_a_collective_that_is_begun_and_ended_apart_counts_by_its_result():
+    line = "  %s = ((f32[32,4]{1,0}), f32[8,4]{1,0}) reduce-scatter-start(%g), replica_groups=[4,4]<=[16]"
+    (found,) = program.collectives(
+        TEXT.split("ENTRY")[0] + f"ENTRY %e (g: f32[32,4]) -> f32[8,4] {{\n{line}\n}}\n"
+    )
+    assert (found.kind, found.sent) == ("reduce-scatter", 32 * 4 * 4 * 3 / 4)
+
+
 def test_kinds_are_added_up():
     found = program.collectives(TEXT, {"jvp()/while": 5})
     kinds = program.by_kind(found)
