@@ -58,6 +58,20 @@ def test_each_stage_reads_what_one_before_it_wrote(settings):
         written.append(out)
 
 
+def test_the_real_story_keeps_all_in_out_and_stands_on_what_is_fetched():
+    story, written = demo.STORIES["smollm2"], ["/there/features"]
+    names = [stage.name for stage in story.stages]
+    assert len(set(names)) == len(names) and "pretrain" not in names
+    for stage in story.stages:
+        cfg = demo.experiment(stage, Path("/there"), False, story.paths)
+        read = [text for text in paths(cfg) if text != cfg.out]
+        assert all(any(text.startswith(done) for done in written) for text in read), stage.name
+        assert (Path("/there") / stage.result).is_relative_to(cfg.out)
+        written.append(cfg.out)
+        if stage.name == "retrofit":
+            assert cfg.backbone == story.fetched
+
+
 def test_an_interruption_costs_little(settings):
     trained = [cfg for cfg in settings.values() if hasattr(cfg, "loop")]
     assert len(trained) == 4

@@ -339,3 +339,20 @@ def test_own_deltas_move_by_their_tenants_rows_alone():
         for leaf in (lora.a_NBDR, lora.b_NBRF):
             moves = np.any(leaf, axis=(0, 2, 3)).tolist()
             assert moves == [True, False, True, False]
+
+
+def test_people_whose_evidence_is_alike_cannot_be_told_apart():
+    """InfoNCE of equal rows is log B; rows of one tenant are not each other's negatives."""
+    batch = tiny.turns([0, 1, 2, 3])
+    alike = jax.tree.map(lambda x: np.repeat(x[:1], 4, 0), batch.evidence)
+    params, objective = {"encoder": tiny.params()["encoder"]}, objectives.profiles(tiny.ENCODER)
+
+    @tiny.jit
+    def contrast(batch):
+        seen = objective.loss.encode(params, None, None, batch, None)
+        totals = objective.weigh(batch)
+        return objective.loss.score(params, None, None, seen, batch, totals, None)[0]
+
+    assert contrast(batch.replace(evidence=alike)) == pytest.approx(np.log(4), abs=1e-5)
+    one = batch.replace(evidence=alike, tenant_B=np.zeros(4, np.int32))
+    assert contrast(one) == pytest.approx(0, abs=1e-5)

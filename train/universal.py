@@ -66,6 +66,9 @@ class UniversalConfig:
     d_p: int = 64
     hyper_width: int = 64
     encoder: ProfileEncoderConfig = ProfileEncoderConfig()
+    encoder_steps: int = 0  # in which it first learns to tell tenants apart, which runs no model
+    encoder_rows: int = 32
+    encoder_opt: OptConfig = OptConfig(lr=1e-3, warmup=50)
     teacher: str = ""  # a decoder with the same tokenizer, for distillation
     distil: float = 0.0
     contrast: float = 0.2  # weight of telling tenants apart by p alone
@@ -135,6 +138,10 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
 
     init = lambda key, weights: objectives.universal_params(key, lm, encoder, weights)
     params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed), frozen["backbone"])
+    if cfg.encoder_steps:
+        params["encoder"] = tell_apart(
+            cfg, encoder, params["encoder"], rows, pieces, known, devices
+        )
     objective = objectives.universal(
         lm,
         encoder,
@@ -162,6 +169,38 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         [folder], ("jaxrec", "train", "personalize", "--model", cfg.out, "--tenants", "TENANTS")
     )
     return {cfg.loop.monitor: fitted.value, "step": float(fitted.state.step)}
+
+
+def tell_apart(
+    cfg: UniversalConfig,
+    encoder: ProfileEncoder,
+    params: dict,
+    rows: turns.TurnRows,
+    pieces: turns.Pieces,
+    known: KnownZ,
+    devices: jax.sharding.Mesh,
+) -> dict:
+    """The encoder's parameters once it tells tenants apart, which costs no pass through any model. Writes OUT/encoder.
+
+    Args:
+      cfg: of the stage.
+      encoder, params: the module and where it begins.
+      rows, pieces, known: the questions, what is known of their tenants, and its Z.
+      devices: the mesh.
+    """
+    source = turn_source(
+        rows, pieces, known, cfg.encoder_rows, pieces_a_row=cfg.pieces, seed=cfg.loop.seed,
+        share=mesh.process_rows(devices, cfg.encoder_rows),
+    )  # fmt: skip
+    loop = dataclasses.replace(
+        cfg.loop, steps=cfg.encoder_steps, eval_every=0, monitor="train/contrast", patience=0
+    )
+    fitted = tuning.tune(
+        objectives.profiles(encoder), {"encoder": params}, source, opt=cfg.encoder_opt, config=loop,
+        mesh=devices, rows=cfg.encoder_rows, out=Path(cfg.out) / "encoder",
+        gradients=gradients.spanning(), resolved=cfg, title="encoder",
+    )  # fmt: skip
+    return fitted.state.params["encoder"]
 
 
 def evidence(cfg: UniversalConfig, chat: ChatFormat, tenants: list[Tenant]) -> turns.Pieces:

@@ -32,6 +32,7 @@ config = UniversalConfig(
     inside=DeltaConfig(norm=True, lora_rank=8, lora_sites="q|v|up|down"),
     depths=tuple(range(24, 30)),
     d_p=64,
+    encoder_steps=256,
     question=64,
     answer=56,
     piece=32,
@@ -40,8 +41,8 @@ config = UniversalConfig(
     judged=0,
     rows=8,
     checked=2,
-    opt=OptConfig(lr=3e-3, warmup=5),
-    loop=LoopConfig(steps=110, eval_every=37, save_every=10, log_every=5, monitor="unseen_nll"),
+    opt=OptConfig(lr=2e-3, warmup=8),
+    loop=LoopConfig(steps=56, eval_every=28, save_every=10, log_every=5, monitor="unseen_nll"),
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/universal",
 )

@@ -22,6 +22,7 @@ from jaxrec.objectives.personal import (
 from jaxrec.objectives.policy import policy
 from jaxrec.objectives.ppo import GrpoLoss, PpoLoss, grpo, ppo
 from jaxrec.objectives.prefer import prefer
+from jaxrec.objectives.profiles import profiles
 from jaxrec.objectives.restraint import Restraint
 from jaxrec.objectives.semantic_id import SemanticIdWeights, semantic_id
 from jaxrec.objectives.sequential import SequentialLoss, sequential
@@ -50,6 +51,7 @@ __all__ = [
     "ppo",
     "prefer",
     "pretrain",
+    "profiles",
     "retrofit",
     "retrofit_params",
     "semantic_id",

@@ -25,6 +25,7 @@ from jaxrec.models.personal.onboarding import blank
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
 from jaxrec.models.personal.vocabulary import Vocabulary, bar_padding, vocabulary_of
 from jaxrec.objectives.objective import Objective
+from jaxrec.objectives.profiles import halves, told_apart
 from jaxrec.objectives.restraint import NONE, Reference, Restraint, restraint_loss, restraint_terms
 from jaxrec.structs import Aux, Delta, LFEOutput, Retrofit, Tokens, Turns
 from jaxrec.training.gradients import Spanning
@@ -303,9 +304,7 @@ def universal(
 
     def score(params, frozen, extra, seen, batch: Turns, totals, key_B):
         del params, frozen, extra, key_B
-        # A batch may hold a tenant more than once: such rows are not each other's negatives.
-        same_BB = batch.tenant_B[:, None] == batch.tenant_B[None, :]
-        nce = info_nce(seen["first"], seen["second"], 0.1, same_BB)
+        nce = told_apart(seen, batch)
         terms = {
             "nll": seen["tokens"]["nll"].sum() / totals["tokens"],
             "contrast": nce["nce"] / totals["rows"],
@@ -342,15 +341,6 @@ def universal_params(key: Array, lm: PersonalLM, encoder: Module, backbone: Any)
     if lm.inside:
         return own
     return {"head": warm_start(new["head"], lm.cfg.head, backbone, lm.backbone.cfg), **own}
-
-
-def halves(evidence: Any) -> tuple[Any, Any]:
-    """Evidence as two sets: its first and its second half along S."""
-    middle = evidence.mask_BS.shape[1] // 2
-    return tuple(
-        jax.tree.map(lambda x, cut=cut: x[:, cut], evidence)
-        for cut in (slice(middle), slice(middle, None))
-    )
 
 
 def _by_row(loss: Callable, *arrays: Array) -> Any:
