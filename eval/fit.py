@@ -88,7 +88,15 @@ def choose(table: Sequence[Row], names: Sequence[str]) -> list[Row]:
     Raises FitError for a name that fits none.
     """
     known = [row.name for row in table]
-    fits = lambda one, name: fnmatch.fnmatch(name, one if "*" in one else f"*{one}*")
+
+    def fits(one: str, name: str) -> bool:
+        # A whole name stands for itself alone, though it may begin another one.
+        return (
+            one == name
+            if one in known
+            else fnmatch.fnmatch(name, one if "*" in one else f"*{one}*")
+        )
+
     for one in names:
         if not any(fits(one, name) for name in known):
             near = difflib.get_close_matches(one, [*STAGES, *known], n=1)

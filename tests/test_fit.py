@@ -90,6 +90,8 @@ def test_rows_by_name():
     rows = [TINY, other]
     assert fit.choose(rows, ()) == rows
     assert fit.choose(rows, ("dpo",)) == fit.choose(rows, ("d*o-tiny*",)) == [other]
+    more = dataclasses.replace(TINY, remat="none")  # whose name begins with another's
+    assert fit.choose([TINY, more], (TINY.name,)) == [TINY]
     with pytest.raises(FitError, match="no row is called 'dpoo': did you mean 'dpo'"):
         fit.choose(rows, ("dpoo",))
     assert mesh_in("v5e:2x2", MeshConfig(1, -1, 2)) == (1, 2, 2)
