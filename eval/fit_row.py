@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxrec import files, program
+from jaxrec import files, program, results
 from jaxrec.eval.fit_paper import work
 from jaxrec.eval.fit_rows import Row, from_json
 from jaxrec.eval.fit_slices import FitError, bounds, chip_of, chips_in, describe
@@ -124,6 +124,7 @@ def compile_row(row: Row, out: Path) -> None:
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - spent,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB,
+        "commit": results.commit(),
         "by": {
             name: importlib.metadata.version(name)
             for name in COMPILERS[chip_of(row.topology).compiler]
