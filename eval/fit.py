@@ -187,7 +187,7 @@ def summary(told: dict[str, Any]) -> str:
         return f"does NOT fit: {how_much} of {told['hbm_gb']} GB a chip"
     share = "-" if told["of_paper"] is None else f"{told['of_paper']:.2f}x"
     return (
-        f"fits, {told['needed_gb']:.1f} of {told['hbm_gb']} GB a chip; sends {told['sent_gb']:.1f} GB"
+        f"fits, {told['needed_gb']:.1f} of {told['hbm_gb']} GB a chip; sends {told['sent_gb']:.3g} GB"
         f" ({share} of paper); at best {told['step_s']:.3g} s by {told['bound']}, MFU at most"
         f" {told['mfu_at_most']:.0%}"
     )
