@@ -82,3 +82,20 @@ def settings(x: int) -> dict[str, str | None]:
 def chatty(x: int) -> int:
     print(f"half of {x} is left out")
     return x // 2
+
+
+def mortal_encoder(marks: str) -> Any:
+    """MiniLM, whose first worker dies in the midst of its second block."""
+    from jaxrec.models.text.sentence import SentenceEncoder
+
+    encode, mark = SentenceEncoder.load(), Path(marks) / "encoder"
+    calls = []
+
+    def embed(texts: list[str]) -> np.ndarray:
+        calls.append(len(texts))
+        if len(calls) == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(texts)
+
+    return embed

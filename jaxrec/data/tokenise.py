@@ -3,6 +3,7 @@
     python -m jaxrec.data.tokenise chats.jsonl --kind chats --model MODEL --length 512 --out runs/store
     python -m jaxrec.data.tokenise hf:OWNER/NAME --kind texts --tokenizer tokenizer.json --out s3://BUCKET/x --workers 8
     python -m jaxrec.data.tokenise pairs/ --kind pairs --model MODEL --out runs/pairs --part 2/16
+    python -m jaxrec.data.tokenise pairs/ --kind pairs --model MODEL --out s3://B/x --workers 16 --cluster auto
     python -m jaxrec.data.tokenise people.parquet --kind histories --out runs/people
     python -m jaxrec.data.tokenise runs/store --check                      read it whole, compare checksums
 
@@ -19,6 +20,7 @@ of single events (orders.csv, ml-1m, with the flags of --data) is sorted by pers
 
 import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import re
 import sys
@@ -28,6 +30,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from jaxrec import config, results
+from jaxrec.cluster import map_shards
 from jaxrec.config import RunError
 from jaxrec.data import text
 from jaxrec.data.instructions import TooLong
@@ -67,7 +70,8 @@ class TokeniseConfig:
     strict: bool = False  # the first malformed row stops
     documents: int = 8192  # rows of the source that become one shard
     data: DataConfig = DataConfig()  # of a table of single events: how it is read
-    workers: int = 1  # processes on this machine
+    workers: int = 1  # processes on this machine, or parts that a cluster's workers take one by one
+    cluster: str = ""  # a Ray cluster (auto, HOST:PORT, ray://HOST:PORT, local:N) whose machines see SOURCE and OUT
     part: str = ""  # "I/N": of N machines this is number I, from 0; each takes every N-th shard
     check: bool = False  # SOURCE is a store: read it whole and compare every checksum
 
@@ -210,6 +214,15 @@ def work(cfg: TokeniseConfig, part: int, parts: int, quiet: bool = True) -> int:
 
 def _in_processes(cfg: TokeniseConfig, place: Place, numbers: list[int], parts: int) -> int:
     """The parts of this machine, the first of them in this very process; how many shards the source has."""
+    if cfg.cluster:
+        made = map_shards(
+            functools.partial(_part, cfg, parts),
+            numbers,
+            address=cfg.cluster,
+            name=lambda _, number: f"part {number} of {parts}",
+            progress="parts",
+        )
+        return max(made)  # each has counted the whole source
     if len(numbers) == 1:
         return work(cfg, numbers[0], parts, quiet=False)
     fresh = multiprocessing.get_context("spawn")  # threads of tensorstore do not survive a fork
@@ -226,6 +239,10 @@ def _in_processes(cfg: TokeniseConfig, place: Place, numbers: list[int], parts: 
     return count
 
 
+def _part(cfg: TokeniseConfig, parts: int, number: int) -> int:
+    return work(cfg, number, parts)
+
+
 def words(argv: list[str]) -> list[str]:
     """The command line with its leading words as --source."""
     first = next((n for n, word in enumerate(argv) if word.startswith("-")), len(argv))
@@ -233,4 +250,8 @@ def words(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    config.run(main, TokeniseConfig, __doc__, words(sys.argv[1:]))
+    from jaxrec.data import (
+        tokenise,
+    )  # workers find its functions by this name; `__main__` is another program there
+
+    config.run(tokenise.main, tokenise.TokeniseConfig, __doc__, words(sys.argv[1:]))
