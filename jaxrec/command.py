@@ -35,6 +35,7 @@ GROUPS = {
     "train": "train a model, or what changes one, by one of the stages",
     "eval": "measure: answers, rankings, searches",
     "data": "fetch public data sets; turn data that does not fit into memory into a store",
+    "launch": "start a stage on a cluster, and again when a host dies",
     "hub": "fetch models with real weights; GGUF files",
 }
 TAKES_EXPERIMENTS = ("train", "eval")
@@ -164,7 +165,7 @@ def _experiments(rest: list[str]) -> None:
 def _command_of(path: Path) -> str:
     """Which verb takes an experiment, by its docstring's command: "train sft | "."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    calls = re.findall(r"python -m (train|eval|bench)\.(\w+)([^`\n]*)", text)
+    calls = re.findall(r"python -m (?:jaxrec\.)?(train|eval|bench|launch)\.(\w+)([^`\n]*)", text)
     own = [(room, name) for room, name, rest in calls if f"{path.stem}.py" in rest]
     return f"{' '.join(own[0])} | " if own else ""
 

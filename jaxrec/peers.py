@@ -184,26 +184,28 @@ class Peers:
                 break
             time.sleep(1)
             gone = self.missing()
-        self._leave(self.loss(gone or self.likeliest()), LOST)
+        line = self.loss(gone or self.likeliest())
+        if (
+            self.index == 0
+        ):  # the others hear the report now; they must not find their coordinator gone
+            time.sleep(2)
+        self._leave(line, LOST)
 
     def missing(self) -> list[int]:
         """The processes that are silent, as far as this one can know; [] if it can't tell."""
         now, enough = self.clock(), self.silence / 2
-        if self.index != 0:
-            if self._asked is not None and now - self._asked > enough:
-                return [0]
-            if self.coordinator and unreachable(self.coordinator):
-                return [0]
+        if self.index != 0 and self._asked is not None and now - self._asked > enough:
+            return [0]  # and nobody else's word has come either
         ages = {i: now - beat.seen for i, beat in sorted(self.beats.items()) if i != self.index}
-        return [i for i, age in ages.items() if age > enough]
+        if silent := [i for i, age in ages.items() if age > enough]:
+            return silent
+        return [0] if self.index != 0 and self.coordinator and unreachable(self.coordinator) else []
 
     def likeliest(self) -> list[int]:
-        """Whom the service must mean when it reports a loss: a silent one, or who has been so much longer than others.
+        """Whom the service must mean when it reports a loss and nobody is silent for long: who was so longer by far.
 
         Nothing is asked of the service here: its client holds its lock while it reports.
         """
-        if gone := self.missing():
-            return gone
         now = self.clock()
         ages = sorted((now - beat.seen, i) for i, beat in self.beats.items() if i != self.index)
         clear = len(ages) == 1 or (len(ages) > 1 and ages[-1][0] > 2 * ages[-2][0] + 1)
@@ -230,7 +232,8 @@ class Peers:
         An error that comes of a lost process is not this one's own: then the service's report is awaited, which ends
         this process. error: the exception. text: what is said of it. status: with which this process ends.
         """
-        if self._failed is not None:
+        if self._failed is not None:  # another thread ends this process, and has said why
+            self._stop.wait(2 * self.period + 10)
             return
         if _PEER_GONE.search(_whole_text(error)):
             self._stop.wait(self.silence + 15)

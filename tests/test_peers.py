@@ -45,7 +45,8 @@ class Job:
 
 
 @pytest.fixture
-def job():
+def job(monkeypatch):
+    monkeypatch.setattr(peers.time, "sleep", lambda seconds: None)
     job = Job()
     for peer in job.all:
         peer.note(7, "training")
