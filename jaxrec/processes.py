@@ -30,6 +30,12 @@ class HostsError(RunError, ValueError):
     """Processes that cannot form one job."""
 
 
+class NotTogether(HostsError):
+    """Processes that did not come together this time: a host may still be starting, or an old process still ending."""
+
+    status = peers.LOST
+
+
 @dataclasses.dataclass(frozen=True)
 class HostsConfig:
     """How processes find each other. All None: as SLURM, the TPU or the environment says, or one process.
@@ -91,7 +97,7 @@ def _await(coordinator: str, index: int, wait: int) -> None:
     until, pause = time.monotonic() + wait, 0.25
     while reason := peers.unreachable(coordinator):
         if time.monotonic() + pause > until:
-            raise HostsError(
+            raise NotTogether(
                 f"process {index}: no coordinator answers at {coordinator} within {wait} s ({reason}); is process 0 "
                 "running there? --hosts.wait gives it longer"
             )
@@ -115,14 +121,16 @@ def _join(
                 shutdown_timeout_seconds=_LAST_OUT,
             )
     except RuntimeError as error:
+        # JAX's farewell at the end of the program would complain at length of what was never begun.
+        atexit.register(_quit)
         if not coordinator:
-            raise HostsError(f"the processes of this job do not come together: {error}") from error
+            raise NotTogether(f"the processes of this job do not come together: {error}") from error
         if time.monotonic() - began < config.wait:
-            raise HostsError(
+            raise NotTogether(
                 f"the coordinator at {coordinator} refuses process {index} of {count}: another process has this "
                 "index, or the job was begun with another number of processes"
             ) from error
-        raise HostsError(
+        raise NotTogether(
             f"process {index}: not all of the {count} processes came to {coordinator} within {config.wait} s; "
             "were all of them started, each with an index of its own? --hosts.wait gives them longer"
         ) from error
@@ -140,6 +148,11 @@ def _join(
     sys.excepthook = _told_before(here, sys.excepthook)
     atexit.register(here.close)  # before JAX's own farewell, which waits for everybody
     _same_count(state, config.silence)
+
+
+def _quit() -> None:
+    sys.stdout.flush()
+    os._exit(NotTogether.status)
 
 
 def _same_count(state: Any, wait: int) -> None:
