@@ -6,7 +6,7 @@ from bench.table_cells import Record, machine, markdown
 
 _HEAD = (
     "stage", "shape", "slice", "data x fsdp x tensor", "batch", "remat", "fits", "arguments + temporaries, GB a chip",
-    "sent, GB a chip", "of paper", "by", "replicated over fsdp", "PFLOP (made twice)", "at best, s", "waits for",
+    "sent, GB a chip", "of paper", "by", "replicated activation", "PFLOP (made twice)", "at best, s", "waits for",
     "MFU at most",
 )  # fmt: skip
 _SHORT = {
@@ -53,7 +53,9 @@ def _line(row: Record) -> list[str]:
     accum = f" in {row['accum']}" if row["accum"] > 1 else ""
     first = [
         row["stage"], row["shape"], row["topology"], row["mesh"],
-        f"{row['rows']:,} x {row['length']:,}{accum}", row["remat"],
+        f"{row['rows']:,} x {row['length']:,}{accum}",
+        # Where nothing goes back there is nothing to make twice.
+        "-" if row["remat"] != "none" and not row["flops_again"] else row["remat"],
     ]  # fmt: skip
     made = f"{row['flops'] / 1e15:.3g} ({row['flops_again'] / 1e15:.2g})"
     if not row["fits"]:
@@ -65,7 +67,7 @@ def _line(row: Record) -> list[str]:
     return [
         *first, "yes", f"{row['arguments_gb']:.2f} + {row['temporaries_gb']:.2f}", _size(row["sent_gb"]),
         "-" if row["of_paper"] is None else f"{row['of_paper']:.2f}", by or "-",
-        "-" if replicated is None else "none" if not replicated else f"{replicated:.2f} GB",
+        "-" if replicated is None else "none" if not replicated else f"{replicated:.3f} GB",
         made, f"{row['step_s']:.3g}", row["bound"], f"{row['mfu_at_most']:.0%}",
     ]  # fmt: skip
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from jaxrec import files, program, results
 from jaxrec.eval.fit_paper import work
-from jaxrec.eval.fit_rows import Row, from_json
+from jaxrec.eval.fit_rows import CATALOGUES, HALVED, RECOMMENDERS, SHAPES, Row, from_json
 from jaxrec.eval.fit_slices import FitError, bounds, chip_of, chips_in, describe
+from jaxrec.replication import replicated
 
 GB = 1e9
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -172,12 +173,15 @@ def numbers(row: Row, facts: Mapping[str, Any], text: str | None) -> dict[str, A
     kinds = program.by_kind(found)
     sent = sum(amount for _, amount in kinds.values())
     bound = bounds(chip, chips, paper.needed, paper.needed + paper.again, paper.moved, sent)
+    held = replicated_rows(row, text)
     return told | {
         "arguments_gb": facts["arguments"] / GB,
         "temporaries_gb": facts["temporaries"] / GB,
         "needed_gb": needed / GB,
         "sent_gb": sent / GB,
         "of_paper": sent / paper.sent if paper.sent else None,
+        "replicated_gb": None if held is None else sum(one.bytes for one in held[:1]) / GB,
+        "replicated": [f"{one.shape[:60]} {one.op_name}" for one in held or ()][:HEAVIEST],
         "collectives": {k: {"runs": n, "gb": amount / GB} for k, (n, amount) in kinds.items()},
         "heaviest": [
             {"kind": c.kind, "gb": c.total / GB, "runs": c.times, "shape": c.shape[:80], "of": c.op_name}
@@ -188,6 +192,19 @@ def numbers(row: Row, facts: Mapping[str, Any], text: str | None) -> dict[str, A
         "bound": bound.name, "step_s": bound.seconds,
         "compute_share": bound.compute / bound.seconds, "mfu_at_most": bound.mfu,
     }  # fmt: skip
+
+
+def replicated_rows(row: Row, text: str) -> list[program.Instruction] | None:
+    """The activations of all rows that every device holds, the largest first; None where rows are not split at all."""
+    data, fsdp, _ = row.sizes
+    if data * fsdp == 1:
+        return None
+    rows = (
+        row.rows // row.accum * (2 if row.stage == "dpo" else 1)
+    )  # both answers of a pair are rows
+    length = row.length // 2 if row.stage in HALVED else row.length
+    shape = CATALOGUES if row.stage in RECOMMENDERS else SHAPES
+    return replicated(text, rows, length, share=shape[row.shape]["d_model"] // fsdp)
 
 
 def _first_line(error: Any) -> str:

@@ -38,6 +38,7 @@ CATALOGUES: Mapping[str, dict[str, int]] = {
     "10k-items": {"items": 10_000, "d_model": 64, "layers": 2, "heads": 2, "head_dim": 32},
 }
 RECOMMENDERS = ("hstu", "tiger")
+HALVED = ("retrofit", "universal", "universal_inside")  # a row is two texts of half its length
 RANK, SITES = 16, ("q", "k", "v", "o")  # of every LoRA
 D_Z, TOP_K, D_P, HEAD_WIDTH = (
     512,

@@ -16,7 +16,7 @@ ROOMS = ("jaxrec", "train", "eval", "bench", "configs")
 FLOORS = [
     "types config start files cluster",
     "structs sites delta quant tables mesh elastic peers processes checkpoint run_record log usage metrics words "
-    "text_metrics detection calibration ranking results program losses data world",
+    "text_metrics detection calibration ranking results program replication losses data world",
     "nn training retrieval people",
     "models hub dialogue rewards twin",
     "objectives recommenders serve assistant",

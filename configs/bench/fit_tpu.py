@@ -56,7 +56,7 @@ config = FitConfig(
         # The GPUs of one host, of the same kind of description: no GPU is there either.
         Row("sft_lora", "7b", "h100:8", FSDP, rows=16),
         Row("sft_full", "7b", "h100:8", FSDP, rows=16),
-        Row("sft_nf4", "72b", "h100:8", FSDP, rows=8),
+        Row("sft_nf4", "72b", "h100:8", FSDP, rows=24),
         Row("decode_lora", "7b", "h100:8", mesh(2, 1, 4), rows=64),
         Row("sft_lora", "7b", "h100:8", mesh(1, 2, 4), rows=16),
         Row("dpo", "7b", "h100:8", FSDP, rows=8),
