@@ -44,10 +44,9 @@ def unpack(path: str | Path) -> Path:
     Raises what `read_head`, `config_of` and `write_vocabulary` raise, before anything is written.
     """
     path = Path(path).expanduser().resolve()
-    head = None if path.is_file() else read_head(path)  # which says that it is missing
     stat = path.stat()
-    said = content_hash(_LAYOUT, str(path), f" {stat.st_size} {stat.st_mtime_ns}", digits=12)
-    folder = cache_folder() / "gguf" / f"{path.stem}-{said}"
+    key = content_hash(_LAYOUT, str(path), f" {stat.st_size} {stat.st_mtime_ns}", digits=12)
+    folder = cache_folder() / "gguf" / f"{path.stem}-{key}"
     if is_unpacked(folder):
         return folder
     head = read_head(path)

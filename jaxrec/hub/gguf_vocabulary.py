@@ -129,21 +129,23 @@ class _Vocabulary:
 
     def around(self, opens: bool) -> dict[str, Any] | None:
         """What stands around each text: <bos> and <eos> as the file says, `opens` where it says nothing of <bos>."""
-        wanted = {"bos": self.get("add_bos_token", opens), "eos": self.get("add_eos_token", False)}
-        there = {key: self.special[key] for key, x in wanted.items() if x and key in self.special}
+        rules = {"bos": self.get("add_bos_token", opens), "eos": self.get("add_eos_token", False)}
+        there = {key: self.special[key] for key, x in rules.items() if x and key in self.special}
         if not there:
             return None
-        token = lambda key: [{"SpecialToken": {"id": there[key], "type_id": 0}}] * (key in there)
         text = lambda name: {"Sequence": {"id": name, "type_id": 0}}
+
+        def token(key: str) -> list[dict[str, Any]]:
+            return [{"SpecialToken": {"id": there[key], "type_id": 0}}] if key in there else []
+
         return {
             "type": "TemplateProcessing",
-            "single": [*token("bos"), text("A"), *token("eos")] if len(there) == 2
-            else ([*token("bos"), text("A")] if "bos" in there else [text("A"), *token("eos")]),
+            "single": [*token("bos"), text("A"), *token("eos")],
             "pair": [text("A"), text("B")],
             "special_tokens": {
                 x: {"id": x, "ids": [self.ids[x]], "tokens": [x]} for x in there.values()
             },
-        }  # fmt: skip
+        }
 
 
 def _tokenizer(vocabulary: _Vocabulary, model: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
