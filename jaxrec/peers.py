@@ -138,6 +138,7 @@ class Peers:
                     f"process {index} ({told['host']}) {told['text']}. This is process {self.index} "
                     f"({self.host}) {self._place()}; exit status {told['status']}",
                     told["status"],
+                    2 * self.period,
                 )
 
     def _read(self, words: Sequence[tuple[str, str]]) -> None:
@@ -184,12 +185,7 @@ class Peers:
                 break
             time.sleep(1)
             gone = self.missing()
-        line = self.loss(gone or self.likeliest())
-        if (
-            self.index == 0
-        ):  # the others hear the report now; they must not find their coordinator gone
-            time.sleep(2)
-        self._leave(line, LOST)
+        self._leave(self.loss(gone or self.likeliest()), LOST, 2)
 
     def missing(self) -> list[int]:
         """The processes that are silent, as far as this one can know; [] if it can't tell."""
@@ -258,13 +254,13 @@ class Peers:
     def stalled(self, line: str) -> None:
         """Ends this process, which stood still too long, and with it the others."""
         self.failing(TimeoutError(), line, STALLED)
-        if self.index == 0:
-            time.sleep(2 * self.period)
-        self._leave(line, STALLED)
+        self._leave(line, STALLED, 2 * self.period)
 
-    def _leave(self, line: str, status: int) -> None:
+    def _leave(self, line: str, status: int, linger: float) -> None:
         if not self._lock.acquire(blocking=False):
             time.sleep(60)  # another thread is ending the process
+        if self.index == 0:  # the others hear why first: they must not find their coordinator gone
+            time.sleep(linger)
         leave(line, status, self._end)
 
     def _name(self, index: int) -> str:

@@ -62,6 +62,8 @@ def start(config: HostsConfig | None = None) -> None:
     Raises HostsError where the processes do not come together.
     """
     keep_programs()
+    if peers.current() is not None:  # a program of several stages
+        return
     config = config or HostsConfig()
     env = os.environ
     if fewer := env.get(_FEWER):

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from jaxrec import peers
+from jaxrec import peers, processes
 from jaxrec.peers import LOST, Peers
 
 
@@ -147,3 +147,9 @@ def test_nothing_answers_for_a_reason():
         address = f"localhost:{server.getsockname()[1]}"
         assert peers.unreachable(address) == ""
     assert peers.unreachable(address) == "Connection refused"
+
+
+def test_a_second_stage_of_one_program_has_joined_already(job, monkeypatch):
+    monkeypatch.setenv("JAXREC_COORDINATOR", "nowhere")
+    monkeypatch.setattr(peers, "_current", job.all[0])
+    processes.start()
