@@ -57,10 +57,10 @@ def at(tmp_path_factory):
     return at
 
 
-def made(at: Path, kind: str, out: str, **more) -> str:
+def made(at: Path, name: str, out: str, **more) -> str:
     how = {"model": str(at / "model"), "tokenizer": str(at / "model" / "tokenizer.json")}
-    how |= {"length": LENGTH} | more
-    cfg = TokeniseConfig((str(at / f"{kind}.jsonl"),), str(at / out), kind, **how)
+    how |= {"length": LENGTH, "kind": name} | more
+    cfg = TokeniseConfig((str(at / f"{name}.jsonl"),), str(at / out), **how)
     tokenise.main(cfg)
     return str(at / out)
 
@@ -170,6 +170,15 @@ def test_a_table_gives_what_lines_give(at, tmp_path):
     )
     tokenise.main(dataclasses.replace(cfg, documents=10))
     equal(rows_in(cfg.out, "texts"), rows_in(str(at / "texts_shards"), "texts"))
+    with pytest.raises(RunError, match="no row of the source was usable"):
+        tokenise.main(dataclasses.replace(cfg, column="body", out=str(tmp_path / "empty")))
+    renamed = pa.Table.from_pylist([{"body": row["text"]} for row in rows])
+    (tmp_path / "other").mkdir()
+    pq.write_table(renamed, str(other := tmp_path / "other" / "0.parquet"))
+    named = dataclasses.replace(cfg, source=(str(other),), column="body", hold_out_every=4)
+    tokenise.main(dataclasses.replace(named, out=str(tmp_path / "held")))
+    held = reading.open_stores([str(tmp_path / "held")], "texts", LENGTH).held()
+    assert {row["text"] for _, row in held} < {row["text"] for row in rows}
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 is not all")
     bad = dataclasses.replace(
         cfg, source=(str(tmp_path / "broken.parquet"),), out=str(tmp_path / "x")
@@ -242,6 +251,13 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(at, tmp_path):
     (tmp_path / "cut" / "store.json").write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
         opened(cut)
+    with pytest.raises(RunError, match="neither `text` nor `turns`"):
+        made(at, "pairs", "unusable", kind="texts")
+    with pytest.raises(
+        RunError, match="no file or folder here"
+    ):  # and a mistyped name costs nothing
+        made(at, "txets", "mistyped", kind="texts")
+    made(at, "texts", "mistyped")
     with pytest.raises(RunError, match="with --tokenizer"):
         tokenise.main(TokeniseConfig(("x.jsonl",), "out", "texts"))
     with pytest.raises(RunError, match="from 0/N"):
@@ -257,7 +273,7 @@ def test_a_place_that_cannot_be_written_is_named(at, tmp_path):
 def test_five_steps_on_a_store_are_five_on_its_file(at, tmp_path, monkeypatch):
     """The store's run being stopped after three, and gone on with."""
     make = mesh.make
-    monkeypatch.setattr(mesh, "make", lambda cfg: make(cfg, jax.devices()[:1]))
+    monkeypatch.setattr(mesh, "make", lambda cfg, *_: make(cfg, jax.devices()[:1]))
     base, held = str(at / "model"), (str(at / "held.jsonl"),)
     cfg = sft.SftConfig(base=base, held=held, length=LENGTH, rows=4)
     for data, steps in (("chats.jsonl", 5), ("chats_store", 3), ("chats_store", 5)):

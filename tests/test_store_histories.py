@@ -101,5 +101,7 @@ def test_people_are_streamed_in_the_order_of_time_and_a_bad_one_is_named(at, cap
         )
     with pytest.raises(StoreError, match="one source"):
         tokenise.main(TokeniseConfig((store, store), str(at / "t"), "histories"))
-    with pytest.raises(RunError):
-        sequential.people(DataConfig(path=str(at / "no_such_store")))
+    with pytest.raises(RunError, match="is a store: train"):
+        read(DataConfig(path=store))
+    whole = sequential.people(DataConfig(path=store))
+    assert isinstance(whole.item_T, EventColumn) and "41 people" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from jaxrec.data.readers.item_table import join_items, read_items
 from jaxrec.data.readers.layouts import read_layout
 from jaxrec.data.readers.names import alike
 from jaxrec.data.readers.raw import DataError, Item, Problems, RawSet
+from jaxrec.data.store.manifest import is_store
 
 if TYPE_CHECKING:
     import pyarrow
@@ -160,6 +161,10 @@ def read(config: DataConfig) -> InteractionSet:
     if not config.name and config.path is None:
         raise DataError("a data set is told by data.path, any file or folder, or by data.name")
     path = dataset(config.name) if config.path is None else Path(config.path).expanduser()
+    if config.path is not None and is_store(str(config.path)):
+        raise DataError(
+            f"{config.path} is a store: train.sequential reads histories from one, this reads tables"
+        )
     problems = Problems(config.strict, config.encoding, config.day_first)
     named = {what: getattr(config, what) for what in ("user", "item", "rating", "time")}
     raw = read_layout(path, config.layout, config.file, problems, named)

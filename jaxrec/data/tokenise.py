@@ -2,8 +2,8 @@
 
     python -m jaxrec.data.tokenise chats.jsonl --kind chats --model MODEL --length 512 --out runs/store
     python -m jaxrec.data.tokenise hf:OWNER/NAME --kind texts --tokenizer tokenizer.json --out s3://BUCKET/x --workers 8
-    python -m jaxrec.data.tokenise pairs/ --kind pairs --model MODEL --out runs/pairs --part 2/16
-    python -m jaxrec.data.tokenise pairs/ --kind pairs --model MODEL --out s3://B/x --workers 16 --cluster auto
+    python -m jaxrec.data.tokenise pairs.parquet --kind pairs --model MODEL --out runs/pairs --part 2/16
+    python -m jaxrec.data.tokenise pairs.parquet --kind pairs --model MODEL --out s3://B/x --workers 16 --cluster auto
     python -m jaxrec.data.tokenise people.parquet --kind histories --out runs/people
     python -m jaxrec.data.tokenise runs/store --check                      read it whole, compare checksums
 
@@ -40,6 +40,7 @@ from jaxrec.data.store.events import people_shard
 from jaxrec.data.store.manifest import Manifest, Plan
 from jaxrec.data.store.place import Place
 
+Kind = Literal["", "texts", "chats", "pairs", "histories"]
 _STAGES = {
     "texts": ("pretrain", "--texts"),
     "chats": ("sft", "--data"),
@@ -53,12 +54,8 @@ class TokeniseConfig:
     """What becomes a store, and how. What decides what its rows are must be as the stage's own settings."""
 
     source: tuple[str, ...] = ()  # before all flags: files, folders, names, hf:OWNER/NAME
-    out: str = (
-        ""  # a folder, or s3://BUCKET/PREFIX (AWS_ENDPOINT_URL_S3 names another server), gs://...
-    )
-    kind: Literal["", "texts", "chats", "pairs", "histories"] = (
-        ""  # for pretrain, for sft, for prefer, for sequential
-    )
+    out: str = ""  # a folder, s3://BUCKET/PREFIX (AWS_ENDPOINT_URL_S3: another server), gs://...
+    kind: Kind = ""  # texts for pretrain, chats for sft, pairs for prefer, histories for sequential
     model: str = ""  # of chats and pairs: whose tokenizer and template; a folder or hub id
     tokenizer: str = ""  # of texts: a tokenizer.json (train.pretrain writes one into OUT/model)
     plain: bool = False  # no chat template, as train.sft --plain
@@ -97,6 +94,8 @@ def main(cfg: TokeniseConfig) -> Manifest | None:
         print(f"{cfg.out}: {there} of {count} shards are there, the other parts are still to come")
         return None
     say(cfg.out, done)
+    if not done.tokens:
+        raise RunError(f"{cfg.out} holds nothing to learn from: no row of the source was usable")
     stage, flag = _STAGES[cfg.kind]
     base = ("--base", cfg.model) if cfg.model and cfg.kind != "texts" else ()
     results.conclude([cfg.out], ("jaxrec", "train", stage, *base, flag, cfg.out))

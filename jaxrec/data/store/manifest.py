@@ -125,11 +125,16 @@ def held_name(number: int) -> str:
 
 
 def is_store(where: str) -> bool:
-    """Whether a source is a store: a URL, or a folder with a plan or a manifest. Whether it is whole is not asked."""
-    if is_url(where):
-        return True
-    folder = Path(where)
-    return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
+    """Whether a source is a store: a URL, or a folder with our plan or manifest. Whether it is whole is not asked."""
+    return is_url(where) or any(_is_ours(Path(where) / name) for name in (MANIFEST, PLAN))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins as the plan or manifest of a store: other folders may hold such names, too."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"format": "jaxrec store' in file.read(100)
 
 
 def shard_of(record: bytes, where: str) -> Shard:

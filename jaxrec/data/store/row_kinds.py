@@ -41,6 +41,9 @@ class RowKind(Protocol):
     def key(self, item: Any) -> str:
         """What decides whether it is held out: items of one key are held out together."""
 
+    def line(self, item: Any, row: Any) -> str:
+        """A held-out row as a line of JSON, of which the stage's own reader makes the same item again."""
+
     def encode(self, items: Sequence[Any], skipped: Skipped) -> Int[np.ndarray, "N F L"]:
         """The planes of all items; what is cut or left out is added to `skipped`."""
 
@@ -58,13 +61,20 @@ class Texts:
         """As `RowKind.parse`; `corpus` has made documents of its own sources already."""
         if not isinstance(row, Mapping):
             return row
-        if self.column in row and "turns" not in row:
-            return corpus.document_of({"text": row[self.column]})
-        return corpus.document_of(dict(row))
+        if "turns" in row:
+            return corpus.document_of(dict(row))
+        if self.column not in row:
+            raise ValueError(f"no column {self.column!r} among {sorted(row)}: see --column")
+        return corpus.document_of({"text": row[self.column]})
 
     def key(self, item: corpus.Document) -> str:
         """As `RowKind.key`."""
         return corpus.plain(item)
+
+    def line(self, item: corpus.Document, row: Any) -> str:
+        """As `RowKind.line`: `text`, or `turns`, whatever the columns were called."""
+        turns = lambda: [{"role": role, "text": said} for role, said in item]
+        return _json({"text": item} if isinstance(item, str) else {"turns": turns()})
 
     def encode(
         self, items: Sequence[corpus.Document], skipped: Skipped
@@ -91,6 +101,10 @@ class Chats:
     def key(self, item: Instruction) -> str:
         """The prompt alone, so that no held-out question is learned with another answer."""
         return repr(item.prompt)
+
+    def line(self, item: Instruction, row: Any) -> str:
+        """As `RowKind.line`: the row."""
+        return _json(row)
 
     def encode(self, items: Sequence[Instruction], skipped: Skipped) -> Int[np.ndarray, "N F L"]:
         """As `RowKind.encode`."""
@@ -121,6 +135,10 @@ class PairsOfAnswers:
     def key(self, item: Any) -> str:
         """The prompt."""
         return repr(item.prompt)
+
+    def line(self, item: Any, row: Any) -> str:
+        """As `RowKind.line`: the row."""
+        return _json(row)
 
     def encode(self, items: Sequence[Any], skipped: Skipped) -> Int[np.ndarray, "N F L"]:
         """As `RowKind.encode`."""
@@ -172,10 +190,5 @@ def writing_hash(chat: Chat | text.BytePairTokenizer) -> str:
     return content_hash(chat.tok.hash, type(chat).__name__, tried)
 
 
-def to_line(row: Any) -> str:
-    """A row of the source as a line of JSON, from which `parse` reads the same again."""
-    if isinstance(row, str):
-        row = {"text": row}
-    elif not isinstance(row, Mapping):
-        row = {"turns": [{"role": role, "text": said} for role, said in row]}
+def _json(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False, default=str)

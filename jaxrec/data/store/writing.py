@@ -27,7 +27,7 @@ from jaxrec.data.store.manifest import (
     write_manifest,
 )
 from jaxrec.data.store.place import Place, StoreError
-from jaxrec.data.store.row_kinds import RowKind, to_line
+from jaxrec.data.store.row_kinds import RowKind
 from jaxrec.data.store.row_sources import Block, PlacedRows
 from jaxrec.files import content_hash
 
@@ -50,7 +50,11 @@ def begin(place: Place, plan: Plan) -> Manifest | None:
             f"{place.where}/{PLAN} is damaged: remove the store and begin anew"
         ) from error
     asked = json.loads(json.dumps(plan.as_dict()))
-    if there != asked:
+    if there != asked and not place.names(
+        "shards/"
+    ):  # nothing was made by it: a name mistyped, say
+        place.write(PLAN, (json.dumps(asked, indent=1) + "\n").encode())
+    elif there != asked:
         other = [key for key in asked if there.get(key) != asked[key]]
         was = "; ".join(f"{key}: {_short(there.get(key))} -> {_short(asked[key])}" for key in other)
         raise StoreError(
@@ -111,7 +115,7 @@ def token_shard(kind: RowKind, hold_out_every: int = 0, strict: bool = False) ->
                 skipped.add(f"malformed: {reason}", where)
                 continue
             if hold_out_every and _number(kind.key(item)) % hold_out_every == 0:
-                held.append(to_line(row))
+                held.append(kind.line(item, row))
             else:
                 items.append(item)
         planes = kind.encode(items, skipped)
