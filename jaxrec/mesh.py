@@ -247,6 +247,18 @@ def put(tree: Tree, name: str) -> Tree:
     return jax.tree.map(layout, tree)
 
 
+def put_weights(tree: Tree, rules: Rules = RULES) -> Tree:
+    """A layer's weights where they lie anyway; so do then their gradients, which are else summed whole on each device
+    before a part of them is kept. Without a mesh exactly nothing."""
+    mesh = _in_force()
+    if mesh is None:
+        return tree
+    lying = lambda keys, x: jax.lax.with_sharding_constraint(
+        x, spec_for(mesh, path_of(keys), x.shape, rules)
+    )
+    return jax.tree_util.tree_map_with_path(lying, tree)
+
+
 def put_own(tree: Tree) -> Tree:
     """As `put(tree, "rows")`, but for leaves that lead with 1, which all rows share."""
     one = lambda x: put(x, "rows") if x.ndim and x.shape[0] > 1 else x

@@ -32,8 +32,10 @@ class Pass(NamedTuple):
     own_BL: Array  # the target's score
     best_BL: Array  # 1 where it is above all others
     mean_BLD: Array | None  # sum_i p_i v_i: of z's gradient the part that meets all classes
-    outer_DV: Array | None  # sum_t w_t z_t p_t: likewise of the classes' gradient
-    share_V: Array | None  # sum_t w_t p_t: likewise of the biases'
+    # Likewise of the gradients of classes (sum_t w_t z_t p_t) and biases (sum_t w_t p_t). Where devices have rows of
+    # their own the targets' part is in it already: p_t less 1 at the target.
+    outer_DV: Array | None
+    share_V: Array | None
 
 
 def log_probs(
@@ -90,16 +92,16 @@ def _backward(chunk: int, kept: tuple, cotangents: tuple) -> tuple:
     # thrown away with its loop by the compiler where the classes are frozen
     again = through(chunk, z_BLD, classes_VD, bias_V, target_BL, weight_BL, towards_classes=True)
     own_BLD = z_BLD.astype(jnp.float32) * weight_BL[..., None]
-    # Added and not set: a class may be the target at several places.
-    d_classes_VD = (-again.outer_DV.T).at[target_BL].add(own_BLD)
-    if bias_V is None:
-        d_bias_V = None
-    else:
-        d_bias_V = (-again.share_V).at[target_BL].add(weight_BL).astype(bias_V.dtype)
+    d_classes_VD = -again.outer_DV.T
+    d_bias_V = None if bias_V is None else -again.share_V
+    if meshes.row_parts(len(z_BLD)) == 1:
+        # Added and not set: a class may be the target at several places.
+        d_classes_VD = d_classes_VD.at[target_BL].add(own_BLD)
+        d_bias_V = None if bias_V is None else d_bias_V.at[target_BL].add(weight_BL)
     return (
         (slope_BLD * weight_BL[..., None]).astype(z_BLD.dtype),
         d_classes_VD.astype(classes_VD.dtype),
-        d_bias_V,
+        None if bias_V is None else d_bias_V.astype(bias_V.dtype),
         *(np.zeros(target_BL.shape, jax.dtypes.float0) for _ in range(2)),
     )
 
@@ -159,19 +161,22 @@ def through(
             # Divided behind the product: that is C x D divisions instead of C x V.
             mean = put(mean, mean_CD / total_C1)
         if towards_classes:
-            part_C1 = cut(weight).reshape(-1, 1) / total_C1
-            scaled_CD = (z_CD * part_C1).astype(z.dtype)
+            weight_C1 = cut(weight).reshape(-1, 1)
+            part_C1 = weight_C1 / total_C1
             if parts == 1:
+                scaled_CD = (z_CD * part_C1).astype(z.dtype)
                 outer = outer + jnp.matmul(scaled_CD.T, low, preferred_element_type=jnp.float32)
-            else:  # each part of the rows by itself: added up over all, devices would meet at every chunk
+                if bias_V is not None:
+                    share = share + (e_CV * part_C1).sum(0)
+            else:
+                is_target_CV = jnp.arange(classes)[None] == cut(target).reshape(-1, 1)
+                slope_CV = e_CV * part_C1 - jnp.where(is_target_CV, weight_C1, 0)
                 outer = outer + jnp.einsum(
-                    "scd,scv->sdv",
-                    by_part(scaled_CD),
-                    by_part(low),
+                    "scd,scv->sdv", by_part(z_CD), by_part(slope_CV.astype(z.dtype)),
                     preferred_element_type=jnp.float32,
-                )
-            if bias_V is not None:
-                share = share + (e_CV * part_C1).sum(0)
+                )  # fmt: skip
+                if bias_V is not None:
+                    share = share + by_part(slope_CV).sum(1)
         log_z_C = (top_C1 + jnp.log(total_C1))[:, 0]
         return Pass(
             put(done.log_z_BL, log_z_C), put(done.own_BL, own_C1[:, 0]),
@@ -184,7 +189,7 @@ def through(
         jnp.zeros((rows, length + spare, width), jnp.float32) if towards_z else None,
         # [D, V]: the product is faster this way round
         _no_sums(parts, width, classes) if towards_classes else None,
-        jnp.zeros(classes, jnp.float32) if towards_classes and bias_V is not None else None,
+        _no_sums(parts, classes) if towards_classes and bias_V is not None else None,
     )  # fmt: skip
     # How far the loop runs depends on the data. Such a loop has no reverse-mode derivative of its own, which is one
     # more reason for the custom one above.
@@ -192,12 +197,13 @@ def through(
     last = jnp.max(jnp.where(weighs_L, jnp.arange(1, length + spare + 1), 0))
     done = jax.lax.fori_loop(0, -(-last // piece), one, start)
     short = lambda x: None if x is None else x[:, :length]
-    outer_DV = done.outer_DV.sum(0) if towards_classes and parts > 1 else done.outer_DV
-    return Pass(*map(short, done[:4]), outer_DV, done.share_V)
+    whole = lambda sums: sums if sums is None or parts == 1 else sums.sum(0)
+    return Pass(*map(short, done[:4]), whole(done.outer_DV), whole(done.share_V))
 
 
-def _no_sums(parts: int, width: int, classes: int) -> Array:
-    """Zeros [D, V], or [S, D, V] where S parts of the rows add up their own."""
+def _no_sums(parts: int, *sizes: int) -> Array:
+    """Zeros, once for each part of the rows where there are several: added up over all of them, devices would meet at
+    every chunk."""
     if parts == 1:
-        return jnp.zeros((width, classes), jnp.float32)
-    return meshes.put(jnp.zeros((parts, width, classes), jnp.float32), "sums")
+        return jnp.zeros(sizes, jnp.float32)
+    return meshes.put(jnp.zeros((parts, *sizes), jnp.float32), "sums")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrec import mesh as meshes
 from jaxrec.losses.chunked_softmax import CHUNK, through
 
 
@@ -30,9 +31,16 @@ def full(
     z_TD: hidden states of packed positions. items_ID: a vector for each item. target_T: the item that comes next.
     weight_T: of each position, 0 for padding. chunk: positions scored at a time.
     """
-    order = jnp.argsort(weight_T == 0, stable=True)
-    target_T = jnp.maximum(target_T, 0)[order]
-    nll = _nll(chunk, z_TD[order], items_ID, target_T, weight_T[order])
+    parts = meshes.row_parts(len(z_TD))
+    if parts == 1:
+        order = jnp.argsort(weight_T == 0, stable=True)
+        first = lambda x: x[order]
+    else:  # every device moves its own positions, and none travels
+        cut = lambda x: x.reshape(parts, -1, *x.shape[1:])
+        order = jnp.argsort(cut(weight_T == 0), axis=1, stable=True)
+        first = lambda x: jax.vmap(lambda own, at: own[at])(cut(x), order).reshape(x.shape)
+    target_T = first(jnp.maximum(target_T, 0))
+    nll = _nll(chunk, first(z_TD), items_ID, target_T, first(weight_T))
     return {"nll": nll, "tokens": jnp.sum(weight_T)}
 
 
@@ -44,15 +52,22 @@ def _nll(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Ar
 
 def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:
     """nll and, of one pass, its gradients with respect to z and items: both are wanted, and the weights are known."""
+    # A row for each device, so that it goes through chunks of its own positions.
+    rows = lambda x: x.reshape(meshes.row_parts(len(x)), -1, *x.shape[1:])
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    items_ID = meshes.put(items_ID, "classes")
     told = through(
-        chunk, z_TD[None], items_ID, None, target_T[None], weight_T[None],
+        chunk, rows(z_TD), items_ID, None, rows(target_T), rows(weight_T),
         towards_z=True, towards_classes=True,
     )  # fmt: skip
-    nll = jnp.sum((told.log_z_BL[0] - told.own_BL[0]) * weight_T)
+    nll = jnp.sum((flat(told.log_z_BL) - flat(told.own_BL)) * weight_T)
     weight_T1 = weight_T[:, None]
     # The gradient of -log p, hence the opposite sign of `chunked_softmax`.
-    dz_TD = (told.mean_BLD[0] - items_ID[target_T]) * weight_T1
-    return nll, dz_TD, told.outer_DV.T.at[target_T].add(-z_TD * weight_T1)
+    dz_TD = (flat(told.mean_BLD) - items_ID[target_T]) * weight_T1
+    d_items_ID = told.outer_DV.T
+    if meshes.row_parts(len(z_TD)) == 1:
+        d_items_ID = d_items_ID.at[target_T].add(-z_TD * weight_T1)
+    return nll, dz_TD, d_items_ID
 
 
 def _forward(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:

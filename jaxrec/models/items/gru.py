@@ -52,12 +52,24 @@ class GRU(nn.Module):
         # Several people share a row: where the segment changes, the state must not be carried on.
         goes_on_BL = (segments_BL == before_BL) & (segments_BL > 0)
 
+        parts = meshes.row_parts(len(segments_BL))
+        if parts > 1:
+            # The kernel's gradient is added up over time: once for each part of the rows, or devices would meet at
+            # every step.
+            kernel = meshes.put(jnp.broadcast_to(kernel, (parts, *kernel.shape)), "rows")
+
+        def recur(h_BX: Array) -> Array:
+            if parts == 1:
+                return h_BX @ kernel
+            h_SBX = h_BX.reshape(parts, -1, c.d_hidden)
+            return jnp.einsum("sbx,sxw->sbw", h_SBX, kernel).reshape(len(h_BX), -1)
+
         def one(h_BX: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
             into_BW, goes_on_B = part
             # A where and no loop over people: their histories end at different places of the rows.
             h_BX = jnp.where(goes_on_B[:, None], h_BX, 0)
             reset, update, new = jnp.split(into_BW, 3, axis=1)
-            old_reset, old_update, old_new = jnp.split(h_BX @ kernel, 3, axis=1)
+            old_reset, old_update, old_new = jnp.split(recur(h_BX), 3, axis=1)
             keep = jax.nn.sigmoid(update + old_update)
             # The reset gate comes after the product (cuDNN's and torch's form), so that one product serves all gates.
             new = jnp.tanh(new + jax.nn.sigmoid(reset + old_reset) * old_new)
