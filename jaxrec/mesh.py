@@ -7,6 +7,7 @@ left alone, the compiler keeps the weights of FSDP where they lie and replicates
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import itertools
 import logging
@@ -61,11 +62,9 @@ ACTIVATIONS: Mapping[str, tuple] = {
     "microbatches": (None, _R, ...),  # [accum, B / accum, ...]
     "scores": (_R, ..., _T),  # [T, V] of a chunk of positions, or logits [B, L, V]
     "classes": (_T, ...),  # [V, D] while scores are made: gathered over fsdp, once
-    "sums": (
-        _R,
-        ...,
-        _T,
-    ),  # [S, D, V]: what each of S parts of the rows adds to the classes' gradient
+    "sums": (_R, ..., _T),  # [S, D, V]: what each part of the rows adds to the classes' gradient
+    "shared": ("data", ...),  # ids of tokens, whole wherever columns of one table are read for them
+    "columns": ("data", ..., "fsdp"),  # [B, L, D] read from a table that is split along D
 }
 _REPORT_BYTES = (
     1 << 22
@@ -240,29 +239,17 @@ def of(tree: Any) -> Mesh | None:
 
 def put(tree: Tree, name: str) -> Tree:
     """An array, or each of a tree, laid on the mesh in force as ACTIVATIONS says. Without a mesh exactly nothing."""
-    mesh = _in_force()
+    mesh = in_force()
     if mesh is None:
         return tree
     layout = lambda x: jax.lax.with_sharding_constraint(x, activation_spec(mesh, name, x.shape))
     return jax.tree.map(layout, tree)
 
 
-def put_weights(tree: Tree, rules: Rules = RULES) -> Tree:
-    """A layer's weights where they lie anyway; so do then their gradients, which are else summed whole on each device
-    before a part of them is kept. Without a mesh exactly nothing."""
-    mesh = _in_force()
-    if mesh is None:
-        return tree
-    lying = lambda keys, x: jax.lax.with_sharding_constraint(
-        x, spec_for(mesh, path_of(keys), x.shape, rules)
-    )
-    return jax.tree_util.tree_map_with_path(lying, tree)
-
-
 def put_own(tree: Tree) -> Tree:
     """As `put(tree, "rows")`, but for leaves that lead with 1, which all rows share."""
     one = lambda x: put(x, "rows") if x.ndim and x.shape[0] > 1 else x
-    return tree if _in_force() is None else jax.tree.map(one, tree)
+    return tree if in_force() is None else jax.tree.map(one, tree)
 
 
 def activation_spec(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int]) -> P:
@@ -271,17 +258,45 @@ def activation_spec(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int]) 
     middle = rule.index(...)
     whole = max(len(shape) - len(rule) + 1, 0)
     named = [*rule[:middle], *[None] * whole, *rule[middle + 1 :]]
+    if _ALONE.get():
+        named = [axes if axes == _T else None for axes in named]
     return P(*(_fitting(mesh, axes, size) for axes, size in zip(named, shape, strict=False)))
 
 
 def row_parts(rows: int) -> int:
     """Into how many parts `rows` rows are cut on the mesh in force; 1 without one, or where they do not divide."""
-    mesh = _in_force()
-    axes = None if mesh is None else _fitting(mesh, _R, rows)
+    mesh = in_force()
+    axes = None if mesh is None or _ALONE.get() else _fitting(mesh, _R, rows)
     return 1 if axes is None else int(np.prod([mesh.shape[a] for a in axes]))
 
 
-def _in_force() -> AbstractMesh | None:
+def map_rows(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.vmap` over rows, each device its own. Inside there is one row, and nothing is split by row again."""
+
+    def mapped(*trees: Any) -> Any:
+        mesh, rows = in_force(), jax.tree.leaves(trees)[0].shape[0]
+        axes = None if mesh is None else _fitting(mesh, _R, rows)
+        if axes is None:
+            return jax.vmap(fn)(*trees)
+
+        def alone(*row: Any) -> Any:
+            before = _ALONE.set(True)
+            try:
+                return fn(*row)
+            finally:
+                _ALONE.reset(before)
+
+        return jax.vmap(alone, spmd_axis_name=axes)(*trees)
+
+    return mapped
+
+
+# Whether `map_rows` has taken the axes of rows. It lies around the tracing of one function and is read nowhere else.
+_ALONE: contextvars.ContextVar[bool] = contextvars.ContextVar("alone", default=False)
+
+
+def in_force() -> AbstractMesh | None:
+    """The mesh that `within` has set, where it has more than one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 

@@ -53,8 +53,9 @@ def _nll(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Ar
 def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: Array) -> tuple:
     """nll and, of one pass, its gradients with respect to z and items: both are wanted, and the weights are known."""
     # A row for each device, so that it goes through chunks of its own positions.
-    rows = lambda x: x.reshape(meshes.row_parts(len(x)), -1, *x.shape[1:])
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    parts = meshes.row_parts(len(z_TD))
+    rows = lambda x: x[None] if parts == 1 else x.reshape(parts, -1, *x.shape[1:])
+    flat = lambda x: x[0] if parts == 1 else x.reshape(-1, *x.shape[2:])
     items_ID = meshes.put(items_ID, "classes")
     told = through(
         chunk, rows(z_TD), items_ID, None, rows(target_T), rows(weight_T),
@@ -65,7 +66,7 @@ def _both(chunk: int, z_TD: Array, items_ID: Array, target_T: Array, weight_T: A
     # The gradient of -log p, hence the opposite sign of `chunked_softmax`.
     dz_TD = (flat(told.mean_BLD) - items_ID[target_T]) * weight_T1
     d_items_ID = told.outer_DV.T
-    if meshes.row_parts(len(z_TD)) == 1:
+    if parts == 1:
         d_items_ID = d_items_ID.at[target_T].add(-z_TD * weight_T1)
     return nll, dz_TD, d_items_ID
 

@@ -7,6 +7,7 @@ a ring: the token at position p lies in slot p mod window, where the one lay tha
 from collections.abc import Mapping
 
 import flax.struct as struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -99,12 +100,34 @@ class LayerCache:
         """Puts the tokens into their slots; those whose slot does not exist (padding) are dropped."""
         # The indices broadcast to [B, G, L], so one scatter writes all rows. The stack's whole cache goes through the
         # scan as its carry: given in and out a layer at a time, a second cache would be written at every token.
+        if meshes.in_force() is not None:
+            put = lambda x, new: meshes.put(_write_own(x, self.n, self.slots_BL, new), "cache")
+            return self.replace(k=put(self.k, k_BGLK), v=put(self.v, v_BGLK))
         rows = jnp.arange(k_BGLK.shape[0])[:, None, None]
         heads = jnp.arange(k_BGLK.shape[1])[None, :, None]
         at = (self.n, rows, heads, self.slots_BL[:, None, :])
-        put = lambda x, new: meshes.put(x.at[at].set(new.astype(x.dtype), mode="drop"), "cache")
+        put = lambda x, new: x.at[at].set(new.astype(x.dtype), mode="drop")
         return self.replace(k=put(self.k, k_BGLK), v=put(self.v, v_BGLK))
 
     def read(self) -> tuple[Float[Array, "B G M K"], Float[Array, "B G M K"]]:
         """Keys and values of this layer."""
         return self.k[self.n], self.v[self.n]
+
+
+def _write_own(x_NBGMK: Array, n: int | Array, slots_BL: Array, new_BGLK: Array) -> Array:
+    """`new` in the slots of layer n, where rows and heads lie on different devices.
+
+    Rows and heads are batch dimensions here and no indices: of indices the compiler does not see that no device writes
+    into another's rows, and gathers all of them.
+    """
+    b, g, length, _ = new_BGLK.shape
+    slots_BGL = jnp.broadcast_to(slots_BL[:, None], (b, g, length))
+    at_BGLI = jnp.stack([jnp.full_like(slots_BGL, n), slots_BGL], axis=-1)
+    how = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(3,),
+        inserted_window_dims=(0, 3),
+        scatter_dims_to_operand_dims=(0, 3),
+        operand_batching_dims=(1, 2),
+        scatter_indices_batching_dims=(0, 1),
+    )
+    return jax.lax.scatter(x_NBGMK, at_BGLI, new_BGLK.astype(x_NBGMK.dtype), how, mode="drop")

@@ -28,7 +28,12 @@ class Embed(nn.Module):
         self.table = weight(self, "table", (self.rows, self.width), normal, by_row=True)
 
     def __call__(self, ids_BL: Array) -> Array:
-        return vectors_of(self.table, ids_BL)
+        # The rules split a model's main table along D, so each device reads its columns for the rows of all that share
+        # them. Left to itself, the compiler takes a way through every row.
+        by_column = self.name == "embed"
+        ids_BL = meshes.put(ids_BL, "shared" if by_column else "rows")
+        x_BLD = vectors_of(self.table, ids_BL)
+        return meshes.put(x_BLD, "columns") if by_column else x_BLD
 
     def attend(self, x_BLD: Array) -> Array:
         """Scores of x against every row."""
@@ -37,7 +42,6 @@ class Embed(nn.Module):
 
 def vectors_of(table: Any, ids_BL: Array) -> Array:
     """The rows of a table [V, D], or of one quantised, at these ids."""
-    ids_BL = meshes.put(ids_BL, "rows")
     return table.take(ids_BL) if hasattr(table, "matmul") else jnp.take(table, ids_BL, axis=0)
 
 

@@ -74,7 +74,8 @@ class Generator:
     ):
         self.bind, self.new_cache, self.limit, self.chunk = bind, new_cache, limit, chunk
         self.eos = tuple(eos)
-        self._empty = jax.jit(new_cache, static_argnums=(1, 2))
+        # Kept although only their sizes are read: the weights say on which devices the cache has to lie.
+        self._empty = jax.jit(new_cache, static_argnums=(1, 2), keep_unused=True)
         # Cache and state are donated: a program writes into the memory that it was given instead of into a copy.
         self._read = jax.jit(self._read_chunk, donate_argnums=(1,))
         self._begin = jax.jit(self._first_token, static_argnames=("length",), donate_argnums=(0,))

@@ -163,7 +163,8 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
     `noise` is the multiplier sigma: normal noise of deviation sigma x clip on the sum, then divided by `expected`,
     the expected size of a Poisson-sampled batch (a fixed number: the true size is itself private). Padding rows,
     those whose every total is 0, add nothing. Each row is weighed alone, so its loss is its own mean. `chunk` rows
-    are taken at once; it must divide B. Metrics are sums over the real rows over `expected`, and are *not* private.
+    are taken at once; it must divide B. On a mesh each device takes as many of its own, or fewer where that does not
+    divide them. Metrics are sums over the real rows over `expected`, and are *not* private.
     """
 
     def take(loss, weigh, params, frozen, extra, batch, key):
@@ -193,9 +194,13 @@ def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradien
         def one(part, part_keys):
             # A row's gradient is as large as the parameters, so `chunk` of them exist at once, and the scan adds up
             # the chunks.
-            return jax.tree.map(lambda x: x.sum(0), jax.vmap(row)(part, part_keys))
+            return jax.tree.map(lambda x: x.sum(0), meshes.map_rows(row)(part, part_keys))
 
-        micro = to_microbatches((batch, example_keys(key, rows)), rows // chunk)
+        count = rows // chunk
+        if (parts := meshes.row_parts(rows)) > 1:
+            own = rows // parts
+            count = own // max(n for n in range(1, chunk + 1) if own % n == 0)
+        micro = to_microbatches((batch, example_keys(key, rows)), count)
         grads, total, aux = _add_up(one, micro)
         # Noise is added once, to the sum over all rows: once a chunk it would grow with the number of chunks, and
         # the privacy spent would not be what sigma says.

@@ -148,4 +148,4 @@ def fit_profiles(
         return mean_E + w * scale_E
 
     # vmap, with an Adam state for each person: nobody's gradient scales another's step.
-    return jax.vmap(one)(start_UE, mean_UE, examples)
+    return meshes.map_rows(one)(start_UE, mean_UE, examples)
