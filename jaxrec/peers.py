@@ -91,7 +91,7 @@ class Peers:
         self.beats: dict[int, Beat] = {}
         self.folder: Path | None = None  # of the checkpoints that a run goes on from
         self._now, self._entered = (0, "start"), clock()
-        self._told: dict[int, int] = {}  # how often each process has spoken
+        self._counts: dict[int, int] = {}  # how often each process has spoken
         self._spoken = 0
         self._asked: float | None = None  # since when the service owes an answer
         self._failed: int | None = None  # the status with which this process ends
@@ -132,22 +132,22 @@ class Peers:
             return
         self._asked = None
         others = {int(key.rsplit("/", 1)[-1]): json.loads(text) for key, text in failed}
-        for index, told in sorted(others.items()):
+        for index, failure in sorted(others.items()):
             if index != self.index and self._failed is None:
                 self._leave(
-                    f"process {index} ({told['host']}) {told['text']}. This is process {self.index} "
-                    f"({self.host}) {self._place()}; exit status {told['status']}",
-                    told["status"],
+                    f"process {index} ({failure['host']}) {failure['text']}. This is process {self.index} "
+                    f"({self.host}) {self._place()}; exit status {failure['status']}",
+                    failure["status"],
                     2 * self.period,
                 )
 
     def _read(self, words: Sequence[tuple[str, str]]) -> None:
         now = self.clock()
         for key, text in words:
-            index, told = int(key.rsplit("/", 1)[-1]), json.loads(text)
-            if self._told.get(index) != told["count"]:
-                self._told[index] = told.pop("count")
-                self.beats[index] = Beat(seen=now, **told)
+            index, word = int(key.rsplit("/", 1)[-1]), json.loads(text)
+            if self._counts.get(index) != word["count"]:
+                self._counts[index] = word.pop("count")
+                self.beats[index] = Beat(seen=now, **word)
 
     def _run(self) -> None:
         while not self._stop.wait(self.period):
@@ -179,13 +179,13 @@ class Peers:
 
     def lost(self, *report: Any) -> None:
         """What the coordination service calls (or its failure causes) when a process is gone: ends this one."""
-        gone = self.missing()
+        silent = self.missing()
         for _ in range(3):  # a process that has just been killed may hold its port a moment longer
-            if gone:
+            if silent:
                 break
             time.sleep(1)
-            gone = self.missing()
-        self._leave(self.loss(gone or self.likeliest()), LOST, 2)
+            silent = self.missing()
+        self._leave(self.loss(silent or self.likeliest()), LOST, 2)
 
     def missing(self) -> list[int]:
         """The processes that are silent, as far as this one can know; [] if it can't tell."""
@@ -207,18 +207,13 @@ class Peers:
         clear = len(ages) == 1 or (len(ages) > 1 and ages[-1][0] > 2 * ages[-2][0] + 1)
         return [ages[-1][1]] if clear else []
 
-    def loss(self, gone: Sequence[int]) -> str:
+    def loss(self, silent: Sequence[int]) -> str:
         """The line that ends this process when others are lost: who, at which step, and how to go on."""
-        names = " and ".join(self._name(i) for i in gone)
-        who = (
-            f"lost {names}"
-            if gone
-            else (
-                "lost another process, or one was begun twice: which one can't be told from here, see the other logs"
-            )
+        who = " and ".join(self._name(i) for i in silent) or (
+            "another process, or one was begun twice: which one can't be told from here, see the other logs"
         )
         return (
-            f"{who}. This is process {self.index} ({self.host}) {self._place()}; {self._saved()}. "
+            f"lost {who}. This is process {self.index} ({self.host}) {self._place()}; {self._saved()}. "
             f"Exit status {LOST}: begin the job again on all hosts, the same command goes on: {command()}"
         )
 
@@ -234,11 +229,11 @@ class Peers:
         if _PEER_GONE.search(_whole_text(error)):
             self._stop.wait(self.silence + 15)
         self._failed = status
-        told = {"host": self.host, "text": f"ended: {text}"[:500], "status": status}
+        failure = {"host": self.host, "text": f"ended: {text}"[:500], "status": status}
         try:
-            self.client.key_value_set(f"{_FAILED}/{self.index}", json.dumps(told), True)
-        except Exception as gone:
-            print(f"the other processes could not be told: {gone}", file=sys.stderr)
+            self.client.key_value_set(f"{_FAILED}/{self.index}", json.dumps(failure), True)
+        except Exception as refusal:
+            print(f"the other processes could not be told: {refusal}", file=sys.stderr)
 
     def close(self) -> None:
         """Ends the thread. After `failing` it ends the process as well: the others won't come to a common end."""

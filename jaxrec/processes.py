@@ -147,7 +147,7 @@ def _join(
     peers.use(here)
     here.begin()
     configs.on_failure.append(here.failing)
-    sys.excepthook = _told_before(here, sys.excepthook)
+    sys.excepthook = _after_word(here, sys.excepthook)
     atexit.register(here.close)  # before JAX's own farewell, which waits for everybody
     _same_count(state, config.silence)
 
@@ -189,14 +189,14 @@ def _lost(*report: Any) -> None:
         here.lost(*report)
 
 
-def _told_before(here: peers.Peers, hook: Callable[..., None]) -> Callable[..., None]:
+def _after_word(here: peers.Peers, hook: Callable[..., None]) -> Callable[..., None]:
     """An excepthook that tells the other processes first."""
 
-    def told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    def say_and_print(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         here.failing(error, f"{kind.__name__}: {error}", 1)
         hook(kind, error, trace)
 
-    return told
+    return say_and_print
 
 
 def begin_with(count: int, reason: str) -> NoReturn:

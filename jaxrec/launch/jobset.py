@@ -110,15 +110,15 @@ def pod(cfg: JobSetConfig, words: Sequence[str]) -> dict[str, Any]:
     if cfg.chips:
         kind = "google.com/tpu" if cfg.topology else "nvidia.com/gpu"
         container["resources"] = {"limits": {kind: str(cfg.chips)}}
-    found: dict[str, Any] = {
+    spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": cfg.grace,
         "containers": [container],
         "volumes": [{"name": "share", "persistentVolumeClaim": {"claimName": cfg.claim}}],
     }
     if selector := nodes(cfg):
-        found["nodeSelector"] = selector
-    return found
+        spec["nodeSelector"] = selector
+    return spec
 
 
 def nodes(cfg: JobSetConfig) -> dict[str, str]:
