@@ -158,10 +158,19 @@ def _real_stages() -> tuple[Stage, ...]:
         "voices": of["voices"].about,
         "same_question": of["same_question"].about,
     }
+    few = {  # the quick run also reads less, for here the states of each text cost more than the steps
+        "retrofit": {"limit": 8},
+        "universal": {"tenants": ("world:train:8",), "held": (), "dialogues": 2, "examples": 1, "checked": 2,
+                      "encoder_steps": 4, "loop.monitor": "held_nll"},
+        "personalize": {"examples": 2},
+        "lora": {"examples": 2},
+        "voices": {"also": ("retrieved",)},
+    }  # fmt: skip
     found = []
     for name, about in experiments.items():
         like = of["personalize" if name == "lora" else name]
-        changes = {"experiment": f"smollm2_{name}.py", "about": about}
+        quick = {**like.quick, **few.get(name, {})}
+        changes = {"experiment": f"smollm2_{name}.py", "about": about, "quick": quick}
         if name == "lora":
             changes |= {"called": name, "result": "lora/profile/facts.json"}
         found.append(dataclasses.replace(like, **changes))

@@ -28,9 +28,9 @@ config = PersonalizeConfig(
     question=64,
     answer=80,
     piece=32,
-    rows=16,
+    rows=12,
     opt=OptConfig(lr=3e-2, schedule="linear", clip=0.0),
-    loop=LoopConfig(steps=60),
+    loop=LoopConfig(steps=30),
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/personalize",
 )
