@@ -56,6 +56,8 @@ def test_a_table_of_events_is_read_back_and_split_as_in_memory(at):
     assert isinstance(stored.item_T, EventColumn) and not isinstance(memory.item_T, EventColumn)
     assert (stored.n_users, stored.n_items) == (memory.n_users, memory.n_items)
     same(memory, stored)
+    assert isinstance(stored.in_memory().item_T, np.ndarray)
+    same(memory, stored.in_memory())
     one, other = leave_one_out(memory), leave_one_out(stored)
     for part in ("valid", "test"):
         asked, again = getattr(one, part), getattr(other, part)

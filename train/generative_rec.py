@@ -11,8 +11,10 @@ import dataclasses
 from pathlib import Path
 
 from jaxrec import config, ranking, results
-from jaxrec.data.histories import histories, leave_one_out
+from jaxrec.data.histories import Histories, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
+from jaxrec.data.store.events import open_histories, summary
+from jaxrec.data.store.manifest import is_store
 from jaxrec.recommenders.generative_rec import GenerativeRec, GenerativeRecConfig
 from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import make_shops
@@ -29,12 +31,7 @@ class TrainGenerativeRecConfig:
 
 def main(cfg: TrainGenerativeRecConfig) -> dict[str, float]:
     """Fits, saves OUT/model, and gives Recall and NDCG of the test people's lists, ranked among all items."""
-    named = cfg.data.name or cfg.data.path
-    if not named:
-        print("no data set is named (--data.path FILE): the people of the sample world", flush=True)
-    found = read(cfg.data) if named else interaction_set(make_shops())
-    print(found.summary(), flush=True)
-    split = leave_one_out(histories(found.interactions))
+    split = leave_one_out(people(cfg.data))
     out = Path(cfg.out)
     fitted = GenerativeRec(cfg.recommender).fit(split.train, split.valid, out / "fit")
     fitted.save(out / "model")
@@ -44,6 +41,19 @@ def main(cfg: TrainGenerativeRecConfig) -> dict[str, float]:
     print(", ".join(f"{name} {value}" for name, value in fitted.facts.items()))
     results.conclude([out / "model"])
     return measures
+
+
+def people(data: DataConfig) -> Histories:
+    """The histories of a data set or of a store (read whole), or of the sample world's people where none is named."""
+    if data.path and is_store(str(data.path)):
+        print(summary(str(data.path)), flush=True)
+        return open_histories(str(data.path)).in_memory()
+    named = data.name or data.path
+    if not named:
+        print("no data set is named (--data.path FILE): the people of the sample world", flush=True)
+    found = read(data) if named else interaction_set(make_shops())
+    print(found.summary(), flush=True)
+    return histories(found.interactions)
 
 
 if __name__ == "__main__":

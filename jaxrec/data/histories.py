@@ -111,6 +111,16 @@ class Histories:
             self._of(self.start_B[rows], self.length_B[rows]), user_B=self.user_B[rows]
         )
 
+    def in_memory(self) -> "Histories":
+        """The same rows with all their events as arrays."""
+        part = lambda x: None if x is None else np.asarray(x)
+        return dataclasses.replace(
+            self,
+            item_T=part(self.item_T),
+            rating_T=part(self.rating_T),
+            time_T=part(self.time_T),
+        )
+
     def without_last(self, count: int = 1) -> "Histories":
         """Every row without its newest `count` events; rows may become empty."""
         return self._keep(np.maximum(self.length_B - count, 0), from_end=False)

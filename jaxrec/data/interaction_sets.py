@@ -163,7 +163,7 @@ def read(config: DataConfig) -> InteractionSet:
     path = dataset(config.name) if config.path is None else Path(config.path).expanduser()
     if config.path is not None and is_store(str(config.path)):
         raise DataError(
-            f"{config.path} is a store: train.sequential reads histories from one, this reads tables"
+            f"{config.path} is a store: train.sequential and train.generative_rec read one, this reads tables"
         )
     problems = Problems(config.strict, config.encoding, config.day_first)
     named = {what: getattr(config, what) for what in ("user", "item", "rating", "time")}
