@@ -104,6 +104,7 @@ def compile_row(row: Row, out: Path) -> None:
     made = case(row, mesh)
     lowered = made.lower(mesh)
     facts: dict[str, Any] = {"loops": dict(made.loops), "lower_s": time.perf_counter() - began}
+    facts["commit"] = results.commit()  # now: the tree may change while the compiler is at work
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -125,7 +126,6 @@ def compile_row(row: Row, out: Path) -> None:
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - spent,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB,
-        "commit": results.commit(),
         "by": {
             name: importlib.metadata.version(name)
             for name in COMPILERS[chip_of(row.topology).compiler]
@@ -227,7 +227,8 @@ def main() -> int:
     try:
         row.check()
         if not flags.reread:
-            (out / "program.hlo.gz").unlink(missing_ok=True)
+            for name in ("program.hlo.gz", "compiled.json", "row.json"):  # no half of an older one
+                (out / name).unlink(missing_ok=True)
             compile_row(row, out)
         facts, hlo = json.loads((out / "compiled.json").read_text()), out / "program.hlo.gz"
         text = gzip.open(hlo, "rt").read() if hlo.exists() else None
