@@ -119,4 +119,7 @@ def _pages() -> str:
 
 
 def _accelerator() -> bool:
-    return any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    # libtpu alone is a compiler (the extra `aot`); beside a TPU lie its devices.
+    tpu = any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*"))
+    found = lambda name: importlib.util.find_spec(name) is not None
+    return found("jax_plugins") or (tpu and found("libtpu"))
