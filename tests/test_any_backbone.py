@@ -159,7 +159,8 @@ SIZES = {"rows": 4, "opt": OptConfig(lr=1e-3), "loop": STEPS}
 def quickly(monkeypatch):
     """One device, and programs that are compiled fast rather than well."""
     make = mesh.make
-    monkeypatch.setattr(mesh, "make", lambda config=None: make(devices=jax.devices()[:1]))
+    one = lambda config=None, devices=None: make(devices=jax.devices()[:1])
+    monkeypatch.setattr(mesh, "make", one)
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

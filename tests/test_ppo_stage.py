@@ -164,7 +164,7 @@ def config_of(folder, out, **changes) -> ppo.PpoConfig:
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mesh, "make", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
+        patch.setattr(mesh, "make", lambda cfg, _=None: make_mesh(cfg, jax.devices()[:1]))
         yield
 
 

@@ -227,7 +227,7 @@ def config(base, out, **changes):
 def one_device(monkeypatch):
     """The stage runs on one device: it compiles faster."""
     was = meshes.make
-    monkeypatch.setattr(meshes, "make", lambda config: was(config, jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "make", lambda config, _=None: was(config, jax.devices()[:1]))
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def quickly():
     before, make = jax.config.read("jax_disable_most_optimizations"), mesh.make
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mesh, "make", lambda cfg: make(cfg, jax.devices()[:1]))
+        patch.setattr(mesh, "make", lambda cfg, _=None: make(cfg, jax.devices()[:1]))
         yield
     jax.config.update("jax_disable_most_optimizations", before)
 
