@@ -217,12 +217,7 @@ def test_a_described_gpus_compiler_compiles(tmp_path):
     ids=["train", "decode"],
 )
 def test_the_tpus_compiler_compiles(row, tmp_path):
-    folder = os.environ.get("JAXREC_LIBTPU", "")
-    try:
-        fit_row.find_compiler("tpu", folder)
-    except FitError as error:
-        pytest.skip(f"{error}; or name a folder with it in JAXREC_LIBTPU")
-    cfg = fit.FitConfig((row,), libtpu=folder, results=str(tmp_path / "results"), out=str(tmp_path))
+    cfg = for_a_tpu(row, tmp_path)
     (told,) = fit.main(cfg)
     assert told["fits"]
     assert told["loops_of_unknown_length"] == []
@@ -230,3 +225,23 @@ def test_the_tpus_compiler_compiles(row, tmp_path):
     assert told["of_paper"] < 3  # nothing but weights and activations of its own is worth sending
     again = fit.main(dataclasses.replace(cfg, reread=True))[0]
     assert again["collectives"] == told["collectives"]
+
+
+@pytest.mark.slow
+def test_a_slice_holds_no_row_of_another_chip(tmp_path):
+    """Left alone, this very compiler replicates all rows of an FSDP step on all sixteen chips."""
+    row = dataclasses.replace(TINY, topology="v5e:4x4", mesh=MeshConfig(1, 16, 1), rows=48)
+    (told,) = fit.main(for_a_tpu(row, tmp_path))
+    assert told["fits"] and told["replicated"] == []
+
+
+def for_a_tpu(row: Row, tmp_path: Path) -> fit.FitConfig:
+    """The config that compiles one row; the test is skipped where there is no TPU compiler."""
+    folder = os.environ.get("JAXREC_LIBTPU", "")
+    try:
+        fit_row.find_compiler("tpu", folder)
+    except FitError as error:
+        pytest.skip(f"{error}; or name a folder with it in JAXREC_LIBTPU")
+    return fit.FitConfig(
+        (row,), libtpu=folder, results=str(tmp_path / "results"), out=str(tmp_path)
+    )

@@ -77,11 +77,14 @@ def _told(passed: Pass, counts_BL: Array) -> tuple[Array, Array]:
 
 
 def _forward(chunk: int, z_BLD, classes_VD, bias_V, target_BL, counts_BL):
-    classes_VD = meshes.put(classes_VD, "classes")
-    passed = through(chunk, z_BLD, classes_VD, bias_V, target_BL, counts_BL, towards_z=True)
+    # Over devices the classes are gathered in z's type, once for the scores and for what is read of them here.
+    near_VD = classes_VD
+    if meshes.in_force() is not None:
+        near_VD = meshes.put(classes_VD.astype(z_BLD.dtype), "classes")
+    passed = through(chunk, z_BLD, near_VD, bias_V, target_BL, counts_BL, towards_z=True)
     # d log p / d z = v_target - sum_i p_i v_i. What comes back in the backward pass only multiplies it, a number a
     # position, so it is finished here, where the scores exist anyway.
-    slope_BLD = jnp.where(counts_BL[..., None], classes_VD[target_BL] - passed.mean_BLD, 0.0)
+    slope_BLD = jnp.where(counts_BL[..., None], near_VD[target_BL] - passed.mean_BLD, 0.0)
     kept = (slope_BLD.astype(z_BLD.dtype), z_BLD, classes_VD, bias_V, target_BL, counts_BL)
     return _told(passed, counts_BL), kept
 

@@ -28,12 +28,11 @@ class Embed(nn.Module):
         self.table = weight(self, "table", (self.rows, self.width), normal, by_row=True)
 
     def __call__(self, ids_BL: Array) -> Array:
-        # The rules split a model's main table along D, so each device reads its columns for the rows of all that share
-        # them. Left to itself, the compiler takes a way through every row.
-        by_column = self.name == "embed"
-        ids_BL = meshes.put(ids_BL, "shared" if by_column else "rows")
-        x_BLD = vectors_of(self.table, ids_BL)
-        return meshes.put(x_BLD, "columns") if by_column else x_BLD
+        if (
+            self.name == "embed"
+        ):  # a model's main table; the rules split others by row, or not at all
+            return vectors_by_column(self.table, ids_BL)
+        return vectors_of(self.table, meshes.put(ids_BL, "rows"))
 
     def attend(self, x_BLD: Array) -> Array:
         """Scores of x against every row."""
@@ -43,6 +42,16 @@ class Embed(nn.Module):
 def vectors_of(table: Any, ids_BL: Array) -> Array:
     """The rows of a table [V, D], or of one quantised, at these ids."""
     return table.take(ids_BL) if hasattr(table, "matmul") else jnp.take(table, ids_BL, axis=0)
+
+
+def vectors_by_column(table: Any, ids_BL: Array) -> Array:
+    """As `vectors_of`, of a table that a mesh splits along D.
+
+    Each device reads its columns for the rows of all that share them, and the parts of a row then meet where the row
+    lies. Left to itself, the compiler takes a way through every row on every device.
+    """
+    x_BLD = vectors_of(table, meshes.put(ids_BL, "shared"))
+    return meshes.put(meshes.put(x_BLD, "columns"), "residual")
 
 
 def scores_of(table: Any, x_BLD: Array) -> Array:

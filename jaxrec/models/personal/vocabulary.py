@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxrec.losses import chunked_softmax
 from jaxrec.losses.tokens import following
 from jaxrec.nn.decoder import DecoderConfig
-from jaxrec.nn.embed import scores_of, vectors_of
+from jaxrec.nn.embed import scores_of, vectors_by_column
 from jaxrec.structs import Leaf
 
 NEVER = -1e30  # the score of an id that no token has: finite, so that no 0 * inf can become NaN
@@ -41,7 +41,7 @@ class Vocabulary:
 
     def vectors(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """The vectors of these ids, f32."""
-        x_BLD = vectors_of(self.table, ids_BL).astype(jnp.float32)
+        x_BLD = vectors_by_column(self.table, ids_BL).astype(jnp.float32)
         return x_BLD if self.scale == 1 else x_BLD * self.scale
 
     def scores(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
