@@ -296,9 +296,9 @@ _ALONE: contextvars.ContextVar[bool] = contextvars.ContextVar("alone", default=F
 
 
 def in_force() -> AbstractMesh | None:
-    """The mesh that `within` has set, where it has more than one device."""
+    """The mesh that `within` has set, where it has more than one device. Another's mesh, of other axes, is none."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
+    return mesh if mesh.axis_names == AXES and mesh.size > 1 else None
 
 
 def _fitting(

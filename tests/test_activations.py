@@ -65,7 +65,9 @@ def test_activations_by_name(mesh, name, shape, spec):
 def test_without_a_mesh_there_is_nothing_in_the_program(mesh):
     program = lambda x: meshes.put(meshes.put_own(x), "residual")
     one = meshes.make(MeshConfig(), jax.devices()[:1])
-    for where in (contextlib.nullcontext(), meshes.within(None), meshes.within(one)):
+    others = jax.sharding.AbstractMesh((8,), ("x",))
+    nowhere = (contextlib.nullcontext(), jax.sharding.use_abstract_mesh(others))
+    for where in (*nowhere, meshes.within(None), meshes.within(one)):
         with where:
             assert jax.make_jaxpr(program)(jnp.ones((8, 2))).eqns == []
             assert meshes.row_parts(8) == 1
