@@ -16,6 +16,7 @@ from jaxrec.data import corpus, text, tokenise
 from jaxrec.data.instruction_batches import batches
 from jaxrec.data.instructions import encode_instructions, read_instructions
 from jaxrec.data.pairs import pair_rows, read_pairs
+from jaxrec.data.source import data_hash
 from jaxrec.data.store import reading
 from jaxrec.data.store.place import Place, StoreError
 from jaxrec.data.store.row_kinds import writing_hash
@@ -195,6 +196,8 @@ def test_a_mixture_keeps_its_shares_and_resumes_exactly(at):
     mixture, state = source.source, source.init()
     drawn = np.concatenate([mixture.drawn(0, at) for at in range(0, 800, 8)])
     assert abs(np.mean(drawn == 0) - 0.75) < 0.01
+    halved = reading.open_stores([stores[0] + "=1", stores[1] + "=1"], "chats", LENGTH).source(8)
+    assert data_hash(source) not in ("", data_hash(halved))
     for step in range(12):
         seen.append((state, *source(step, None, state)))
         state = seen[-1][2]

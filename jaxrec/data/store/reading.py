@@ -173,8 +173,8 @@ class Mixture:
         return start | {"epochs": nothing, "positions": nothing.copy()}
 
     def content(self) -> list[np.ndarray]:
-        """The hashes of the sets."""
-        return [source.content() for source in self.sources]
+        """The hashes of the sets, and their shares: a resume with others is another run."""
+        return [*(source.content() for source in self.sources), self.upto]
 
     def __call__(self, step: int, params: Any, state: State) -> tuple[Any, State]:
         """This process's rows of the next batch, and the state after it."""
