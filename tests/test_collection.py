@@ -1,10 +1,16 @@
-"""A test's name is the same in every process: workers that disagree about the names run nothing at all."""
+"""A test's name is the same in every process: workers that disagree about the names run nothing at all.
+
+Two workers of one run compare their names anyway; what is here says why they would differ, and collects all files anew.
+"""
 
 import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_another_second_and_another_hash_seed_collect_the_same_tests(request):
     """No name may come from bytes that hold the time, from the order of a set or from an address.
 

@@ -60,6 +60,11 @@ def killed_at(tmp_path: Path, steps: list[int]) -> None:
     assert [row["step"] for row in rows] == list(range(1, max(steps) + 4))
 
 
+def test_killed_once(tmp_path):
+    killed_at(tmp_path, [5])
+
+
+@pytest.mark.slow
 def test_killed_twice(tmp_path):
     killed_at(tmp_path, [3, 8])
 
