@@ -293,7 +293,7 @@ def tokens(at: Path, address: str, tmp_path: Path) -> list[bytes]:
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = tmp_path / "tokenizer.json"
     if not tokenizer.exists():
-        text.train_tokenizer(["red cups"] * 3, 270).save(tokenizer)
+        text.train_tokenizer(["red cups"] * 3, 276).save(tokenizer)
     cfg = tokenise.TokeniseConfig(
         (str(tmp_path / "t.jsonl"),), str(at), "texts", tokenizer=str(tokenizer), length=16,
         documents=7, workers=3, cluster=address,

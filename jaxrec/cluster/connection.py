@@ -71,8 +71,10 @@ def parse(address: str) -> Address:
 def connected(terms: Terms) -> Iterator[Any]:
     """The module `ray`, this process being a driver of the cluster. A connection that was there is used, and left."""
     where = terms.address
+    if where.ray == "auto" and (named := os.environ.get("RAY_ADDRESS")):
+        where = parse(named)
     if where.host:
-        _knock(where)
+        _knock(where.ray, where.host, where.port)
     added, options, folder = dict(_QUIET), dict(_HUSHED), ""
     if where.local:
         # Ray takes loopback for its own only where it expects no other machines, as it does on a desktop.
@@ -90,6 +92,7 @@ def connected(terms: Terms) -> Iterator[Any]:
                 raise ClusterError(f"local:{where.local}: this process is in a Ray cluster already")
             try:
                 if ours:
+                    _knock_again(where)
                     _begin(ray, where, options)
                 yield ray
             finally:
@@ -145,14 +148,32 @@ def _begin(ray: Any, where: Address, options: dict[str, Any]) -> None:
         raise ClusterError(f"cluster {where.ray}: {first_line(error)}") from error
 
 
-def _knock(where: Address) -> None:
-    """Raises ClusterError where nothing at an address speaks gRPC; Ray itself tries for two minutes.
+def _knock_again(where: Address) -> None:
+    """Knocks where Ray itself will: at this machine's head for "auto", at the network's address for a loopback one."""
+    from ray._private import services
+
+    if where.ray == "auto":
+        try:
+            found = services.canonicalize_bootstrap_address("auto") or ""
+        except (ConnectionError, ValueError):  # Ray says it better
+            return
+        host, _, port = found.rpartition(":")
+        if host:
+            _knock(f"{found}, which runs on this machine,", host, int(port))
+    elif where.host and not where.ray.startswith("ray://"):
+        host = services.resolve_ip_for_localhost(where.host)
+        if host != where.host:
+            _knock(f"{host}:{where.port}, for which {where.host} stands", host, where.port)
+
+
+def _knock(called: str, host: str, port: int) -> None:
+    """Raises ClusterError where nothing at an address speaks gRPC; Ray itself would try for minutes, or for ever.
 
     An HTTP/2 server sends its settings first (RFC 9113, 3.4): a frame of type 4 on stream 0.
     """
-    said = f"no Ray cluster answers at {where.ray} within {ANSWERS:g} seconds"
+    said = f"no Ray cluster answers at {called} within {ANSWERS:g} seconds"
     try:
-        with socket.create_connection((where.host, where.port), ANSWERS) as line:
+        with socket.create_connection((host, port), ANSWERS) as line:
             line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
             frame = line.recv(9)
     except (OSError, OverflowError) as error:
