@@ -233,6 +233,8 @@ def test_what_gemma_has_beyond_us_is_refused_by_name():
         "layer type 'chunked_attention'": {"layer_types": ["chunked_attention"] * 5},
         "3 layer_types": {"layer_types": [NEAR] * 3},
         "need a window": {"sliding_window": None},
+        "pattern=0 in config.json": {"sliding_window_pattern": 0},
+        "a number above 0": {"query_pre_attn_scalar": 0},
         "'yarn' of local layers": {"rope_parameters": {NEAR: {"rope_type": "yarn"}}},
         "caps attention scores": {"model_type": "gemma2"},
         "with pictures": {"model_type": "gemma3"},

@@ -164,6 +164,8 @@ def _gemma3(hf: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     scaling = full if full.get("rope_type") else hf.get("rope_scaling") or {}
     theta = full.get("rope_theta") or hf["rope_theta"]
     types, scalar = _layer_types(hf), hf["query_pre_attn_scalar"]
+    if not isinstance(scalar, int | float) or scalar <= 0:
+        raise ModelError(f"query_pre_attn_scalar={scalar!r} in config.json: it is a number above 0")
     own = {
         "norm": "rms_offset",
         "qk_norm": True,
@@ -175,7 +177,9 @@ def _gemma3(hf: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if LOCAL in types:
         window, local = hf["sliding_window"], near.get("rope_theta") or hf["rope_local_base_freq"]
         if not isinstance(window, int) or window < 1:
-            raise ModelError(f"sliding_window={window} in config.json: local layers need a window")
+            raise ModelError(
+                f"sliding_window={window!r} in config.json: local layers need a window"
+            )
         own |= {"window": window, "local_rope_theta": float(local)}
     words = {
         "hidden_act": hf["hidden_activation"],
@@ -187,6 +191,8 @@ def _gemma3(hf: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _layer_types(hf: dict[str, Any]) -> tuple[str, ...]:
     """Which layers are local, as the shortest cycle: listed, or every n-th global where the file is older."""
     layers, pattern = hf["num_hidden_layers"], hf["sliding_window_pattern"]
+    if not isinstance(pattern, int) or pattern < 1:
+        raise ModelError(f"sliding_window_pattern={pattern!r} in config.json: it is 1 or more")
     listed = hf.get("layer_types") or [
         _HF_TYPE[LOCAL if (i + 1) % pattern else GLOBAL] for i in range(layers)
     ]
