@@ -55,6 +55,7 @@ class VoicesConfig:
     own: str = ""  # of jaxrec.train.personalize --by lora, by the same model: tenants with Deltas of their own
     pages: PagesConfig = PagesConfig()  # before every question
     also: tuple[Which, ...] = ()  # other pages, with which own p (and the Deltas) answer again
+    who: tuple[str, ...] = ()  # the rows to measure, in this order; all of them when empty
     dialogues: int = 8  # held-out ones of each tenant
     question: int = 40  # tokens, with the page before it
     answer: int = 96
@@ -115,8 +116,12 @@ def main(cfg: VoicesConfig) -> dict:
             turns.question_of(model.chat, before(d), cfg.question) for ds in own for d in ds
         ]
         said[name] = answering.write(model.params, who_N, questions, cfg.question)
-        rows += judged(name, asked, said[name], nll_N)
-        print(f"{name}: {len(asked)} answers written", flush=True)
+        rows += (own_rows := judged(name, asked, said[name], nll_N))
+        # On a real model a row takes minutes, and whoever stops the run has seen what there is.
+        print(
+            "; ".join(f"{key} {value}" for row in own_rows for key, value in row.items()),
+            flush=True,
+        )
     known = [[(d.question, d.answer) for d in t.onboarding[: facts["examples"]]] for t in tenants]
     said["nearest"] = [nearest([a.dialogue.question], known[a.u])[0] for a in asked]
     said["right_answer"] = [a.dialogue.answer for a in asked]
@@ -158,7 +163,9 @@ def contenders(
         found["own_lora"] = (deltas.delta, which)
     for page in cfg.also:
         found |= {f"{name}_{page}_page": (who, page) for name, who in own.items()}
-    return found
+    if unknown := set(cfg.who) - set(found):
+        raise RunError(f"who={sorted(unknown)[0]}: there is no such row, but {', '.join(found)}")
+    return {name: found[name] for name in cfg.who or found}
 
 
 def vectors(profile: dict, model, seed: int) -> dict[str, np.ndarray]:
@@ -217,7 +224,7 @@ def checks_by_tenant(asked: list[Asked], said: dict[str, list[str]]) -> list[dic
     for u, tenant in {a.u: a.tenant for a in asked}.items():
         if not isinstance(tenant, WorldTenant):
             continue
-        for name in ("own_p_gradient", "shuffled_p"):
+        for name in [name for name in ("own_p_gradient", "shuffled_p") if name in said]:
             own = [
                 check(text, tenant.style)
                 for a, text in zip(asked, said[name], strict=True)
