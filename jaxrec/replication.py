@@ -57,6 +57,6 @@ def _all_tokens(sizes: tuple[int, ...], rows: int, length: int) -> Iterator[bool
     both in one."""
     sizes = tuple(n for n in sizes if n > 1)
     for i, size in enumerate(sizes):
-        yield size % (rows * length) == 0
+        yield size == rows * length
         yield size == rows and any(n % length == 0 for n in sizes[i + 1 :])
         yield size == rows and sizes[i - 1 : i] == (length,) and i + 1 < len(sizes)
