@@ -292,7 +292,7 @@ def test_training_and_asking_from_end_to_end(tmp_path, monkeypatch):
     from jaxrec.training.optimizer import OptConfig
 
     one = meshes.make(meshes.MeshConfig(), jax.devices()[:1])  # eight fake devices only take longer
-    monkeypatch.setattr(stage.mesh, "make", lambda cfg: one)
+    monkeypatch.setattr(stage.mesh, "make", lambda *_: one)
     for module in (stage, ask):
         monkeypatch.setattr(module, "read_candidate_set", lambda cfg: planted())
         monkeypatch.setattr(module, "read_drafts", lambda data, fold, how: Texts(VECTORS))

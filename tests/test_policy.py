@@ -207,7 +207,7 @@ def test_training_and_judging_from_end_to_end(tmp_path, monkeypatch, capsys):
     from jaxrec.training.optimizer import OptConfig
 
     one = meshes.make(meshes.MeshConfig(), jax.devices()[:1])  # eight fake devices only take longer
-    monkeypatch.setattr(stage.mesh, "make", lambda cfg: one)
+    monkeypatch.setattr(stage.mesh, "make", lambda *_: one)
     for module in (stage, judge):
         monkeypatch.setattr(module, "read_policy_set", lambda cfg: planted())
         monkeypatch.setattr(module, "read_texts", lambda texts, **how: Texts(VECTORS))
