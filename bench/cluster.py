@@ -32,8 +32,8 @@ from jaxrec.config import RunError
 from jaxrec.files import content_hash
 
 SHARDS_OF_NOTHING = 1000
-TEXTS, BLOCK = 3072, 256
-REVIEWS, PART = 10_240, 1024
+TEXTS, BLOCK = 1024, 128
+REVIEWS, PART = 5120, 512
 VECTORS, WIDTH, SHARDS, QUERIES = 200_000, 128, 8, 200
 TICKS = os.sysconf("SC_CLK_TCK")
 Timed = Callable[[str], str]  # address -> a hash of the result; what is timed
@@ -50,7 +50,7 @@ def nothing() -> Timed:
 
 
 def embed() -> Timed:
-    """MiniLM's vectors of sentences, 256 a shard."""
+    """MiniLM's vectors of sentences, 128 a shard."""
     from jaxrec.models.text.sentence import SentenceEncoder
     from jaxrec.retrieval.catalog_vectors import embed_catalog
 
@@ -68,7 +68,7 @@ def embed() -> Timed:
 
 
 def profiles() -> Timed:
-    """The profiles of reviews, 1,024 a shard."""
+    """The profiles of reviews, 512 a shard."""
     import pyarrow as pa
 
     from jaxrec.people.profiles import Profiles

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 from jaxrec.cluster.job import ClusterError
 
+_log = logging.getLogger(__name__)
 ANSWERS = 10.0  # seconds in which something that speaks gRPC must answer at an address
 STORE = 512 * 2**20
+STARTS = 3  # of a cluster of this machine's own, where Ray's 30 seconds for it do not suffice
 _FORMS = '"auto", "host:port", "ray://host:port" or "local:N"'
 # Told to every process that Ray starts from here.
 _QUIET = {
@@ -139,7 +141,15 @@ def _begin(ray: Any, where: Address, options: dict[str, Any]) -> None:
     if where.ray.startswith("ray://"):
         options = {}
     try:
-        ray.init(where.ray, **options)
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(where.ray, **options)
+                return
+            except Exception as error:
+                if not (where.local and left and "timed out during startup" in str(error)):
+                    raise
+                _log.warning("Ray did not begin within its 30 seconds on this busy machine: again")
+                ray.shutdown()
     except (Exception, SystemExit) as error:  # Ray ends the process where a head does not know it
         if where.ray == "auto":
             raise ClusterError(
