@@ -216,6 +216,8 @@ def test_a_job_whose_process_is_killed_comes_back_by_itself(tmp_path):
     words = ["train", "pretrain", "backbone_sample", "--out", str(out), "--loop.steps", "120"]
     words += ["--loop.save-every", "10", "--loop.eval-every", "0", "--loop.monitor", "train/loss"]
     words += ["--hosts.silence", "10", "--loop.log-every", "1"]
+    words += "--model.layers 2 --model.d-model 32 --model.d-ff 64 --model.heads 1".split()
+    words += "--model.groups 1 --model.head-dim 32 --rows 4 --length 32".split()
     launch = ["-m", "jaxrec", "launch", "local", "--pause", "1", "--", *words]
     begun = subprocess.Popen(
         [sys.executable, *launch], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -228,7 +230,7 @@ def test_a_job_whose_process_is_killed_comes_back_by_itself(tmp_path):
             ["ps", "--ppid", str(begun.pid), "-o", "pid="], capture_output=True, text=True
         )
         subprocess.run(["kill", f"-{int(signal.SIGKILL)}", listed.stdout.split()[1]], check=True)
-        said, _ = begun.communicate(timeout=400)
+        said, _ = begun.communicate(timeout=600)
     finally:
         begun.kill()
     assert begun.returncode == 0, said
