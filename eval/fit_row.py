@@ -195,16 +195,19 @@ def numbers(row: Row, facts: Mapping[str, Any], text: str | None) -> dict[str, A
 
 
 def replicated_rows(row: Row, text: str) -> list[program.Instruction] | None:
-    """The activations of all rows that every device holds, the largest first; None where rows are not split at all."""
+    """The activations of all rows that every device holds, the largest first.
+
+    None where rows are not split, and where what was found may be something else of the same size.
+    """
     data, fsdp, _ = row.sizes
     if data * fsdp == 1:
         return None
-    rows = (
-        row.rows // row.accum * (2 if row.stage == "dpo" else 1)
-    )  # both answers of a pair are rows
+    # Both answers of a pair are rows.
+    rows = row.rows // row.accum * (2 if row.stage == "dpo" else 1)
     length = row.length // 2 if row.stage in HALVED else row.length
-    shape = CATALOGUES if row.stage in RECOMMENDERS else SHAPES
-    return replicated(text, rows, length, share=shape[row.shape]["d_model"] // fsdp)
+    shape = (CATALOGUES if row.stage in RECOMMENDERS else SHAPES)[row.shape]
+    found = replicated(text, rows, length, share=shape["d_model"] // fsdp)
+    return None if found and rows in (length, *shape.values()) else found
 
 
 def _first_line(error: Any) -> str:
