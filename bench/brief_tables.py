@@ -10,9 +10,9 @@ from bench.table_cells import Record, interval, markdown, number
 PERSON = {
     "its own p, fitted to 30 examples": ("own_p_gradient", "own_p_gradient"),
     "its own p, inferred in one pass": ("own_p_encoder", "own_p_encoder"),
-    "the mean p": ("mean_p", "mean_p"),
     "somebody else's p": ("shuffled_p", "shuffled_p"),
     "no p": ("no_p", "pooled"),
+    "no p, but a bias a label": (None, "own_bias"),
 }
 BEAUTY = ("popularity", "bpr", "item_knn", "sasrec_bce", "sasrec_ce")
 RACES = {  # race -> (what it measures, our contender, the peer)
@@ -44,8 +44,7 @@ def person(read: Callable[[str], Record]) -> str:
     lines = [
         [
             said,
-            number(voices[own]["style"]),
-            number(voices[own]["f1"]),
+            *(number(voices[own][measure] if own else None) for measure in ("style", "f1")),
             *(interval(judged[other], "accuracy") for judged in people),
         ]
         for said, (own, other) in PERSON.items()

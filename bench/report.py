@@ -75,6 +75,7 @@ def personalize(records: Sequence[tuple[str, Record]]) -> str:
             cells = [_interval(at.get((row, k)), "accuracy") for k in ks]
             lines.append([label, *cells, _number(last.get("nll")), _number(last.get("ece"))])
         parts += [f"**{name}**, accuracy with 95% intervals over people", _markdown(head, lines)]
+        parts += _beyond_bias(record, ks)
         gaps = [
             f"{p['a']} - {p['b']}, {p['metric']} at k = {p['k']}: "
             f"{p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
@@ -84,6 +85,23 @@ def personalize(records: Sequence[tuple[str, Record]]) -> str:
         parts += ["Paired: " + "; ".join(gaps) + "."] if gaps else []
         parts.append(_provenance(record))
     return "\n\n".join(parts)
+
+
+def _beyond_bias(record: Record, ks: Sequence[int]) -> list[str]:
+    """What p knows of a person beyond an offset of their labels, at every k: the headline row minus own_bias."""
+    at = {(p["metric"], p["k"]): p for p in record["paired"] if p["b"] == "own_bias"}
+    if not at:
+        return []
+    lines = []
+    for metric, said in (("accuracy", "accuracy"), ("nll", "NLL")):
+        cells = [
+            f"{p['diff']:+.3f} [{p['lo']:+.3f}, {p['hi']:+.3f}]"
+            for k in ks
+            if (p := at.get((metric, k)))
+        ]
+        lines.append([said, *cells])
+    head = [f"{record['headline']} - own_bias", *(f"k = {k}" for k in ks)]
+    return [_markdown(head, lines)]
 
 
 def voices(records: Sequence[tuple[str, Record]]) -> str:

@@ -4,7 +4,8 @@
     python -m eval.personalize configs/personal/popquorn.py --out runs/popquorn-validation --validate
 
 Prints the table and writes OUT/results.json, OUT/k_curve.png and OUT/folds/, from which a stopped run goes on.
-The claim is the gap between own p and the rows beside it: the pooled model, the mean p, another person's p.
+The claim is the gap between own p and the rows beside it: the pooled model with one bias a label of the person's own,
+the pooled model alone, the mean p, another person's p.
 `--validate` scores judgements that are in no test fold: that is where hyper-parameters and the headline were chosen.
 """
 
@@ -30,7 +31,7 @@ from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import JudgementFit
 from jaxrec.results import print_table, write_results
 
-RIVALS = ("pooled", "mean_p", "shuffled_p", "own_lora", "language_only", "global_mode")
+RIVALS = ("pooled", "mean_p", "shuffled_p", "own_bias", "own_lora", "language_only", "global_mode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ NOTES = (
     "Unseen people x unseen items: fold f tests its people on its items, trained on all others. The k examples of a "
     "test person are judgements of training items, drawn at random; a person with fewer gives all. mean_p and "
     "shuffled_p are made from the headline row's p at the same k, within a language. pooled knows the language's base "
-    "rates. Intervals: 95%, bootstrap over people."
+    "rates. own_bias: the pooled model's logits and one bias a label, the most probable by the k examples; its ridge "
+    "is chosen on training people. Intervals: 95%, bootstrap over people."
 )
 
 

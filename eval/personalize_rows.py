@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxrec.data.judgement_folds import Cards
 from jaxrec.models.personal.item_labels import ItemConfig, ItemView, LoraConfig, lora_log_p
 from jaxrec.models.personal.judgement import frozen_of
+from jaxrec.models.personal.label_bias import bias_log_p
 from jaxrec.models.personal.profile import Gaussian
 from jaxrec.recommenders.judgement_fit import JudgementFit
 
@@ -32,7 +33,7 @@ def fold_rows(
     """({(row, k): p of the labels [B, C] of the asked judgements, in the order of their mask}, weights) of one fold.
 
     mean_p and shuffled_p take the p's of the headline row: their mean over the *training* people of the same language
-    at the same k, and the p of another test person of the same language.
+    at the same k, and the p of another test person of the same language. own_bias knows of a person one number a label.
     """
     view, known, examples, asked = case.view, case.known, case.examples, case.asked
     frozen = frozen_of(view, trainer.cfg.content)
@@ -64,6 +65,7 @@ def fold_rows(
         out["mean_p", k] = log_p(mean)
         out["shuffled_p", k] = log_p(np.where(alone[:, None], mean, own[case.headline][other]))
         out |= {(row, k): log_p(p) for row, p in own.items()}
+        out["own_bias", k] = flat(bias_log_p(view.crossfit_IC, known, examples, k, asked))
         out["own_lora", k] = flat(lora_log_p(view, examples, k, asked, item, lora, case.seed))
     return out, params
 

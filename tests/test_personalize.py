@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from jaxrec.config import ConfigError, load
-from jaxrec.data.judgement_folds import assign_folds, cards, split
+from jaxrec.data.judgement_folds import Cards, assign_folds, cards, split
 from jaxrec.data.judgements import JudgementError, JudgementsConfig, read
 from jaxrec.eval import personalize
 from jaxrec.eval.personalize_rows import another_of_same, mean_by_language
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, Projection, base_rates
 from jaxrec.models.personal.judgement import PersonConfig
+from jaxrec.models.personal.label_bias import RIDGES, choose_ridge, fit_biases
 from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import episodes
@@ -74,6 +75,10 @@ def test_a_planted_taste_is_found(tmp_path, no_backbone, capsys):
         assert rows[row, 10]["accuracy"] > 0.8 > 0.65 > rows[row, 0]["accuracy"]
     for row in ("pooled", "mean_p", "shuffled_p"):
         assert gap[row]["lo"] > 0.1
+    # This taste is nothing but an offset of the labels, so a bias is all that there is to find.
+    assert rows["own_bias", 10]["accuracy"] > 0.8
+    assert rows["own_bias", 0]["nll"] == pytest.approx(rows["pooled", 0]["nll"])
+    assert abs(gap["own_bias"]["diff"]) < 0.05 and gap["own_bias"]["a"] == "own_p_gradient"
     assert {"language_only", "global_mode", "own_lora"} <= {row for row, _ in rows}
     assert record["headline"] == "own_p_gradient" and record["protocol"] == "test"
     assert record["apart"]["en"]["people"] == 20
@@ -166,6 +171,31 @@ def test_base_rates_and_components():
         np.abs(cross - np.diag(np.diag(cross))).max() < 1e-3 * cross[0, 0]
         and (np.diff(np.diag(cross)) < 0).all()
     )
+
+
+def test_a_bias_is_the_most_probable_one():
+    rng = np.random.default_rng(0)
+    log_p = np.log(rng.dirichlet(np.ones(3), (2, 9))).astype(np.float32)
+    label = rng.integers(0, 3, (2, 9))
+    mask = np.array([[True] * 9, [True] * 2 + [False] * 7])
+    bias = np.asarray(fit_biases(log_p, label, mask, 0.3))
+    # At the maximum what pulls back equals what was missed, for every person and label.
+    told = np.exp(log_p + bias[:, None])
+    missed = np.eye(3)[label] - told / told.sum(-1, keepdims=True)
+    np.testing.assert_allclose((missed * mask[..., None]).sum(1), 0.3 * bias, atol=1e-4)
+    assert np.abs(bias[0] - bias[1]).max() > 0.1
+
+
+def test_the_ridge_follows_how_much_people_differ():
+    rng, people, each = np.random.default_rng(0), 60, 20
+    item = rng.integers(0, 5, (people, each))
+    flat = np.full((5, 2), np.log(0.5), np.float32)
+    of = lambda p: Cards(
+        np.arange(people), item, (rng.random((people, each)) < p).astype(int), item >= 0
+    )
+    apart, alike = of(np.where(np.arange(people) % 2, 0.95, 0.05)[:, None]), of(0.5)
+    assert choose_ridge(flat, apart, 10) < 1 < choose_ridge(flat, alike, 10)
+    assert choose_ridge(flat, apart, 0) == max(RIDGES)  # nothing is shown, nothing to choose by
 
 
 def test_clear_errors(tmp_path):
