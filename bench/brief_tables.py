@@ -45,7 +45,7 @@ def person(read: Callable[[str], Record]) -> str:
         [
             said,
             *(number(voices[own][measure] if own else None) for measure in ("style", "f1")),
-            *(interval(judged[other], "accuracy") for judged in people),
+            *(interval(judged.get(other), "accuracy") for judged in people),
         ]
         for said, (own, other) in PERSON.items()
     ]

@@ -170,8 +170,10 @@ def _asked(row: Record) -> tuple[str, str]:
 
 
 def _measure(key: str) -> bool:
-    if key.endswith("_unmasked"):  # of ranks among the history too: at 10 alone
-        return key.split("_")[0] in ("R@10", "N@10")
+    if key.endswith(
+        ("_unmasked", "_new", "_repeat")
+    ):  # of ranks among the history too, of a part: at 10 alone
+        return key.split("_", 1)[0] in ("R@10", "N@10")
     return ("@" in key and not key.endswith(("_sd", "_lo", "_hi"))) or key in ("RMSE", "MAE", "MRR")
 
 

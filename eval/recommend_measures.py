@@ -32,10 +32,21 @@ class ProtocolError(RunError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Each asked row's rank of its target, and its list of the best items."""
+    """Each asked row's rank of its target, its list of the best items, and whether its history holds the target."""
 
     rank_B: np.ndarray
     items_BJ: np.ndarray
+    repeat_B: np.ndarray
+
+    def measures(self, ks: Sequence[int]) -> dict[str, float]:
+        """R@k and N@k of all rows, and where some are repeats, of new targets (`_new`) and of repeats (`_repeat`)."""
+        found = ranking.measures(self.rank_B, ks)
+        parts = {"new": ~self.repeat_B, "repeat": self.repeat_B}
+        if self.repeat_B.any():
+            for name, of_B in parts.items():
+                told = ranking.measures(self.rank_B[of_B], ks) if of_B.any() else {}
+                found |= {f"{measure}_{name}": value for measure, value in told.items()}
+        return found
 
 
 def split(data: InteractionSet, by: SplitBy) -> Split:
@@ -71,6 +82,8 @@ def ask(
 ) -> Measured:
     """Ranks and lists by the recommender's scores, or by lists of `depth` where it has `lists_only`.
 
+    `mask_seen` says the same for both: no item of the history is in a list, and a target among them is missed.
+
     Raises ProtocolError where everybody has all other items already, so that nothing stands beside the targets.
     """
     if mask_seen and not _rivals(asked).any():
@@ -86,7 +99,8 @@ def ask(
         )
     found = recommender.recommend(asked.histories, depth, mask_seen=mask_seen)
     rank_B = ranking.ranks_in_lists(found.items_BJ, asked.target_B)
-    return Measured(rank_B, found.items_BJ[:, :LIST])
+    repeat_B = ranking.repeats(asked.histories, asked.target_B)
+    return Measured(rank_B, found.items_BJ[:, :LIST], repeat_B)
 
 
 def _rivals(asked: Holdout) -> Int[np.ndarray, " B"]:
@@ -99,7 +113,10 @@ def _rivals(asked: Holdout) -> Int[np.ndarray, " B"]:
 
 
 def ask_scores(score: Score, asked: Holdout, protocol: Protocol, mask_seen: bool) -> Measured:
-    """Ranks among all items (those of the history left out where `mask_seen`), or among 100; lists of all items."""
+    """Ranks among all items (those of the history left out where `mask_seen`), or among 100; lists of all items.
+
+    Among 100 nothing of the history stands but a repeated target.
+    """
     ranks, lists = [], []
     for start in range(0, len(asked), BLOCK):
         part = asked.take(np.arange(start, min(start + BLOCK, len(asked))))
@@ -115,7 +132,8 @@ def ask_scores(score: Score, asked: Holdout, protocol: Protocol, mask_seen: bool
         if mask_seen:
             scores_BI[seen_BI] = -np.inf
         lists.append(top(scores_BI, LIST).items_BJ)
-    return Measured(np.concatenate(ranks), np.concatenate(lists))
+    repeat_B = ranking.repeats(asked.histories, asked.target_B)
+    return Measured(np.concatenate(ranks), np.concatenate(lists), repeat_B)
 
 
 def negatives(asked: Holdout, seed: int, count: int = NEGATIVES) -> Int[np.ndarray, "B J"]:

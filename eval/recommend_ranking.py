@@ -86,6 +86,8 @@ def main(cfg: RankingConfig) -> list[dict[str, Any]]:
     data, shops = dataset(cfg.data)
     print(data.summary(), flush=True)
     parts = split(data, cfg.split)
+    repeat_B = ranking.repeats(parts.test.histories, parts.test.target_B)
+    print(repeats_said(repeat_B, cfg.mask_seen), flush=True)
     by = diversity_vectors(data, parts.train, cfg.diversity, Path(cfg.runs) / "item_texts")
     runs = []
     for seed in seeds_of(cfg):
@@ -95,10 +97,13 @@ def main(cfg: RankingConfig) -> list[dict[str, Any]]:
     model = cfg.model or kinds.kind_of(cfg.recommender)
     shared = facts(cfg, data, parts) | {"diversity_by": by[1]}
     rows = [{"model": model} | shared | over_seeds(runs) | {"bar": cfg.bar, "peer": cfg.peer}]
+    if repeat_B.any():
+        rows.append({"model": "echo"} | shared | over_seeds([echo_row(cfg, parts, by[0])]))
     if shops is not None:
         beside = world_rows(cfg, shops, parts, by[0])
         rows += [{"model": name} | shared | over_seeds([run]) for name, run in beside.items()]
     shown = ["model", "seeds", *(key for k in cfg.ks for key in (f"R@{k}", f"N@{k}")), "R@10_sd"]
+    shown += ["R@10_new", "R@10_repeat", "R@10_unmasked"] if repeat_B.any() else []
     shown += ["N@10_sd", "coverage", "diversity", "novelty", "epoch", "wall_s", "peak_mb"]
     print_table(rows, shown)
     path = write_results(
@@ -108,6 +113,19 @@ def main(cfg: RankingConfig) -> list[dict[str, Any]]:
     )  # fmt: skip
     print(f"written to {path}")
     return rows
+
+
+def repeats_said(repeat_B: np.ndarray, mask_seen: bool) -> str:
+    """The share of targets that stand in their own history, and what becomes of them."""
+    count, rows = int(repeat_B.sum()), len(repeat_B)
+    if not count:
+        return f"repeats: 0 of {rows:,} targets stand in their history"
+    fate = (
+        "no list holds them: they count as missed"
+        if mask_seen
+        else "they are asked for as others are"
+    )
+    return f"repeats: {count:,} of {rows:,} targets ({count / rows:.2%}) stand in their history; {fate}"
 
 
 def dataset(cfg: DataConfig | SampleWorld) -> tuple[InteractionSet, Shops | None]:
@@ -147,10 +165,9 @@ def one_seed(cfg: RankingConfig, seed: int, parts: Split, vectors: np.ndarray) -
     fitted_s = time.perf_counter() - begun
     found = ask(recommender, parts.test, cfg.protocol, cfg.mask_seen, max(*cfg.ks, LIST))
     numbers = measured(cfg, found, parts, vectors)
-    if cfg.mask_seen and cfg.protocol == "full" and not recommender.lists_only:
-        # Many published tables rank a person's history among the rest (RecBole's sequence models do): both are told.
-        whole = ranking.measures(ask(recommender, parts.test, "full", False, LIST).rank_B, cfg.ks)
-        numbers |= {f"{name}_unmasked": value for name, value in whole.items()}
+    if cfg.mask_seen and cfg.protocol == "full":
+        whole = ask(recommender, parts.test, "full", False, max(*cfg.ks, LIST))
+        numbers |= unmasked(whole, cfg.ks)
     numbers["epoch"] = recommender.facts.get("epoch")
     numbers["fit_s"] = fitted_s
     numbers["wall_s"] = time.perf_counter() - begun
@@ -165,7 +182,21 @@ def measured(
 ) -> dict[str, Any]:
     """R@k and N@k of the ranks, and what the lists of ten are like."""
     lists = ranking.list_measures(found.items_BJ, parts.train, vectors)
-    return ranking.measures(found.rank_B, cfg.ks) | dict(lists)
+    return found.measures(cfg.ks) | dict(lists)
+
+
+def unmasked(found: Measured, ks: tuple[int, ...]) -> dict[str, float]:
+    """The same where the history stands among the rest, as in many published tables (RecBole's sequence models)."""
+    return {f"{name}_unmasked": value for name, value in found.measures(ks).items()}
+
+
+def echo_row(cfg: RankingConfig, parts: Split, vectors: np.ndarray) -> dict[str, Any]:
+    """The floor where targets are repeats: the history itself, the latest first."""
+    found = ask_scores(ranking.echo, parts.test, cfg.protocol, cfg.mask_seen)
+    numbers = measured(cfg, found, parts, vectors)
+    if cfg.mask_seen and cfg.protocol == "full":
+        numbers |= unmasked(ask_scores(ranking.echo, parts.test, "full", False), cfg.ks)
+    return numbers
 
 
 def world_rows(
@@ -190,6 +221,7 @@ def facts(cfg: RankingConfig, data: InteractionSet, parts: Split) -> dict[str, A
         "history": "masked" if cfg.mask_seen else "not masked",
         "ties": "against the target",
         "people": len(parts.test),
+        "repeats": float(ranking.repeats(parts.test.histories, parts.test.target_B).mean()),
         "items": parts.train.n_items,
     }
 

@@ -3,6 +3,9 @@
 One item is right in each row (leave-one-out), so Recall@k is the hit rate and NDCG@k is 1 / log2(1 + rank). Ranks start
 at 1. Equal scores count against the target: an item scored like it stands before it, so that a model which scores
 everything alike earns nothing. Nor does one whose scores are not numbers.
+
+A target that stands in its own history already is a *repeat*. Where the history is not recommended again, no list holds
+it, so no rank is given to it either: it counts as missed, by scores as by lists (`echo` is the floor for the others).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,13 +21,17 @@ def ranks(
     target_B: Int[np.ndarray, " B"],
     seen_BI: Bool[np.ndarray, "B I"] | None = None,
 ) -> Int[np.ndarray, " B"]:
-    """The target's place among all items, or among those that `seen_BI` leaves; the target itself always stands."""
+    """The target's place among all items, or among those that `seen_BI` leaves; I + 1 where it takes the target."""
     own_B1 = np.take_along_axis(scores_BI, target_B[:, None], 1)
     before_BI = ~(scores_BI < own_B1)
     if seen_BI is not None:
         before_BI &= ~seen_BI
     np.put_along_axis(before_BI, target_B[:, None], True, 1)
-    return before_BI.sum(1)
+    rank_B = before_BI.sum(1)
+    if seen_BI is not None:
+        gone_B = np.take_along_axis(seen_BI, target_B[:, None], 1)[:, 0]
+        rank_B[gone_B] = scores_BI.shape[1] + 1
+    return rank_B
 
 
 def ranks_in_lists(
@@ -51,6 +58,19 @@ def seen_items(histories: Histories) -> Bool[np.ndarray, "B I"]:
     """Which items each row holds already."""
     out_BI = np.zeros((len(histories), histories.n_items), bool)
     out_BI[histories.row_T, histories.item_T] = True
+    return out_BI
+
+
+def repeats(histories: Histories, target_B: Int[np.ndarray, " B"]) -> Bool[np.ndarray, " B"]:
+    """Which rows hold their target already."""
+    again_T = histories.item_T == target_B[histories.row_T]
+    return np.bincount(histories.row_T[again_T], minlength=len(histories)) > 0
+
+
+def echo(histories: Histories) -> Float[np.ndarray, "B I"]:
+    """Scores that give a row's own items back, the latest first: all that a table with repeats may be made of."""
+    out_BI = np.full((len(histories), histories.n_items), -np.inf, np.float32)
+    np.maximum.at(out_BI, (histories.row_T, histories.item_T), np.arange(len(histories.item_T)))
     return out_BI
 
 

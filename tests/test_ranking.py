@@ -23,7 +23,17 @@ def test_scores_that_are_not_numbers_earn_nothing():
 def test_seen_items_do_not_stand_in_the_way_but_the_target_counts_itself():
     seen = ranking.seen_items(from_lists([[1], [0, 1, 2]], 4))
     assert ranking.ranks(SCORES, np.array([2, 3]), seen).tolist() == [2, 1]
-    assert ranking.ranks(SCORES, np.array([1, 0]), seen).tolist() == [1, 2]
+    # A target that is masked itself is missed, whatever its score.
+    assert ranking.ranks(SCORES, np.array([1, 0]), seen).tolist() == [5, 5]
+
+
+def test_repeats_and_their_echo():
+    rows = from_lists([[2, 1, 2], [0], [3, 1]], 4)
+    target = np.array([2, 1, 3])
+    assert ranking.repeats(rows, target).tolist() == [True, False, True]
+    # The latest first; what the history lacks comes last, behind every other item that it lacks.
+    assert ranking.ranks(ranking.echo(rows), target).tolist() == [1, 4, 2]
+    assert ranking.ranks(ranking.echo(rows), target, ranking.seen_items(rows)).tolist() == [5, 3, 5]
 
 
 def test_measures():

@@ -14,7 +14,7 @@ from jaxrec.data.histories import Holdout, from_lists, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, read
 from jaxrec.eval import recommend
 from jaxrec.eval import recommend_measures as measures
-from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld, main
+from jaxrec.eval.recommend_ranking import RankingConfig, SampleWorld, main, repeats_said
 from jaxrec.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
 from jaxrec.world.events import interaction_set
@@ -102,6 +102,47 @@ def test_lists_are_judged_as_they_are(world):
     np.testing.assert_array_equal(scored.items_BJ, listed.items_BJ)
     with pytest.raises(RunError, match="scores no other items: protocol=full"):
         measures.ask(both[1], parts.test, "sampled-100", True, 50)
+
+
+def test_repeats_count_the_same_by_scores_and_by_lists():
+    """Popularity's one order, asked by both roads where every other target stands in its history already."""
+
+    class Lists(Popularity):
+        lists_only = True
+
+    rng = np.random.default_rng(0)
+    rows = from_lists([rng.integers(0, 30, 8).tolist() for _ in range(40)], 30)
+    new_B = (~ranking.seen_items(rows)).argmax(1)
+    target_B = np.where(np.arange(40) % 2, rows.item_T[rows.start_B[:-1]], new_B)
+    asked, both = Holdout(rows, target_B), [kind().fit(rows) for kind in (Popularity, Lists)]
+    # No two items are equally popular, or the roads would differ by how ties are broken.
+    for model in both:
+        model.count_I = model.count_I + np.linspace(0, 0.5, 30)
+    for mask, missed in ((True, True), (False, False)):
+        scored, listed = (measures.ask(model, asked, "full", mask, 30) for model in both)
+        assert scored.measures((5, 10)) == listed.measures((5, 10))
+        assert scored.repeat_B.tolist() == [False, True] * 20
+        told = scored.measures((5, 10, 30))
+        assert told["R@30_repeat"] == (0 if missed else 1) and told["R@30_new"] == 1
+        assert told["R@5"] == pytest.approx((told["R@5_new"] + told["R@5_repeat"]) / 2)
+        np.testing.assert_array_equal(scored.items_BJ, listed.items_BJ)
+
+
+def test_the_share_of_repeats_is_said_and_an_echo_stands_beside(tmp_path, capsys, world):
+    assert "repeats: 0 of" in repeats_said(np.zeros(3, bool), True)
+    log = tmp_path / "repeats.csv"
+    again = [
+        (f"p{u}", f"i{i}", t) for u in range(12) for t, i in enumerate((u, u + 1, u + 2, u + 1))
+    ]
+    log.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in again))
+    cfg = config(tmp_path, name="repeats", data=DataConfig(path=str(log)), diversity="together")
+    row, floor = main(dataclasses.replace(cfg, recommender=PopularityConfig()))
+    assert floor["model"] == "echo" and row["repeats"] == floor["repeats"] == 1
+    assert row["R@10"] == floor["R@10"] == 0 == floor["R@10_repeat"]
+    assert floor["N@5_unmasked"] == pytest.approx(
+        1 / np.log2(3)
+    )  # the last but one, second in line
+    assert "12 of 12 targets (100.00%) stand in their history; no list" in capsys.readouterr().out
 
 
 def test_a_row_is_made_once_and_says_how(tmp_path, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec import checkpoint, ranking
-from jaxrec.data.histories import Histories, from_lists, leave_one_out
+from jaxrec.data.histories import Histories, Holdout, from_lists, leave_one_out
 from jaxrec.data.history_rows import pack, pack_whole
 from jaxrec.models.items.gru import GRU, GRUConfig
 from jaxrec.models.items.hstu import HSTU, HSTUConfig, time_bucket
@@ -99,6 +99,10 @@ def test_ranks_by_vectors_are_the_ranks_of_scores():
     split = leave_one_out(whole)
     z_BD = rng.integers(-1, 2, (len(split.test), 2)).astype(np.float32)  # ties abound
     v_ID = rng.integers(-1, 2, (ITEMS, 2)).astype(np.float32)
+    # Every third target is a repeat.
+    target_B = split.test.target_B.copy()
+    target_B[::3] = split.test.histories.item_T[split.test.histories.start_B[:-1]][::3]
+    split = dataclasses.replace(split, test=Holdout(split.test.histories, target_B))
     held = ranking.seen_items(split.test.histories)
     for mask, seen in ((True, held), (False, None)):
         wanted = ranking.ranks(z_BD @ v_ID.T, split.test.target_B, seen)

@@ -22,6 +22,8 @@ def ranks(
 ) -> Int[np.ndarray, " B"]:
     """The place of each row's target, from 1, among all items or among those that the row does not hold already.
 
+    A target that is left out with them has the place behind the last, as in `ranking.ranks`.
+
     z_BD: the vector of each row. items_ID: of each item. holdout: the histories and the target of each row.
     mask_seen: whether items that the history holds are left out.
     """
@@ -48,7 +50,10 @@ def _count(z_BD: Array, items_ID: Array, target_B: Array, row_T: Array, item_T: 
     scores_BI = z_BD @ items_ID.T
     own_B1 = jnp.take_along_axis(scores_BI, target_B[:, None], 1)
     scores_BI = scores_BI.at[row_T, item_T].set(-jnp.inf, mode="drop")
-    # A target that the history holds already is asked for all the same: its score is put back.
-    scores_BI = scores_BI.at[jnp.arange(len(target_B)), target_B].set(own_B1[:, 0])
+    rows_B = jnp.arange(len(target_B))
+    # The target counts itself, whatever became of its score; a target that was left out has no place at all.
+    scores_BI = scores_BI.at[rows_B, target_B].set(own_B1[:, 0])
+    gone_B = jnp.zeros(len(target_B), bool)
+    gone_B = gone_B.at[row_T].max(item_T == target_B[row_T], mode="drop")
     # Not less, rather than greater or equal: a score that is NaN then counts against the target.
-    return jnp.sum(~(scores_BI < own_B1), axis=1)
+    return jnp.where(gone_B, len(items_ID) + 1, jnp.sum(~(scores_BI < own_B1), axis=1))
