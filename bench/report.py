@@ -21,6 +21,7 @@ from bench.brief_tables import brief
 from bench.fit_table import fit
 from bench.growth_table import growth
 from bench.peft_table import peft
+from bench.people_table import personalize
 from bench.table_cells import Record
 from bench.table_cells import interval as _interval
 from bench.table_cells import machine as _machine
@@ -59,49 +60,6 @@ def table(name: str, results: Path) -> str:
     if not records:
         return "*No results of record yet.*"
     return TABLES[room](records)
-
-
-def personalize(records: Sequence[tuple[str, Record]]) -> str:
-    """One table a data set: a row of accuracies over k, then the gaps of the headline row at the largest k."""
-    parts = []
-    for name, record in records:
-        ks = sorted({row["k"] for row in record["rows"]})
-        at = {(row["row"], row["k"]): row for row in record["rows"]}
-        head = ["row", *(f"k = {k}" for k in ks), f"NLL, k = {ks[-1]}", f"ECE, k = {ks[-1]}"]
-        lines = []
-        for row in dict.fromkeys(row["row"] for row in record["rows"]):
-            label = f"**{row}**" if row == record["headline"] else row
-            last = at.get((row, ks[-1]), {})
-            cells = [_interval(at.get((row, k)), "accuracy") for k in ks]
-            lines.append([label, *cells, _number(last.get("nll")), _number(last.get("ece"))])
-        parts += [f"**{name}**, accuracy with 95% intervals over people", _markdown(head, lines)]
-        parts += _beyond_bias(record, ks)
-        gaps = [
-            f"{p['a']} - {p['b']}, {p['metric']} at k = {p['k']}: "
-            f"{p['diff']:+.4f} [{p['lo']:+.4f}, {p['hi']:+.4f}]"
-            for p in record["paired"]
-            if p["k"] == ks[-1] and p["a"] == record["headline"]
-        ]
-        parts += ["Paired: " + "; ".join(gaps) + "."] if gaps else []
-        parts.append(_provenance(record))
-    return "\n\n".join(parts)
-
-
-def _beyond_bias(record: Record, ks: Sequence[int]) -> list[str]:
-    """What p knows of a person beyond an offset of their labels, at every k: the headline row minus own_bias."""
-    at = {(p["metric"], p["k"]): p for p in record["paired"] if p["b"] == "own_bias"}
-    if not at:
-        return []
-    lines = []
-    for metric, said in (("accuracy", "accuracy"), ("nll", "NLL")):
-        cells = [
-            f"{p['diff']:+.3f} [{p['lo']:+.3f}, {p['hi']:+.3f}]"
-            for k in ks
-            if (p := at.get((metric, k)))
-        ]
-        lines.append([said, *cells])
-    head = [f"{record['headline']} - own_bias", *(f"k = {k}" for k in ks)]
-    return [_markdown(head, lines)]
 
 
 def voices(records: Sequence[tuple[str, Record]]) -> str:
