@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import XREC
-from jaxrec.dialogue.prompts import template_reason
+from jaxrec.dialogue.prompts.items import template_reason
 from jaxrec.eval.explain_writer import MeasuredWriter, ModelRow, perplexity
 from jaxrec.rewards.reward import Reward, Sample, Score, score_samples
 from jaxrec.text_metrics import Catalogue, EmbedTokens, distinct_n, rouge_l, soft_matches

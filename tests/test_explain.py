@@ -18,7 +18,8 @@ from jaxrec.config import ConfigError
 from jaxrec.data.explanations import Shards
 from jaxrec.data.text import train_tokenizer
 from jaxrec.delta import DeltaConfig
-from jaxrec.dialogue.prompts import Generation, query_prompt, rating_prompt
+from jaxrec.dialogue.prompts import Generation
+from jaxrec.dialogue.prompts.items import query_prompt, rating_prompt
 from jaxrec.eval import explain, explain_table, flow_parts
 from jaxrec.eval.explain import ExplainConfig
 from jaxrec.eval.explain_table import Held

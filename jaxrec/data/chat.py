@@ -33,6 +33,7 @@ from jaxrec.data.chat_format import (
     bare,
     learned_answers,
     plainly,
+    speaker_marks,
     written,
 )
 from jaxrec.data.chat_format import (
@@ -107,6 +108,10 @@ class OwnChat:
         hidden = tuple(id_of[f"<extra_{i}>"] for i in range(SENTINELS))
         return Marks((id_of["<bos>"],), start, id_of["<eos>"], hidden)
 
+    def role_marks(self) -> tuple[str, ...]:
+        """As `ChatFormat.role_marks`: nothing, as special tokens are never read out of a text."""
+        return ()
+
     def question(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.question`; whoever is not the assistant is the user. An earlier answer has no <eos>."""
         ids = [self.tok.special["<bos>"]]
@@ -156,6 +161,10 @@ class _HubChat:
     def decode(self, ids: Sequence[int]) -> str:
         """As `ChatFormat.decode`."""
         return self.tok.decode(ids)
+
+    def role_marks(self) -> tuple[str, ...]:
+        """As `ChatFormat.role_marks`: the tokenizer's own tokens."""
+        return self.tok.spelled_marks
 
     def _encode(self, said: str) -> tuple[list[int], list[Span]]:
         return written(lambda: self.tok.encode_spans(said))
@@ -276,6 +285,14 @@ class TemplateChat(_HubChat):
         closed = self._text(asked, answer_next=False)
         ids = _behind(*self.tok.encode_spans(opened), _shared(opened, closed))
         return tuple(ids or self.opening(asked)[-1:])
+
+    def role_marks(self) -> tuple[str, ...]:
+        """As `ChatFormat.role_marks`: tokens, and the words by which the template changes the speaker."""
+        return self._role_marks
+
+    @functools.cached_property
+    def _role_marks(self) -> tuple[str, ...]:
+        return speaker_marks(self._text, self.tok.spelled_marks)
 
     def question(self, messages: Sequence[Message]) -> list[int]:
         """As `ChatFormat.question`."""

@@ -49,6 +49,9 @@ class ChatFormat(Protocol):
     def marks(self) -> Marks:
         """The ids around a question and its answer. Raises ChatError."""
 
+    def role_marks(self) -> tuple[str, ...]:
+        """What changes the speaker, or is a token, where a text spells it out (`dialogue.hostile`'s tokens)."""
+
     def question(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation so far, of which an answer's `marks().start` is no part. Raises ChatError."""
 
@@ -74,6 +77,7 @@ class HubTokenizer(Protocol):
 
     reads_parts: bool  # whether the template reads contents only as lists of parts
     hash: str  # of the tokenizer's file
+    spelled_marks: tuple[str, ...]  # tokens that stand for no text when they are spelled out
 
     def __len__(self) -> int: ...
 
@@ -126,3 +130,20 @@ def plainly(messages: Sequence[Message]) -> list[str]:
     if len(messages) == 2:
         return [said for _, said in messages]
     return [said if i == len(messages) - 1 else f"{said}\n" for i, (_, said) in enumerate(messages)]
+
+
+def speaker_marks(write: Callable[..., str], tokens: Sequence[str]) -> tuple[str, ...]:
+    """The tokens, and the words that a template puts between two turns and that are none in a dictionary ("[/INST]").
+
+    write: (messages, answer_next=False) -> the text of a conversation.
+    """
+    probe = "Kqx7probe9vZ"  # no template has a rule for it
+    talk = [(role, probe) for role in ("user", "assistant", "user", "assistant")]
+    try:
+        between = " ".join(write(talk, answer_next=False).split(probe)[1:-1])
+    except ChatError:
+        between = ""
+    for token in tokens:
+        between = between.replace(token, " ")
+    own = [word for word in between.split() if len(word) > 2 and not word.isalnum()]
+    return tuple(dict.fromkeys([*tokens, *own]))

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from jaxrec.dialogue.prompts import (
-    PromptError,
+from jaxrec.dialogue.prompts import PromptError
+from jaxrec.dialogue.prompts.items import (
     Template,
     metadata,
     query_prompt,

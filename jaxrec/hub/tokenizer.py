@@ -111,6 +111,13 @@ class Tokenizer:
         return re.compile("|".join(map(re.escape, names))) if names else None
 
     @functools.cached_property
+    def spelled_marks(self) -> tuple[str, ...]:
+        """The tokens that stand for no text when they are spelled out: special ones, and marks such as <tool_call>."""
+        added = self.rust.get_added_tokens_decoder().values()
+        mark = lambda said: len(said) > 2 and said[0] in "<[＜" and said[-1] in ">]＞"
+        return tuple(t.content for t in added if t.special or mark(t.content))
+
+    @functools.cached_property
     def own_limit(self) -> int | None:
         """The tokens after which the model's authors cut a text (`max_seq_length` of a sentence encoder), or None."""
         limit = self._json("sentence_bert_config.json").get("max_seq_length")

@@ -29,7 +29,7 @@ from jaxrec.config import ConfigError
 from jaxrec.data import explanations
 from jaxrec.data.explanations import Distinct, Shards, digest, part_of
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, Items, read
-from jaxrec.dialogue.prompts import (
+from jaxrec.dialogue.prompts.items import (
     FITTING,
     Template,
     join_words,

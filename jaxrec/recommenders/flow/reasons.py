@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxrec.data.histories import Histories
-from jaxrec.dialogue.prompts import join_words
+from jaxrec.dialogue.prompts.items import join_words
 from jaxrec.people.preferences import DAY
 from jaxrec.recommenders.flow.pipeline import FlowParts
 from jaxrec.recommenders.flow.shop import Shop

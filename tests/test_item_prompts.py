@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from jaxrec.dialogue import prompts
-from jaxrec.dialogue.prompts import PromptError
+from jaxrec.dialogue.prompts import RATED_GENERATION, Generation, PromptError
+from jaxrec.dialogue.prompts import items as prompts
 
 
 def test_the_query_prompt_is_the_specifications():
@@ -56,10 +56,10 @@ def test_the_favourites_answer_is_the_specifications():
 
 
 def test_generation_is_the_specifications():
-    how = dataclasses.astuple(prompts.Generation())
+    how = dataclasses.astuple(Generation())
     assert how == (60, 0.7, 0.9, 1.2, ("\n", ".", "!"))
     # the "!" of the best answer must not end it
-    assert "!" not in prompts.RATED_GENERATION.stop
+    assert "!" not in RATED_GENERATION.stop
 
 
 def test_a_field_cannot_become_another_field():

@@ -9,37 +9,17 @@ A prompt ends with "Response:", and an answer begins with a space. The name of a
 another wording gets another number.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxrec.config import RunError
+from jaxrec.dialogue.prompts.generation import PromptError
 
 Template = Literal["query/1", "rating/1", "rating/2"]
 TEMPLATES: tuple[Template, ...] = ("query/1", "rating/1", "rating/2")
 TASK = "Generate a one-sentence recommendation explaining why this item matches the user's needs."
 LONGEST = 700  # characters of one field
 LIKED, FITTING = 4.5, 3.5  # ratings from which the first and the second answer are given
-
-
-class PromptError(RunError, ValueError):
-    """A field that no prompt can be made of."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """How an explanation is sampled. The defaults are GenRec's, phase 4."""
-
-    max_new: int = 60
-    temperature: float = 0.7
-    top_p: float = 0.9
-    repetition: float = 1.2
-    stop: tuple[str, ...] = ("\n", ".", "!")
-
-
-# The best answer of phase 6 has a "!" as its fifth word: under phase 4's stops nobody would ever read further.
-RATED_GENERATION = Generation(stop=("\n",))
 
 
 def query_prompt(query: str, title: str, metadata: str) -> str:
