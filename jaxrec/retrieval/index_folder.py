@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxrec import config as configs
 from jaxrec import files
+from jaxrec.retrieval import checksums
 from jaxrec.retrieval.index_choice import IndexConfig
 from jaxrec.retrieval.item_ids import ItemIds
 from jaxrec.retrieval.partitions import Partitions
@@ -51,14 +52,7 @@ def writing(folder: str | Path | None) -> Iterator[Path | None]:
     if folder is None:
         yield None
         return
-    folder = Path(folder).absolute()
-    if (
-        folder.exists()
-        and not (folder / _HEAD).is_file()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
-        raise SearchError(f"{folder} is there already and is no index; name another folder")
-    with files.replace_folder(folder) as fresh:
+    with checksums.replacing(Path(folder).absolute(), _HEAD) as fresh:
         yield fresh
 
 
@@ -79,7 +73,7 @@ def write(index: IndexParts, folder: Path, store_is_there: bool = False) -> None
         "dim": index.store.dim,
         "slots": index.ids.slots,
         "labels": list(index.partitions.names),
-        "files": {path.name: _mark(path) for path in sorted(folder.iterdir())},
+        "files": checksums.marks_of(folder),
     }
     (folder / _HEAD).write_text(json.dumps(head, indent=2) + "\n")
 
@@ -93,24 +87,12 @@ def read(folder: str | Path, *, mmap: bool = True, verify: bool = True) -> tuple
     reading of all bytes), and for a folder of another version.
     """
     folder = _whole(folder)
-    try:
-        head = json.loads((folder / _HEAD).read_text())
-        version, marks = head["version"], head["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SearchError(
-            f"{folder / _HEAD} is damaged ({error}); build the index again"
-        ) from error
-    if version != VERSION:
-        raise SearchError(
-            f"{folder} was written by version {version} of the index, this is {VERSION}; build it again"
-        )
-    for name, mark in marks.items():
-        _check(folder / name, mark, verify)
+    head = checksums.read_head(folder, _HEAD, VERSION, verify)
     config = configs.from_dict(IndexConfig, head["config"])
     slots, dim = head["slots"], head["dim"]
     store = VectorStore.map_file(folder / VECTORS, dim, config.store, slots, mmap)
     structure = None
-    if _STRUCTURE in marks:
+    if _STRUCTURE in head["files"]:
         structure = Structure.read(config, folder / _STRUCTURE, mmap)
         if len(structure) != slots:
             raise SearchError(
@@ -135,19 +117,3 @@ def _whole(folder: Any) -> Path:
     if whole is None:
         raise SearchError(f"there is no index in {Path(folder).absolute()} (no {_HEAD})")
     return whole
-
-
-def _mark(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": files.file_hash(path)}
-
-
-def _check(path: Path, mark: Any, verify: bool) -> None:
-    if not path.is_file():
-        raise SearchError(f"{path} is missing; build the index again")
-    size = path.stat().st_size
-    if size != mark["bytes"]:
-        raise SearchError(
-            f"{path} has {size} bytes instead of {mark['bytes']}; build the index again"
-        )
-    if verify and files.file_hash(path) != mark["sha256"]:
-        raise SearchError(f"{path} is damaged (its SHA-256 differs); build the index again")
