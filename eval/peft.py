@@ -2,11 +2,13 @@
 
     JAXREC_DATA=... python -m eval.peft configs/language/peft_small.py
     JAXREC_DATA=... python -m eval.peft configs/language/peft_small.py --tasks bitext --methods lora dora --seeds 1
+    JAXREC_DATA=... python -m eval.peft configs/language/peft_smollm2.py       # real weights, trained to their ends
 
-All methods make the same steps over the same rows. Each one's learning rate is chosen on the validation part, by nats a
-token with seed 0, from its own short grid (`rates`); the test part is read once, with the chosen rate. Resumable row
-by row: what lies in OUT/rows is not made again. Writes RESULTS/TASK.json, RESULTS/TASK.png and RESULTS/counted.json:
-what the same methods train of a Llama-2-7B, and what the specifications claim.
+All methods see the same rows in the same order. Each one's learning rate is chosen on the validation part, by nats a
+token with seed 0, from its own short grid (`rates`); where training ends is read from the validation part too
+(`sizes.every`); the test part is read once. Accuracy: greedy decoding writes the intent's name word for word, its end
+included. Resumable row by row: what lies in OUT/rows is not made again. Writes RESULTS/TASK.json, RESULTS/TASK.png and
+RESULTS/counted.json: what the same methods train of a Llama-2-7B, and what the specifications claim.
 """
 
 import dataclasses
@@ -29,9 +31,10 @@ from jaxrec.config import RunError
 from jaxrec.eval.peft_counted import claims, counted
 from jaxrec.eval.peft_plot import plot
 from jaxrec.eval.peft_tasks import Task, task
-from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, load_base, writer_of
 from jaxrec.files import write_json
-from jaxrec.models.language.tuned_folder import Tuned, load_tuned, save_model, save_tuned
+from jaxrec.metrics import Interval
+from jaxrec.models.language.tuned_folder import Tuned, save_model, save_tuned
 
 METHODS = (
     "none", "full", "lora", "rslora", "dora", "lora_nf4", "adapter", "adapter_mlp", "prefix", "prompt",
@@ -64,6 +67,8 @@ class PeftConfig:
     seeds: int = 3
     sizes: Sizes = Sizes()
     memory: bool = True  # measure the peak in a child process
+    name: str = ""  # opens the names of the results' files
+    file: str = "configs/language/peft_small.py"  # that holds these settings, for the record
     out: str = "runs/peft"  # rows, and the cache of compiled programs
     results: str = "results/peft"
 
@@ -79,7 +84,7 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     devices = mesh.make(devices=jax.devices()[:1])
-    base = load_tuned(cfg.model)
+    base = load_base(cfg.model, cfg.sizes)
     writer = writer_of(base)
     results.write_results(
         cfg.results, "peft_counted", counted(), claims=claims(), config={"shape": "Llama-2-7B"},
@@ -95,12 +100,13 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
         wall = sum(row["wall_s"] for row in rows)
         print(f"{name}: {time.perf_counter() - began:.0f} s now, {wall:.0f} s in all", flush=True)
         results.print_table(rows)
+        stem = f"{cfg.name}_{name}" if cfg.name else name
         results.write_results(
-            cfg.results, "peft", rows, config=config.to_dict(cfg), wall_s=wall, filename=f"{name}.json",
+            cfg.results, "peft", rows, config=config.to_dict(cfg), wall_s=wall, filename=f"{stem}.json",
             task=asked.facts() | {"measure": asked.measure}, backbone=backbone_facts(base),
-            command=f"python -m eval.peft configs/language/peft_small.py --tasks {name}",
+            command=f"python -m eval.peft {cfg.file} --tasks {name}",
         )  # fmt: skip
-        plot(rows, name, asked.measure, Path(cfg.results) / f"{name}.png")
+        plot(rows, stem, asked.measure, Path(cfg.results) / f"{stem}.png")
         found += rows
     return found
 
@@ -108,7 +114,10 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
 def row_of(
     cfg: PeftConfig, name: str, base: Tuned, asked: Task, devices: Any, writer: Any, cache: Path
 ) -> dict[str, Any]:
-    """A method's row, from OUT/rows if it was made with the same settings already."""
+    """A method's row, from OUT/rows if it was made with the same settings already.
+
+    Its CPU seconds (`cpu_s`) are what one row costs: wall time hangs on what else runs.
+    """
     key = {
         "model": fingerprint(base.tree["backbone"]), "sizes": config.to_dict(cfg.sizes), "seeds": cfg.seeds,
         "rates": list(cfg.rates.get(name, ())), "memory": cfg.memory,
@@ -116,16 +125,17 @@ def row_of(
     path = Path(cfg.out) / "rows" / f"{asked.name}-{name}.json"
     if path.is_file() and (saved := json.loads(path.read_text()))["key"] == key:
         return saved["row"]
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     method = Method(name, base, asked, cfg.sizes, devices, writer)
     row = {"task": asked.name, "method": name, "parameters": method.parameters()}
     whole = sum(x.size for x in jax.tree.leaves(base.tree["backbone"]))
     row["percent"] = 100 * row["parameters"] / whole
-    row |= (
-        tuned_row(cfg, method)
-        if name != UNTUNED
-        else tested(method, {"backbone": base.tree["backbone"]})
-    )
+    if name == UNTUNED:
+        scores, seen = method.test({"backbone": base.tree["backbone"]})
+        row |= scores | interval(method, seen)
+    else:
+        row |= tuned_row(cfg, method)
+    row["cpu_s"] = time.process_time() - spent
     if name != UNTUNED and cfg.memory:
         row |= measured_memory(cfg, name, asked.name, cache)
     row["wall_s"] = time.perf_counter() - began
@@ -137,8 +147,9 @@ def tuned_row(cfg: PeftConfig, method: Method) -> dict[str, Any]:
     """The learning rate chosen on the validation part, then all seeds on the test part."""
     tried: dict[float, tuple[float, Outcome]] = {}
     clock: list[float] = []
+    trial = cfg.sizes.trial or None
     for rate in cfg.rates[method.name]:
-        outcome = method.train(rate, seed=0)
+        outcome = method.train(rate, seed=0, steps=trial)
         nll = method.score(outcome.tree, "valid")["nll"]
         nll = nll if np.isfinite(nll) else float("inf")
         tried[rate], clock = (nll, outcome), clock + outcome.step_s
@@ -147,33 +158,35 @@ def tuned_row(cfg: PeftConfig, method: Method) -> dict[str, Any]:
             flush=True,
         )
     rate = min(tried, key=lambda r: tried[r][0])
-    first = tried[rate][1]
-    scores = [tested(method, first.tree)]
-    for seed in range(1, cfg.seeds):
-        outcome = method.train(rate, seed)
-        clock += outcome.step_s
-        scores.append(tested(method, outcome.tree))
-    row: dict[str, Any] = {}
+    made, scores, seen = [] if trial else [tried[rate][1]], [], None
+    for seed in range(cfg.seeds):
+        if seed >= len(made):
+            made.append(method.train(rate, seed, say=f"  {method.name} seed {seed}"))
+            clock += made[-1].step_s
+        values, own = method.test(made[seed].tree)
+        scores, seen = [*scores, values], seen or own
+    first, row = made[0], {}
     for measure in scores[0]:
         values = [score[measure] for score in scores]
         row[measure] = float(np.mean(values))
         row[f"{measure}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    # One seed has no deviation: what its test rows leave open is told in its place.
+    row |= interval(method, seen) if cfg.seeds == 1 else {}
     row |= {
         "seeds": cfg.seeds, "rate": rate, "train_nll": first.train_nll,
         "valid_nll": {str(r): nll for r, (nll, _) in tried.items()},
         "bytes": saved_bytes(method, first.tree), "step_ms": 1e3 * float(np.median(clock)),
     }  # fmt: skip
-    if method.task.measure == "rouge_l":
+    if first.curve:
+        row |= {"step": first.step, "steps": first.curve[-1][0], "curve": first.curve}
+    if method.task.measure == "rouge_l" and cfg.sizes.rounds:
         row |= {f"decode_{name}": ratio for name, ratio in method.overhead(first.tree).items()}
     return row
 
 
-def tested(method: Method, tree: Any) -> dict[str, float]:
-    """Quality on the test part: nats a token, and answers right word for word or ROUGE-L."""
-    score = method.score(tree, "test")
-    if method.task.measure == "accuracy":
-        return {"accuracy": score["exact"], "nll": score["nll"]}
-    return {"rouge_l": method.rouge(tree), "nll": score["nll"]}
+def interval(method: Method, seen: Interval) -> dict[str, float]:
+    """The bounds of the task's measure, as fields of a row."""
+    return {f"{method.task.measure}_lo": seen.lo, f"{method.task.measure}_hi": seen.hi}
 
 
 def saved_bytes(method: Method, tree: Any) -> int:

@@ -32,15 +32,15 @@ def main() -> int:
         jax.config.update("jax_compilation_cache_dir", flags.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from jaxrec import mesh
+    from jaxrec import config, mesh
     from jaxrec.eval.peft_tasks import task
-    from jaxrec.eval.peft_training import Method, Sizes
-    from jaxrec.models.language.tuned_folder import load_tuned
+    from jaxrec.eval.peft_training import Method, Sizes, load_base
 
     devices = mesh.make(devices=jax.devices()[:1])
     asked = task(flags.task)
     idle = peak_mb()
-    method = Method(flags.method, load_tuned(flags.model), asked, Sizes(**flags.sizes), devices)
+    sizes = config.from_dict(Sizes, flags.sizes)
+    method = Method(flags.method, load_base(flags.model, sizes), asked, sizes, devices)
     method.train(1e-4, 0, steps=4)
     print(json.dumps({"peak_mb": peak_mb(), "idle_mb": idle}))
     return 0

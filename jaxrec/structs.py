@@ -197,7 +197,8 @@ class HeadOutput:
 class Tokens:
     """Token rows. `mask`: real tokens. `loss`: weight of predicting each token *from those before it* (0 at a prompt).
 
-    `segments` (1, 2, ...; 0 at padding) tells packed examples apart; `positions` restart in each.
+    `segments` (1, 2, ...; 0 at padding) tells packed examples apart; `positions` restart in each. `states` [B, L, D]:
+    what the layers below the first changed one give, where it was computed beforehand.
     """
 
     ids_BL: Leaf
@@ -205,6 +206,7 @@ class Tokens:
     loss_BL: Leaf | None = None
     segments_BL: Leaf | None = None
     positions_BL: Leaf | None = None
+    states_BLD: Leaf | None = None
 
 
 @struct.dataclass

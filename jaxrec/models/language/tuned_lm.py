@@ -23,6 +23,7 @@ from jaxrec.data.text import Example
 from jaxrec.delta import with_dropout
 from jaxrec.losses import chunked_softmax
 from jaxrec.losses.tokens import following, next_log_probs
+from jaxrec.models.personal.inside import upper_half
 from jaxrec.models.personal.personal_lm import Context, PersonalLM
 from jaxrec.nn.decoder import Decoder, output_classes
 from jaxrec.structs import Delta, HeadOutput, Tokens, Turns
@@ -82,11 +83,15 @@ class LM(Protocol):
 class TunedLM:
     """A decoder, tuned whole or by the Delta in `tree["delta"]`.
 
-    `lora_dropout`: the part of a LoRA's input that is dropped where `outputs` is given `key_B`.
+    `lora_dropout`: the part of a LoRA's input that is dropped where `outputs` is given `key_B`. `below`: how many of
+    the lowest layers a batch with `states_BLD` has behind it; 0 or one of the decoder's cuts. `chunk`: positions whose
+    scores are made at a time; where few of a batch count, few of a smaller chunk are made in vain.
     """
 
     backbone: Decoder
     lora_dropout: float = 0.0
+    below: int = 0
+    chunk: int = chunked_softmax.CHUNK
 
     def tokens(self, batch: Tokens) -> Tokens:
         """The rows themselves."""
@@ -105,12 +110,16 @@ class TunedLM:
         # Dropout is data that travels in the Delta for one step, so `accum=4` drops what `accum=1` does.
         if delta is not None and key_B is not None:
             delta = with_dropout(delta, key_B, self.lora_dropout)
-        return self.backbone.apply(
-            {"params": tree["backbone"]},
-            batch.ids_BL,
+        backbone, params, states_BLD = self.backbone, tree["backbone"], batch.states_BLD
+        if states_BLD is not None:
+            backbone, params, delta = upper_half(backbone, params, delta, self.below)
+        return backbone.apply(
+            {"params": params},
+            batch.ids_BL if states_BLD is None else None,
             batch.mask_BL,
             segments_BL=batch.segments_BL,
             positions_BL=batch.positions_BL,
+            inputs_BLD=states_BLD,
             delta=delta,
             hidden=hidden,
             since=since,
@@ -135,9 +144,8 @@ class TunedLM:
         # under jit nobody asks for these logits, and they are not made
         z_BLD = self.outputs(tree, batch, key_B, hidden=(-1,)).hidden[0]
         counts_BL = following(batch.loss_BL if places_BL is None else places_BL) != 0
-        return TokenLogProbs(
-            *chunked_softmax.log_probs(z_BLD, head[0], following(batch.ids_BL), counts_BL, head[1])
-        )
+        asked = (following(batch.ids_BL), counts_BL, head[1], self.chunk)
+        return TokenLogProbs(*chunked_softmax.log_probs(z_BLD, head[0], *asked))
 
     def reference(self, tree: PyTree) -> PyTree:
         """The tree without its Delta, or with the parts of `tree["start"]` (an earlier stage's, say) in their place."""

@@ -19,6 +19,7 @@ from jaxrec.data.turns import TurnRows
 from jaxrec.models.personal.inside import half_read, joined
 from jaxrec.models.personal.lfe import top_states
 from jaxrec.models.personal.personal_lm import PersonalLM
+from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
 
 _ROUNDED = 16  # widths of batches are multiples of it, so that few programs are compiled
@@ -75,10 +76,21 @@ def question_states(
     question, answer = Tokens(**rows.question), Tokens(**rows.answer)
     if not lm.inside:
         return piece_states(lm, params, question, cfg, what)
-    run = lambda params, tokens: half_read(lm.backbone, params, tokens, lm.below)
-    layers = f"the state below layer {lm.below}"
+    below = lm.below  # asked first: it knows why a model has none
     whole = jax.tree.map(np.asarray, joined(question, answer))
-    return keep_states(run, params["backbone"], whole, cfg, layers=layers, what=what)
+    return lower_states(lm.backbone, params["backbone"], whole, below, cfg, what)
+
+
+def lower_states(
+    backbone: Decoder, params: PyTree, tokens: Tokens, below: int, cfg: FeatureConfig, what: str
+) -> FeatureStore:
+    """The residual stream behind the lowest `below` layers [N, L, D], for `Tokens.states_BLD`.
+
+    backbone, params: the decoder, cut at `below`, and its weights. tokens: texts, one a row. below: layers that nothing
+    changes. cfg: where states are kept. what: the texts are, for a line.
+    """
+    run = lambda params, tokens: half_read(backbone, params, tokens, below)
+    return keep_states(run, params, tokens, cfg, layers=f"the state below layer {below}", what=what)
 
 
 def piece_states(
