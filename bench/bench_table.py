@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.table_cells import Record, machine, markdown
+from bench.table_cells import Record, machine, markdown, trained
 
 HEAD = ("race", "contender", "against", "ratio", "range", "rounds", "speed", "bar", "memory")
 
@@ -41,8 +41,8 @@ def _bar(row: Record) -> str:
 
 def _provenance(records: Sequence[Record]) -> str:
     """The machine, commits and time in small print: races are run one by one, and not all of them know torch."""
-    commits = sorted({(record["commit"] or "unknown")[:10] for record in records})
+    commits = sorted({trained(record) for record in records})
     fullest = max(records, key=lambda record: len(record["versions"]))
-    said = [machine(fullest), f"commits {', '.join(commits)}"]
+    said = [machine(fullest), "; ".join(commits)]
     said.append(f"{sum(record['wall_s'] for record in records) / 60:.0f} min")
     return f"<sub>`make bench` on {'; '.join(said)}.</sub>"

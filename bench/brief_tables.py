@@ -1,10 +1,9 @@
 """Five rows each of what docs/results.md shows in full, for README.md."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.table_cells import Record, interval, markdown, number
+from bench.table_cells import Record, interval, markdown, number, read_record
 
 # How README calls a row -> its name in results/voices and in results/personalize
 PERSON = {
@@ -28,7 +27,7 @@ def brief(name: str, results: Path) -> str:
     """The Markdown of one of the short tables. Raises ValueError for an unknown name."""
     if name not in BRIEF:
         raise ValueError(f"no short table is known by the name {name!r}: only {', '.join(BRIEF)}")
-    return BRIEF[name](lambda file: json.loads((results / f"{file}.json").read_text()))
+    return BRIEF[name](lambda file: read_record(results / f"{file}.json"))
 
 
 def person(read: Callable[[str], Record]) -> str:

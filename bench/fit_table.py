@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.table_cells import Record, machine, markdown
+from bench.table_cells import Record, machine, markdown, short
 
 _HEAD = (
     "stage", "shape", "slice", "data x fsdp x tensor", "batch", "remat", "fits", "arguments + temporaries, GB a chip",
@@ -34,7 +34,7 @@ def fit(records: Sequence[tuple[str, Record]]) -> str:
         for _, record in records
         for name, version in record["rows"][0]["compile_by"].items()
     )
-    commits = dict.fromkeys((row["compile_commit"] or "unknown")[:10] for row in rows)
+    commits = dict.fromkeys(short(row["compile_commit"] or "unknown") for row in rows)
     minutes = sum(record["wall_s"] for _, record in records) / 60
     small = (
         f"<sub>{len(rows)} rows, compiled by {', '.join(compilers)} on {' | '.join(machines)}, commits"

@@ -9,7 +9,6 @@ file of it (`personalize`, `personalize/popquorn`), or one of the short ones of 
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -22,12 +21,14 @@ from bench.fit_table import fit
 from bench.growth_table import growth
 from bench.peft_table import peft
 from bench.people_table import personalize
-from bench.table_cells import Record
+from bench.table_cells import Record, read_record
 from bench.table_cells import interval as _interval
 from bench.table_cells import machine as _machine
 from bench.table_cells import markdown as _markdown
 from bench.table_cells import number as _number
 from bench.table_cells import provenance as _provenance
+from bench.table_cells import trained as _trained
+from jaxrec.config import RunError
 
 PAGES = [
     Path("README.md"),
@@ -56,7 +57,7 @@ def table(name: str, results: Path) -> str:
     if room not in TABLES:
         raise ValueError(f"no table is known by the name {name!r}: only {', '.join(TABLES)}")
     paths = sorted((results / name).glob("*.json")) if room == name else [results / f"{name}.json"]
-    records = [(p.stem, json.loads(p.read_text())) for p in paths if p.exists()]
+    records = [(p.stem, read_record(p)) for p in paths if p.exists()]
     if not records:
         return "*No results of record yet.*"
     return TABLES[room](records)
@@ -167,10 +168,10 @@ def _provenances(records: dict[str, Record]) -> str:
     """One line for several files: machines and versions once, then each file with its commit and minutes."""
     machines = dict.fromkeys(_machine(record) for record in records.values())
     files = [
-        f"{name} {(record['commit'] or 'unknown')[:10]}, {record['wall_s'] / 60:.1f} min"
+        f"{name}: {_trained(record)}, {record['wall_s'] / 60:.1f} min"
         for name, record in records.items()
     ]
-    return f"<sub>{' | '.join(machines)}. Files, commits: {'; '.join(files)}.</sub>"
+    return f"<sub>{' | '.join(machines)}. Files: {'; '.join(files)}.</sub>"
 
 
 def search(records: Sequence[tuple[str, Record]]) -> str:
@@ -408,7 +409,11 @@ def main() -> int:
     stale = 0
     for page in flags.pages:
         old = page.read_text(encoding="utf-8")
-        new = render(old, flags.results)
+        try:
+            new = render(old, flags.results)
+        except RunError as error:
+            print(f"{page}: {error}", file=sys.stderr)
+            return error.status
         if old == new:
             continue
         if flags.check:

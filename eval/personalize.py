@@ -29,7 +29,7 @@ from jaxrec.models.personal.judgement import PersonConfig
 from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import JudgementFit
-from jaxrec.results import print_table, write_results
+from jaxrec.results import distinct, kept_origin, origin, print_table, write_results
 
 RIVALS = ("pooled", "mean_p", "shuffled_p", "own_bias", "own_lora", "language_only", "global_mode")
 
@@ -75,7 +75,7 @@ def main(cfg: PersonalizeConfig) -> Path:
     z_ID = item_vectors(
         data.parts, source=cfg.backbone, layers=cfg.layers, limit=cfg.limit, cache=cfg.cache
     )
-    probability, label_B, person_B, speed = run_folds(cfg, data, z_ID)
+    probability, label_B, person_B, speed, trained = run_folds(cfg, data, z_ID)
     rows, paired = table(cfg, probability, label_B, person_B)
     language_U = data.language_of_people()
     apart = {}
@@ -92,7 +92,7 @@ def main(cfg: PersonalizeConfig) -> Path:
     path = write_results(
         out, "personalize", rows, paired, cfg, cfg.seed, time.monotonic() - begun,
         headline=cfg.headline, dataset=cfg.name, data=facts, tested=len(label_B), apart=apart, onboarding=speed,
-        protocol="validation" if cfg.validate else "test", notes=NOTES,
+        protocol="validation" if cfg.validate else "test", notes=NOTES, trained=trained,
     )  # fmt: skip
     k_curve(rows, f"{cfg.name}: {len(set(person_B.tolist()))} unseen people", out / "k_curve.png")
     print(f"\nwrote {path} and {out / 'k_curve.png'}")
@@ -109,7 +109,7 @@ NOTES = (
 
 
 def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tuple:
-    """({(row, k): p [B, C]}, labels, people, onboarding speed) of all tested judgements, fold after fold."""
+    """({(row, k): p [B, C]}, labels, people, onboarding speed, origins) of all tested judgements, fold after fold."""
     person_fold, item_fold = assign_folds(data, cfg.folds, cfg.seed)
     splits = [split(data, person_fold, item_fold, f, cfg.validate) for f in range(cfg.folds)]
     trainer = JudgementFit(cfg.personal, len(data.labels), cfg.fit)
@@ -122,7 +122,7 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
     ):
         if short := int((given < least).sum()):
             print(f"{short} of {len(given)} test people have {what}")
-    done, speed = [], None
+    done, speed, origins = [], None, []
     for f, (part, (known, examples, asked)) in enumerate(zip(splits, laid, strict=True)):
         kept = Path(cfg.out) / "folds" / f"{f}.npz"
         if (saved := _load(kept, _stamp(cfg, data))) is None:
@@ -133,11 +133,12 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
             )
             saved, params = fold_rows(trainer, case, cfg.item, cfg.lora)
             speed = speed or onboarding_speed(trainer, params, case, max(cfg.ks))
-            _save(kept, saved, speed, _stamp(cfg, data))
-            saved = saved, speed
+            _save(kept, saved, speed, _stamp(cfg, data), origin())
+            saved = saved, speed, origin()
             print(f"fold {f + 1} of {cfg.folds}: {asked.mask_US.sum():,} judgements, item model of {view.steps} steps, "
                   f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
-        predicted, speed = saved
+        predicted, speed, trained = saved
+        origins.append(trained)
         done.append(predicted)
     gather = lambda what: np.concatenate([what(c) for _, _, c in laid])
     label_B = gather(lambda c: c.label_US[c.mask_US])
@@ -147,6 +148,7 @@ def run_folds(cfg: PersonalizeConfig, data: Judgements, z_ID: np.ndarray) -> tup
         label_B,
         person_B,
         speed,
+        distinct(origins),
     )
 
 
@@ -220,13 +222,13 @@ def _stamp(cfg: PersonalizeConfig, data: Judgements) -> str:
     return content_hash(said)
 
 
-def _save(path: Path, out: dict, speed: dict, stamp: str) -> None:
+def _save(path: Path, out: dict, speed: dict, stamp: str, trained: dict) -> None:
     with open_atomically(path, "wb") as file:
-        said = {"stamp": stamp, "speed": json.dumps(speed)}
+        said = {"stamp": stamp, "speed": json.dumps(speed), "trained": json.dumps(trained)}
         np.savez(file, **said, **{f"{row}@{k}": p for (row, k), p in out.items()})
 
 
-def _load(path: Path, stamp: str) -> tuple[dict, dict] | None:
+def _load(path: Path, stamp: str) -> tuple[dict, dict, dict] | None:
     if not path.is_file():
         return None
     with np.load(path) as held:
@@ -234,7 +236,9 @@ def _load(path: Path, stamp: str) -> tuple[dict, dict] | None:
             return None
         pairs = [(name.split("@"), held[name]) for name in held.files if "@" in name]
         speed = json.loads(str(held["speed"]))
-    return {(row, int(k)): p for (row, k), p in pairs}, speed
+        told = "trained" in held.files
+        trained = json.loads(str(held["trained"])) if told else kept_origin(path)
+    return {(row, int(k)): p for (row, k), p in pairs}, speed, trained
 
 
 if __name__ == "__main__":

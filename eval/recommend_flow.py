@@ -9,6 +9,7 @@ Weights are chosen on validation rows. Profiles go to OUT/profiles.parquet, resu
 """
 
 import dataclasses
+import json
 import logging
 import resource
 import time
@@ -25,6 +26,7 @@ from jaxrec.eval import flow_table
 from jaxrec.eval.flow_parts import PartsConfig, World, flow_parts, read_world
 from jaxrec.people.traits import rhythm
 from jaxrec.recommenders.flow import Answer, FlowParts, FlowSettings, Pipeline
+from jaxrec.recommenders.flow.fitting import origin_of
 
 RULE = "-" * 100
 TITLE = 58  # characters of a title that are printed
@@ -86,9 +88,20 @@ def main(cfg: FlowConfig) -> list[dict[str, Any]]:
         cfg.results, "recommend", rows, config=cfg, seed=cfg.seed,
         wall_s=time.perf_counter() - began, filename=f"{cfg.name}.json",
         latency=times, weights=settings.weights, personas=parts.personas.labels,
+        trained=origins(Path(cfg.parts.out), parts),
     )  # fmt: skip
     print(f"\n{path}")
     return rows
+
+
+def origins(out: Path, parts: FlowParts) -> list[dict[str, Any]]:
+    """Of the rankers, which may have been taken from OUT, and of this run, which asked them."""
+    kept = [origin_of(out / name) for name in parts.rankers]
+    told = [
+        json.loads(at.read_text()) if at.is_file() else results.kept_origin(at.parent)
+        for at in kept
+    ]
+    return results.distinct([*told, results.origin()])
 
 
 def items_of(request: Request, world: World) -> tuple[int, ...]:

@@ -4,7 +4,8 @@
     python -m eval.recommend configs/recommend/beauty_bpr.py --seeds 0 --recommender.opt.lr 3e-3
 
 Fits once for each seed with early stopping on the validation people, then asks all test people. Prints the table and
-writes OUT/NAME.json. RUNS/NAME/seed_S/ keeps the recommender and its numbers: a seed that is done is not run again.
+writes OUT/NAME.json. RUNS/NAME/seed_S/ keeps the recommender and its numbers: a seed that is done is not run again, and
+its row says by which code, when and where it was trained.
 Which flags --recommender has follows from the recommender that the file chose.
 """
 
@@ -38,7 +39,7 @@ from jaxrec.eval.recommend_measures import (
 from jaxrec.files import write_json
 from jaxrec.recommenders import kinds
 from jaxrec.recommenders.popularity import Popularity, PopularityConfig
-from jaxrec.results import print_table, write_results
+from jaxrec.results import distinct, kept_origin, origin, print_table, write_results
 from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import Shops, make_shops
 
@@ -157,7 +158,7 @@ def one_seed(cfg: RankingConfig, seed: int, parts: Split, vectors: np.ndarray) -
                 f"{folder} holds a run with another {' and '.join(changed)}: "
                 "remove it, or give this one another --name"
             )
-        return found["numbers"]
+        return found["numbers"] | {"trained": found.get("trained") or kept_origin(kept)}
     recommender = kinds.make(kinds.with_seed(cfg.recommender, seed))
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
@@ -173,8 +174,9 @@ def one_seed(cfg: RankingConfig, seed: int, parts: Split, vectors: np.ndarray) -
     numbers["wall_s"] = time.perf_counter() - begun
     numbers["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     recommender.save(folder / "model")
-    write_json(kept, {"config": mine, "numbers": numbers})
-    return numbers
+    trained = origin()
+    write_json(kept, {"config": mine, "numbers": numbers, "trained": trained})
+    return numbers | {"trained": trained}
 
 
 def measured(
@@ -229,17 +231,17 @@ def facts(cfg: RankingConfig, data: InteractionSet, parts: Split) -> dict[str, A
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean of every number, and `_sd`, the deviation (n - 1) of the ranking measures; None of a single run.
 
-    `peak_mb` is the highest. It and `wall_s` are of one run.
+    `peak_mb` is the highest. It and `wall_s` are of one run. `trained`: the origins of all of them.
     """
     row: dict[str, Any] = {"seeds": len(runs)}
-    for key in runs[0]:
+    origins = distinct(run["trained"] for run in runs if "trained" in run)
+    for key in [key for key in runs[0] if key != "trained"]:
         values = [run[key] for run in runs if run[key] is not None]
         row[key] = (max if key == "peak_mb" else np.mean)(values) if values else None
         if "@" in key:
             row[f"{key}_sd"] = np.std(values, ddof=1) if len(values) > 1 else None
-    return {key: value if value is None else float(value) for key, value in row.items()} | {
-        "seeds": len(runs)
-    }
+    plain = {key: value if value is None else float(value) for key, value in row.items()}
+    return plain | {"seeds": len(runs)} | ({"trained": origins} if origins else {})
 
 
 def _identity(cfg: RankingConfig) -> Mapping[str, Any]:

@@ -148,7 +148,7 @@ def part_of(
     key = files.content_hash(json.dumps([name, told], sort_keys=True), digits=12)
     path = Path(cfg.runs) / cfg.name / f"{key}_fold_{fold}_seed_{seed}.json"
     if path.is_file():
-        return json.loads(path.read_text())
+        return {"trained": results.kept_origin(path)} | json.loads(path.read_text())
     began = time.perf_counter()
     rating_T, epochs = predict(train, test, seed)
     error_T = np.clip(rating_T, *limits) - test.rating_T
@@ -157,6 +157,7 @@ def part_of(
         "rmse": float(np.sqrt((error_T**2).mean())), "mae": float(np.abs(error_T).mean()),
         "wall_s": time.perf_counter() - began,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "trained": results.origin(),
     }  # fmt: skip
     files.write_json(path, part)
     return part
@@ -190,6 +191,7 @@ def row_of(
         "MAE": float(mae.mean()), "MAE_sd": spread(mae.mean(1)),
         "epoch": float(np.mean(epochs)) if epochs else None,
         "wall_s": round(wall, 1), "peak_mb": round(peak),
+        "trained": results.distinct(part["trained"] for part in parts),
     }  # fmt: skip
 
 

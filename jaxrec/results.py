@@ -1,12 +1,16 @@
 """Floor 1: results of record. One JSON file per run, which says what was run, on what, and what came out.
 
-    {"name", "rows": [...], "paired": [...], "config", "seed", "versions", "hardware", "commit", "wall_s", ...}
+    {"name", "rows": [...], "paired": [...], "config", "seed", "versions", "hardware", "commit", "wall_s", "trained",
+     "command", ...}
 
 The README's tables are made from such files (`make tables`), so a number that stands there can be traced to its
-configuration, its versions and its machine.
+configuration, its versions and its machine. `commit`, `hardware` and `wall_s` are of the run that wrote the file;
+`trained` says by which code, when and where its rows were made (`origin`), which is another run where a seed's numbers
+were kept from before. `python -m eval.reproduce ROOM/NAME` runs a file's command again and compares.
 """
 
 import dataclasses
+import datetime
 import importlib.metadata
 import math
 import os
@@ -14,7 +18,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,9 @@ ROW_KEYS = {
 # And one of these groups: a recommender ranks items, or predicts ratings.
 EITHER_KEYS = {"recommend": (("R@5", "N@5", "R@10", "N@10"), ("RMSE", "MAE"))}
 PAIRED_KEYS = ("a", "b", "k", "metric", "diff", "lo", "hi")
+ORIGIN_KEYS = ("commit", "at", "machine")
 PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+_BEGUN_AT = time.time()  # of this process, as nearly as this module can tell
 
 
 def write_results(
@@ -51,14 +58,15 @@ def write_results(
 
     Args:
       name: the benchmark's name. Rows of the known ones (`ROW_KEYS`) are checked.
-      rows, paired: flat dicts. A number that is not finite becomes null, since JSON has no NaN.
+      rows, paired: flat dicts. A number that is not finite becomes null, since JSON has no NaN. A row whose numbers
+        were kept from an earlier run says so by `trained`, a list of `origin`s; other rows are this run's.
       config: the resolved configuration, a dataclass or anything made of plain values.
       seed: of the run. wall_s: seconds it took.
       headline: the row that was named, before the run, as the one that counts.
       peers: versions of packages beyond our own, of a race's peers say.
-      more: further top-level fields.
+      more: further top-level fields; `trained` and `command` stand in place of what is found here.
     Raises:
-      ValueError: a row lacks a key, or `headline` names no row.
+      ValueError: a row lacks a key, an origin lacks one, or `headline` names no row.
       OSError: the file can't be written (a full disk); an older file of that name stays as it was.
     """
     _check(name, rows, ROW_KEYS.get(name, ()), "row")
@@ -70,7 +78,11 @@ def write_results(
             raise ValueError(f"{name}: headline {headline!r} is none of the rows {sorted(known)}")
     record = {"name": name, "rows": list(rows), "paired": list(paired), "headline": headline}
     record |= {"config": config, "seed": seed, "versions": versions() | dict(peers or {})}
-    record |= {"hardware": hardware(), "commit": commit(), "wall_s": round(wall_s, 2), **more}
+    record |= {"hardware": hardware(), "commit": commit(), "wall_s": round(wall_s, 2)}
+    own = origin()
+    of_rows = distinct(one for row in rows for one in row.get("trained") or (own,))
+    record |= {"trained": of_rows or [own], "command": command(), **more}
+    _check(name, record["trained"], ORIGIN_KEYS, "origin")
     path = Path(out_dir) / filename
     files.write_json(path, _plain(record), allow_nan=False)
     return path
@@ -102,6 +114,45 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
         print("  ".join(padded).rstrip())
 
 
+def origin() -> dict[str, str | None]:
+    """Which code makes numbers now, when, and on which machine: what a run that keeps numbers keeps beside them."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"commit": commit(), "at": now, "machine": machine(hardware())}
+
+
+def kept_origin(path: Path) -> dict[str, str | None]:
+    """Of numbers that an older run kept in a file without saying whose they are: the file's time, and no more."""
+    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    return {
+        "commit": None,
+        "at": written.isoformat(timespec="seconds"),
+        "machine": None,
+        "note": "kept from an earlier run that did not say by which code",
+    }
+
+
+def distinct(origins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each commit and machine once, with the last of its times."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for one in origins:
+        key = tuple(value for name, value in one.items() if name != "at")
+        if key not in found or str(one.get("at")) > str(found[key].get("at")):
+            found[key] = dict(one)
+    return list(found.values())
+
+
+def machine(host: Mapping[str, Any]) -> str:
+    """`hardware()` in a line: devices and memory."""
+    devices = ", ".join(host["accelerators"]) or f"{host['cores']} cores of {host['cpu']}"
+    return f"{devices}, {host['memory_gb']} GB"
+
+
+def command() -> str | None:
+    """The command line that this process was started by, `python -m ...`; None where it was no such module."""
+    words = sys.orig_argv
+    return shlex.join(["python", *words[words.index("-m") :]]) if "-m" in words[:-1] else None
+
+
 def hardware() -> dict[str, Any]:
     """The machine: `cpu`, `cores` this process may use, `memory_gb`, and the accelerators jax has found.
 
@@ -123,7 +174,10 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the code, with `+changes` where the tree differs from it; None outside a checkout."""
+    """The git commit of the code, with `+changes` where it is not what runs; None outside a checkout.
+
+    That is where the tree differs from it, or where it was made after this process had begun.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -137,7 +191,8 @@ def commit() -> str | None:
     try:
         # Results are the output of a run, so a new one does not make the code another code.
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        head, made_at = git("show", "-s", "--format=%H %ct", "HEAD").split()
+        return head + ("+changes" if changed or int(made_at) > _BEGUN_AT else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -162,6 +162,13 @@ def test_a_row_is_made_once_and_says_how(tmp_path, capsys):
     told["numbers"]["R@10"] = 0.125
     kept.write_text(json.dumps(told))
     assert main(cfg)[0]["R@10"] == 0.125
+    # Where they were kept the file says who made them, not who wrote it.
+    told["trained"] |= {"commit": "c" * 40}
+    kept.write_text(json.dumps(told))
+    assert [one["commit"] for one in main(cfg)[0]["trained"]] == ["c" * 40]
+    del told["trained"]
+    kept.write_text(json.dumps(told))
+    assert "did not say" in main(cfg)[0]["trained"][0]["note"]
     with pytest.raises(RunError, match="another recommender: remove it"):
         main(dataclasses.replace(cfg, recommender=ItemKNNConfig(neighbours=5, width=4)))
     with pytest.raises(ValueError, match="ks must hold 5 and 10"):

@@ -1,11 +1,13 @@
 """The tables of README.md and docs/ say what the files of record say."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from bench import report
+from jaxrec.config import RunError
 from jaxrec.results import write_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +63,35 @@ def test_personalize(tmp_path):
         assert report.render(text, tmp_path) == text
 
 
+def test_no_table_is_made_of_rows_that_cannot_be_traced(tmp_path, monkeypatch, capsys):
+    row = {"race": "generate", "contender": "jaxrec", "base": "hf", "ratio": 2.0, "lo": 1.9}
+    row |= {"hi": 2.25, "n": 5, "unit": "tokens/s", "value": 1234.0}
+    path = write_results(tmp_path / "bench", "bench", [row], filename="generate.json")
+    record = json.loads(path.read_text())
+    origin = {"commit": "b" * 40 + "+changes", "at": "2026-01-02T03:04:05+00:00", "machine": "m"}
+    path.write_text(json.dumps(record | {"trained": [origin]}))
+    assert f"commit {'b' * 10} + changes, 2026-01-02" in report.table("bench", tmp_path)
+    for lacking, said in (
+        ({"trained": None}, "trained"),
+        ({"trained": [origin | {"at": None}]}, "trained.at"),
+        ({"trained": [origin | {"commit": None}]}, "trained.commit"),
+        ({"commit": None}, "commit"),
+        ({"hardware": {}}, "hardware"),
+        ({"wall_s": None}, "wall_s"),
+    ):
+        path.write_text(json.dumps(record | lacking))
+        with pytest.raises(RunError, match=f"generate.json has no {said}: no table"):
+            report.table("bench", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(MARKED.format("bench"))
+    monkeypatch.setattr(sys, "argv", ["report", str(page), "--results", str(tmp_path)])
+    assert report.main() == 1 and "can't be traced" in capsys.readouterr().err
+    assert page.read_text() == MARKED.format("bench")
+    # What is not known may be said instead.
+    path.write_text(json.dumps(record | {"trained": [origin | {"commit": None, "note": "lost"}]}))
+    assert "; lost, 2026-01-02; " in report.table("bench", tmp_path)
+
+
 def test_bench_says_what_was_missing(tmp_path):
     row = {"race": "generate", "contender": "jaxrec", "base": "hf", "ratio": 2.0, "lo": 1.9}
     row |= {"hi": 2.25, "n": 5, "unit": "tokens/s", "value": 1234.0, "bar": "1.6x"}
@@ -96,7 +127,7 @@ def test_recommend_has_a_table_for_each_data_set_and_way_of_asking(tmp_path):
         "| sasrec | 3 | 0.0500 ± 0.0010 | 0.0400 | 0.0800 | - | 0.25 | 1,234 | R@10 .0605 |" in full
     )
     assert "| popularity | 1 | 0.0500 | 0.0400 | 0.0800 | - | 0.25 | 1,234 | - |" in full
-    assert "Files, commits: beauty " in full and "; beauty_popularity " in full
+    assert "Files: beauty: commit " in full and "; beauty_popularity: commit " in full
     assert other.startswith("sampled-100 (99 uniform negatives), ") and "| 0.4700 |" in other
     assert "**films**: 5-fold" in text and "| svd | 1 | 0.9355 | 0.7400 |" in text
     assert "bar: RMSE .93; peer: Surprise." in text

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrec import train
-from jaxrec.results import commit, conclude, print_table, write_results
+from jaxrec import results, train
+from jaxrec.results import commit, conclude, kept_origin, print_table, write_results
 
 ROW = {"race": "r", "contender": "jaxrec", "base": "peer", "ratio": 2.0}
 ROW |= {"lo": 1.9, "hi": 2.1, "n": 5, "unit": "tokens/s", "value": 10.0}
@@ -34,6 +34,30 @@ def test_fields(tmp_path):
     assert {"python", "jax", "numpy"} <= set(read["versions"])
     assert read["hardware"]["cores"] >= 1 and read["hardware"]["memory_gb"] > 0
     assert read["commit"] == commit()
+
+
+def test_a_file_says_by_which_code_when_and_where_its_rows_were_made(tmp_path):
+    read = lambda *rows, **more: json.loads(
+        write_results(tmp_path, "bench", rows, **more).read_text()
+    )
+    (own,) = read(ROW)["trained"]
+    assert own["commit"] == commit() and own["at"].startswith("20") and "GB" in own["machine"]
+    old = {"commit": "a" * 40, "at": "2020-01-01T00:00:00+00:00", "machine": "another"}
+    assert [one["commit"] for one in read(ROW | {"trained": [old]})["trained"]] == ["a" * 40]
+    # A seed that was kept and one that was run are two origins; two that were kept by the same code are one.
+    both = read(ROW, ROW | {"trained": [old, old | {"at": "2021-01-01T00:00:00+00:00"}]})["trained"]
+    assert [one["at"][:4] for one in both] == [own["at"][:4], "2021"]
+    with pytest.raises(ValueError, match="bench: origin 0 lacks at"):
+        read(ROW | {"trained": [{"commit": "a", "machine": "m"}]})
+    kept = tmp_path / "numbers.json"
+    kept.write_text("{}")
+    assert kept_origin(kept)["commit"] is None and "did not say" in kept_origin(kept)["note"]
+
+
+@pytest.mark.skipif(commit() is None, reason="no git checkout")
+def test_a_tree_that_is_not_what_runs_is_said(monkeypatch):
+    monkeypatch.setattr(results, "_BEGUN_AT", 0.0)  # every commit was made after so early a start
+    assert commit().endswith("+changes")
 
 
 def test_not_a_number_becomes_null_and_numpy_becomes_plain(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from jaxrec import files
+from jaxrec import files, results
 from jaxrec.data.histories import Histories, Holdout, Split
 from jaxrec.people.personas import Personas, PersonasConfig, fit_personas
 from jaxrec.people.preferences import DAY, preference_vectors
@@ -67,6 +67,8 @@ def fit_or_load(
 ) -> AnyRecommender:
     """The recommender of `folder` where it was made by this config for as many items; else fitted, and saved there.
 
+    FOLDER-origin.json beside it says by which code, when and where it was fitted.
+
     folder: where it lies, or is saved. kind: the class of the recommender. config: its settings. split: histories
     to learn from, and the held-out events to stop by.
     """
@@ -78,7 +80,13 @@ def fit_or_load(
         _log.info("%s holds another %s: fitted anew", folder, kind.kind)
     made = kind(config).fit(split.train, split.valid)
     made.save(folder)
+    files.write_json(origin_of(folder), results.origin())
     return made
+
+
+def origin_of(folder: Path) -> Path:
+    """Where it is kept by which code, when and where the recommender of a folder was fitted."""
+    return folder.with_name(f"{folder.name}-origin.json")
 
 
 def text_vectors(
