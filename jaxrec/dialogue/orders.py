@@ -54,7 +54,7 @@ _ENGLISH = [
     r"\b(?:if|when)\s+you\s+are\s+an?\s+(?:ai|assistant|chatbot|llm|(?:large\s+)?language\s+model)\b",
     r"\b(?:respond|reply|answer)\s+(?:only|exactly|solely|always)?\s*(?:with|by\s+saying)\s+(?:the\s+(?:word|text|phrase)|exactly|only)\b",
     r"\b(?:end|start|begin)(?:ning)?\s+of\s+(?:the\s+)?(?:system\s+)?(?:prompt|context|documents?|passages?|system\s+message|instructions?)\b",
-    r"\b(?:say|write|append|insert|include)\s+(?:exactly|only|verbatim)\b",
+    r"\b(?:say|append|insert)\s+(?:exactly|verbatim)\b",
     r"\bunauthori[sz]ed\s+mode\b|\bjailbreak(?:ed|ing)?\b|\bprompt\s+injection\b|\bdo\s+anything\s+now\b",
 ]
 _RUSSIAN = [
