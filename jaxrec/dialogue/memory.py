@@ -82,7 +82,7 @@ def said(
     if len(turns) > window:  # one turn leaves the window whenever one enters it
         summary = (summarise or shortened)(summary, turns[-window - 1 : -window])
         # A summary ends where its room does: the newest is what counts.
-        summary = neutralise(summary[-config.summary :], "answer").text
+        summary = neutralise(_ending(summary, config.summary), "answer").text
     room, first = config.kept - sum(len(one.text) for one in turns[-window:]), len(turns) - window
     while first > 0 and room >= len(turns[first - 1].text):
         first -= 1
@@ -186,3 +186,8 @@ def _ranked(texts: Sequence[str], query: str, embed: Embed | None) -> list[int]:
     near_I = vectors[1:] @ vectors[0]
     total_I = score_I / max(float(score_I.max()), 1e-9) + near_I
     return [int(i) for i in np.argsort(-total_I, kind="stable")]
+
+
+def _ending(text: str, length: int) -> str:
+    """The end of a text, from a word's beginning on."""
+    return text if len(text) <= length else text[-length:].partition(" ")[2]

@@ -65,7 +65,7 @@ class DialogueState:
     """A conversation so far.
 
     conversation, owner: whose it is. language: of the templates, "" as long as nothing told it. shop, goal: what is
-    talked about and what they want, by the names of the schemas; "" unknown. slots: values by name. wishes: of the list.
+    talked about and what they want, by the names of the schemas; "" unknown. slots: values by name. wishes: of lists.
     asked: the slot (or "shop", "goal") that the last question was about, with what could be chosen in `options`.
     query: what is sought, in their words. shown: the last list, best first. turns: word for word, oldest first.
     summary: of the turns that left the window. count: turns ever spoken. dropped: of these, how many are in the summary
