@@ -49,7 +49,7 @@ class Goal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Service:
+class Schema:
     """What one business can be asked for."""
 
     name: str
@@ -93,7 +93,7 @@ class SchemaDialogue:
     turns: tuple[SchemaTurn, ...]
 
 
-def read_services(path: str | Path) -> dict[str, Service]:
+def read_schemas(path: str | Path) -> dict[str, Schema]:
     """The services of an SGD schema file (.json or .json.gz), by name. Raises SchemaError."""
     told = _parsed(_read(path), path)
     try:
@@ -136,7 +136,7 @@ def _parsed(text: str, where: str | Path) -> Any:
         raise SchemaError(f"{where}: no JSON: {error}") from None
 
 
-def _service(told: Mapping[str, Any]) -> Service:
+def _service(told: Mapping[str, Any]) -> Schema:
     slots = [
         Slot(
             one["name"],
@@ -155,7 +155,7 @@ def _service(told: Mapping[str, Any]) -> Service:
         )
         for one in told["intents"]
     ]
-    return Service(told["service_name"], told["description"], tuple(slots), tuple(goals))
+    return Schema(told["service_name"], told["description"], tuple(slots), tuple(goals))
 
 
 def _dialogue(told: Mapping[str, Any]) -> SchemaDialogue:
