@@ -124,6 +124,11 @@ class Assistant:
         """Keys of those who were onboarded."""
         return tuple(self._onboarded)
 
+    @property
+    def room(self) -> int:
+        """Tokens of a conversation that are read at most; of a longer one the oldest are not."""
+        return self._room
+
     def add(self, profile: Profile, where: str | Path = "") -> None:
         """Takes up the tenants of a profile. Raises RunError for one of a model with another width of p."""
         p_UE = profile.inferred_UE if profile.p_UE is None else profile.p_UE
