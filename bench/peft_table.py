@@ -14,7 +14,8 @@ def peft(records: Sequence[tuple[str, Record]]) -> str:
             continue
         measure = record["task"]["measure"]
         head = ["method", measure, "nats a token", "trained", "of the model", "rate"]
-        head += ["on disk", "peak memory", "a step"]
+        ended = any(row.get("steps") for row in record["rows"])
+        head += ["best step, of"] * ended + ["on disk", "peak memory", "a step"]
         decoded = any(row.get("decode_live") for row in record["rows"])
         head += ["decoding, adapter live", "merged"] if decoded else []
         lines = []
@@ -22,18 +23,28 @@ def peft(records: Sequence[tuple[str, Record]]) -> str:
             spread = lambda key, row=row: (
                 number(row[key])
                 + (f" ± {row[f'{key}_sd']:.4f}" if row.get(f"{key}_sd") is not None else "")
+                + (
+                    f" ({row[f'{key}_lo']:.3f} - {row[f'{key}_hi']:.3f})"
+                    if row.get(f"{key}_hi") is not None
+                    else ""
+                )
             )
             cell = lambda key, form, unit=1.0, row=row: (
                 "-" if row.get(key) is None else form.format(row[key] / unit)
             )
             lines.append([row["method"], spread(measure), spread("nll"), f"{row['parameters']:,}"])
             lines[-1] += [cell("percent", "{:.2f} %"), cell("rate", "{:g}")]
+            steps = f"{row['step']}, {row['steps']}" if row.get("steps") else "-"
+            lines[-1] += [steps] * ended
             lines[-1] += [cell("bytes", "{:,.0f} KB", 1e3), cell("peak_mb", "{:,.0f} MB")]
             lines[-1] += [cell("step_ms", "{:.0f} ms")]
             lines[-1] += [cell(f"decode_{k}", "{:.2f}x") for k in ("live", "merged")] * decoded
         facts = record["task"]
         rows = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
-        parts += [f"**{name}** ({rows}, {facts['templates']:,} templates)", markdown(head, lines)]
+        base = record.get("backbone") or {}
+        size = f" on {base['parameters'] / 1e6:,.1f} million parameters" if base else ""
+        parts += [f"**{name}**{size} ({rows}, {facts['templates']:,} templates)"]
+        parts.append(markdown(head, lines))
         parts.append(provenance(record))
     return "\n\n".join(parts)
 

@@ -251,21 +251,26 @@ def explain(records: Sequence[tuple[str, Record]]) -> str:
 
 
 def prefer(records: Sequence[tuple[str, Record]]) -> str:
-    """A table for each set of pairs: a row a loss; what its own reward says, and which answer is the likelier one."""
-    measures = ("accuracy", "likelier", "likelier_per_token")
-    names = ("by its reward", "likelier", "likelier per token")
+    """A table for each set of pairs: a row a loss; what its own reward says, and which answer is the likelier one.
+
+    Of a language model also how many more pairs that is than the untuned likelihood has right, on the same pairs.
+    """
+    measures = ("accuracy", "likelier", "likelier_per_token", "gain")
+    names = ("by its reward", "likelier", "likelier per token", "reward less untuned")
     parts = []
     for name, record in records:
+        told = [n for n, key in enumerate(measures) if n < 3 or _any(record["rows"], key)]
         lines = [
             [row["row"]]
-            + [_interval({measure: None} | row, measure) for measure in measures]
+            + [_interval({measures[n]: None} | row, measures[n]) for n in told]
             + [_number(row.get("margin")), str(row["n"])]
             for row in record["rows"]
         ]
         said = (
             f"**{name}**: held-out pairs in which the chosen answer is ahead ({record['protocol']})"
         )
-        parts += [said, _markdown(["row", *names, "margin", "pairs"], lines), _provenance(record)]
+        head = ["row", *(names[n] for n in told), "margin", "pairs"]
+        parts += [said, _markdown(head, lines), _provenance(record)]
     return "\n\n".join(parts)
 
 

@@ -31,9 +31,10 @@ from jaxrec.config import RunError
 from jaxrec.eval.peft_counted import claims, counted
 from jaxrec.eval.peft_plot import plot
 from jaxrec.eval.peft_tasks import Task, task
-from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, load_base, writer_of
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
 from jaxrec.files import write_json
 from jaxrec.metrics import Interval
+from jaxrec.models.language.top_layers import load_top
 from jaxrec.models.language.tuned_folder import Tuned, save_model, save_tuned
 
 METHODS = (
@@ -84,7 +85,7 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     devices = mesh.make(devices=jax.devices()[:1])
-    base = load_base(cfg.model, cfg.sizes)
+    base = load_top(cfg.model, cfg.sizes.top)
     writer = writer_of(base)
     results.write_results(
         cfg.results, "peft_counted", counted(), claims=claims(), config={"shape": "Llama-2-7B"},

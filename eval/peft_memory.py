@@ -34,13 +34,14 @@ def main() -> int:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     from jaxrec import config, mesh
     from jaxrec.eval.peft_tasks import task
-    from jaxrec.eval.peft_training import Method, Sizes, load_base
+    from jaxrec.eval.peft_training import Method, Sizes
+    from jaxrec.models.language.top_layers import load_top
 
     devices = mesh.make(devices=jax.devices()[:1])
     asked = task(flags.task)
     idle = peak_mb()
     sizes = config.from_dict(Sizes, flags.sizes)
-    method = Method(flags.method, load_base(flags.model, sizes), asked, sizes, devices)
+    method = Method(flags.method, load_top(flags.model, sizes.top), asked, sizes, devices)
     method.train(1e-4, 0, steps=4)
     print(json.dumps({"peak_mb": peak_mb(), "idle_mb": idle}))
     return 0

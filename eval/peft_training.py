@@ -17,25 +17,20 @@ import optax
 
 from jaxrec import delta as deltas
 from jaxrec import mesh, objectives, quant
-from jaxrec.config import RunError
 from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.data.instructions import Instruction, encode_instructions
 from jaxrec.data.source import ArraySource
 from jaxrec.delta import DeltaConfig
 from jaxrec.eval.peft_rows import by_length, packed_rows, padded_rows, spread, told
 from jaxrec.eval.peft_tasks import Task, template
-from jaxrec.hub.config import read_config
-from jaxrec.hub.weights import find
 from jaxrec.losses.tokens import following
 from jaxrec.metrics import Interval, ratio
-from jaxrec.models.language.model_folder import part_of_run
-from jaxrec.models.language.tuned_folder import Tuned, load_tuned
+from jaxrec.models.language.top_layers import on_top, top_rule
+from jaxrec.models.language.tuned_folder import Tuned
 from jaxrec.models.language.tuned_lm import TunedLM
 from jaxrec.models.language.writing import GREEDY, Writer, decoder_writer, openings_of
 from jaxrec.models.personal.frozen_states import lower_states
-from jaxrec.models.personal.inside import cuts_between, layers_below, spec_inside
-from jaxrec.nn.decoder import Decoder, DecoderConfig
-from jaxrec.nn.stack import stack_sizes
+from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
 from jaxrec.text_metrics import rouge_l
 from jaxrec.training import optimizer, partition
@@ -74,23 +69,6 @@ def spec_of(method: str) -> DeltaConfig:
     return DeltaConfig() if method == UNTUNED else deltas.method(method.removesuffix("_nf4"))
 
 
-def load_base(model: str, sizes: Sizes) -> Tuned:
-    """The model that is tuned, cut where its changed layers begin. Raises RunError for more layers than it has."""
-    if not sizes.top:
-        return load_tuned(model)
-    cfg, _ = read_config(find(part_of_run(model, ("model",))))
-    if not isinstance(cfg, DecoderConfig) or not 0 < sizes.top < cfg.layers:
-        layers = getattr(cfg, "layers", 0)
-        raise RunError(
-            f"sizes.top={sizes.top}: {model} has {layers} layers, and 0 means all of them"
-        )
-    return load_tuned(model, cuts=cuts_between(_depths(sizes.top, cfg), cfg))
-
-
-def _depths(top: int, cfg: DecoderConfig) -> tuple[int, ...]:
-    return tuple(range(cfg.layers - top, cfg.layers))
-
-
 @dataclasses.dataclass
 class Outcome:
     """A trained tree, and what it took: seconds of each step, the first (a compilation, perhaps) left out.
@@ -124,12 +102,7 @@ class Method:
         writer: Writer | None = None,
     ):
         self.name, self.task, self.sizes, self.devices = name, task, sizes, devices
-        self.spec, self.below = spec_of(name), 0
-        if sizes.top:
-            depths = _depths(sizes.top, base.cfg)
-            self.below = layers_below(self.spec, depths, base.cfg)
-            if not self.spec.empty:
-                self.spec = spec_inside(self.spec, depths, base.cfg)
+        self.spec, self.below = on_top(spec_of(name), sizes.top, base.cfg)
         tree = dict(base.tree)
         if name == QUANTISED:
             tree["backbone"] = quant.quantise_params(tree["backbone"], "nf4")
@@ -188,8 +161,7 @@ class Method:
 
     def _parts(self, seed: int) -> tuple[Any, Any]:
         if self.whole and self.below:
-            top = list(stack_sizes(self.base.cfg.layers, self.base.cfg.cuts))[1:]
-            return partition.split(self.base.tree, f"backbone/({'|'.join(top)})/.*")
+            return partition.split(self.base.tree, top_rule(self.sizes.top, self.base.cfg))
         if self.whole:
             return {"backbone": self.base.tree["backbone"]}, {}
         return {"delta": self._init(jax.random.key(seed))}, {"backbone": self.base.tree["backbone"]}
