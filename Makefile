@@ -8,7 +8,7 @@ VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 RECBOLE_VENV ?= .venv-recbole
 S3_VENV ?= .venv-s3
-EXTRAS ?= dev,parity,cluster,talk
+EXTRAS ?= dev,parity,cluster,talk,privacy
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

@@ -21,6 +21,7 @@ from bench.fit_table import fit
 from bench.growth_table import growth
 from bench.peft_table import peft
 from bench.people_table import personalize
+from bench.privacy_table import privacy
 from bench.table_cells import Record, read_record
 from bench.table_cells import interval as _interval
 from bench.table_cells import machine as _machine
@@ -32,7 +33,10 @@ from jaxrec.config import RunError
 
 PAGES = [
     Path("README.md"),
-    *(Path("docs") / f"{name}.md" for name in ("results", "search", "alignment", "speed", "tpu")),
+    *(
+        Path("docs") / f"{name}.md"
+        for name in ("results", "search", "alignment", "speed", "tpu", "privacy")
+    ),
 ]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -397,6 +401,7 @@ TABLES = {
     "explain": explain,
     "growth": growth,
     "fit": fit,
+    "privacy": privacy,
 }
 
 

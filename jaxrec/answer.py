@@ -13,6 +13,9 @@ Many questions of many tenants go into a file, whole or not there: a run that wa
 
     python -m jaxrec.answer --model runs/personalize --questions all.jsonl --out answers.jsonl --cluster auto
 
+With --private the model never sees names, numbers and addresses of a question, but placeholders, which are turned back
+in its answer: pip install 'jaxrec[privacy]', python -m jaxrec.hub.fetch names-en, and names-ru.
+
 CLUSTER is a Ray cluster (auto, HOST:PORT, ray://HOST:PORT) or workers of this machine (local:2), each of which loads
 the model; the answers are the same. All machines see MODEL and PROFILE under the same paths.
 """
@@ -46,6 +49,9 @@ class AnswerConfig:
     seed: int = 0
     rows: int = 8  # questions that are answered at a time
     quantise: str = ""  # the backbone's kernels: nf4 or int8
+    private: bool = (
+        False  # the model reads placeholders for names, numbers and addresses of a question
+    )
     out: str = ""  # a file for the answers, as --json; unfinished ones wait in OUT.parts
     cluster: str = (
         ""  # the workers that answer: auto, HOST:PORT, ray://HOST:PORT, local:N; "": this process
@@ -109,6 +115,11 @@ def _load(cfg: AnswerConfig) -> tuple[Any, str]:
     assistant = Assistant.load(
         cfg.model, profile=cfg.profile, quantise=cfg.quantise, rows=cfg.rows, limit=cfg.limit
     )
+    if cfg.private:
+        from jaxrec.assistant.masked import MaskedAssistant
+        from jaxrec.privacy.filter import PrivacyFilter
+
+        assistant = MaskedAssistant(assistant, PrivacyFilter())
     tenant = cfg.tenant or _only_one(assistant)
     assistant.voice(tenant)
     return assistant, tenant

@@ -18,7 +18,7 @@ FLOORS = [
     "structs sites delta quant tables mesh elastic peers processes checkpoint run_record log usage metrics words "
     "text_metrics detection calibration ranking results program replication losses data world",
     "nn training retrieval people",
-    "models hub dialogue rewards twin",
+    "models hub dialogue rewards twin privacy",
     "objectives recommenders serve assistant",
     "demo chat recommend answer judge support verbs command launch tokenise __main__",
 ]
@@ -37,6 +37,7 @@ FORBIDDEN = {  # beyond the floors: room -> rooms it must not know
     "dialogue": {"nn", "models", "hub"},
     "rewards": {"nn", "models", "hub"},
     "twin": {"nn", "models", "hub"},
+    "privacy": {"nn", "models"},
     "train": {"eval", "bench"},
     "eval": {"train", "bench"},
     "bench": {"eval", "train"},

