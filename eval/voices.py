@@ -107,7 +107,12 @@ def main(cfg: VoicesConfig) -> dict:
         mine = jnp.asarray(scored.tenant_N)
         who_N = take(who, mine) if isinstance(who, Delta) else who[scored.tenant_N]
         states = question_states(
-            model.lm, model.params, scored, cfg.features, f"held-out dialogues, page: {which}"
+            model.lm,
+            model.params,
+            scored,
+            cfg.features,
+            f"held-out dialogues, page: {which}",
+            [t.key for t in tenants],
         )
         logprob_N = answering.logprob(model.params, who_N, scored.question, scored.answer, states)
         nll_N = -logprob_N / scored.answer["loss_BL"][:, 1:].sum(1)

@@ -28,6 +28,7 @@ PROGRAMS = (
     "answer",
     "recommend",
     "judge",
+    "forget",
     "serve",
     "twin",
 )  # modules of jaxrec that run

@@ -20,7 +20,7 @@ FLOORS = [
     "nn training retrieval people",
     "models hub dialogue rewards twin privacy",
     "objectives recommenders serve assistant",
-    "demo chat recommend answer judge support verbs command launch tokenise __main__",
+    "demo chat recommend answer judge support forget verbs command launch tokenise __main__",
 ]
 FLOOR_OF = {room: floor for floor, names in enumerate(FLOORS) for room in names.split()}
 FLOOR_OF |= {

@@ -170,7 +170,7 @@ def test_check_digits_of_documents():
 
 def test_the_room_brings_nothing_heavy():
     said = (
-        "import sys, jaxrec.privacy.filter, jaxrec.privacy.masking;"
+        "import sys, jaxrec.privacy.filter, jaxrec.privacy.masking, jaxrec.privacy.forget;"
         "print(*{'jax', 'spacy', 'presidio_analyzer', 'numpy', 'slovnet'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)

@@ -127,10 +127,11 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
     )
     pieces = evidence(cfg, chat, tenants)
-    known = read_pieces(lm, frozen, pieces, features=cfg.features)
+    named = [t.key for t in tenants]
+    known = read_pieces(lm, frozen, pieces, features=cfg.features, whose=named)
     own = [t.onboarding[: cfg.dialogues or None] for t in tenants]
     rows = turns.turn_rows(chat, own, cfg.question, cfg.answer)
-    states = question_states(lm, frozen, rows, cfg.features, "questions and answers")
+    states = question_states(lm, frozen, rows, cfg.features, "questions and answers", named)
     source = turn_source(
         rows, pieces, known, cfg.rows, pieces_a_row=cfg.pieces, seed=cfg.loop.seed,
         share=mesh.process_rows(devices, cfg.rows), states=states,
@@ -278,10 +279,16 @@ def evaluation(
     if unseen:
         unseen_rows = rows_of(unseen)
         pieces = evidence(cfg, chat, unseen)
-        unseen_known = read_pieces(lm, frozen, pieces, features=cfg.features)
-    keep = lambda rows, what: question_states(lm, frozen, rows, cfg.features, f"{what}, held out")
-    seen_states = keep(seen_rows, "training tenants") if len(seen) else None
-    unseen_states = keep(unseen_rows, "unseen tenants") if unseen else None
+        unseen_known = read_pieces(
+            lm, frozen, pieces, features=cfg.features, whose=[t.key for t in unseen]
+        )
+    keep = lambda rows, what, of: question_states(
+        lm, frozen, rows, cfg.features, f"{what}, held out", [t.key for t in of]
+    )
+    seen_states = (
+        keep(seen_rows, "training tenants", [tenants[u] for u in seen]) if len(seen) else None
+    )
+    unseen_states = keep(unseen_rows, "unseen tenants", unseen) if unseen else None
     nll = lambda tree, p_UE, rows, states: answering.nll(
         tree, p_UE[rows.tenant_N], rows.question, rows.answer, states
     )

@@ -173,7 +173,9 @@ def infer(model: Personal, tenants: Sequence[Tenant], cfg: OnboardConfig) -> np.
     pieces = turns.evidence_pieces(
         model.chat, tenants, cfg.piece, examples=cfg.examples, guide=cfg.guide, judged=cfg.judged
     )
-    known = read_pieces(model.lm, model.params, pieces, features=cfg.features)
+    known = read_pieces(
+        model.lm, model.params, pieces, features=cfg.features, whose=[t.key for t in tenants]
+    )
     return infer_p(model.encoder, model.params["encoder"], known, cfg.examples)
 
 
@@ -271,7 +273,14 @@ def example_rows(cfg: OnboardConfig, model: Personal, tenants: Sequence[Tenant])
     """The tenants' examples as rows, with the frozen backbone's states where they are kept."""
     own = [tenant.onboarding[: cfg.examples] for tenant in tenants]
     rows = turns.turn_rows(model.chat, own, cfg.question, cfg.answer)
-    states = question_states(model.lm, model.params, rows, cfg.features, "the tenants' examples")
+    states = question_states(
+        model.lm,
+        model.params,
+        rows,
+        cfg.features,
+        "the tenants' examples",
+        [t.key for t in tenants],
+    )
     question, answer = Tokens(**rows.question), Tokens(**rows.answer)
     return Turns(question, answer, np.asarray(rows.tenant_N), states_BLD=states)
 

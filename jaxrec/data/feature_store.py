@@ -1,6 +1,7 @@
 """Floor 1: features that a frozen model gives of rows, computed once and kept on disk. tensorstore (zarr3), any place.
 
     FOLDER/KEY/facts.json     what the rows depend on, as it was given
+    FOLDER/KEY/people.json    whose rows they are, where that was said: whoever is forgotten is found by it
     FOLDER/KEY/features/      array [N, ...]: a shard (one file) of some rows, each row a chunk with its own checksum
 
 A shard is written beside its place and renamed, so it is whole or not there: a run that is killed in mid-shard computes
@@ -11,7 +12,7 @@ so features of other weights or texts are never read in their place: they are co
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from jaxrec import files
 from jaxrec.config import RunError
 
-_FACTS, _ROWS = "facts.json", "features"
+_FACTS, _ROWS, _PEOPLE = "facts.json", "features", "people.json"
 _NAMED = 200  # characters of a library's message that are shown
 
 
@@ -173,7 +174,10 @@ class FeatureStore:
 
 
 def open_features(
-    cfg: FeatureConfig, facts: Mapping[str, Any], shape: tuple[int, ...]
+    cfg: FeatureConfig,
+    facts: Mapping[str, Any],
+    shape: tuple[int, ...],
+    whose: Sequence[str] = (),
 ) -> FeatureStore:
     """The features of these facts in `cfg.folder`, as far as they are there.
 
@@ -181,6 +185,7 @@ def open_features(
       cfg: where they lie.
       facts: all that the numbers depend on, as JSON; their hash is the name of the folder.
       shape: N and that of a row.
+      whose: tenants whose rows they are.
 
     Raises FeatureError for a folder that cannot be written and for sizes that cannot be.
     """
@@ -196,6 +201,8 @@ def open_features(
     folder = Path(cfg.folder).expanduser().absolute() / key
     try:
         files.write_json(folder / _FACTS, whole)
+        if whose:
+            files.write_json(folder / _PEOPLE, {"tenants": sorted(set(whose))}, ensure_ascii=False)
     except OSError as error:
         raise FeatureError(f"cannot keep features in {cfg.folder}: {error.strerror}") from error
     return FeatureStore(folder, shape, cfg)

@@ -6,7 +6,7 @@ What the states depend on is the store's key: the weights, the token ids (so the
 layers. Padding is not computed: rows of like length share a batch as wide as its longest text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ def keep_states(
     *,
     layers: str,
     what: str,
+    whose: Sequence[str] = (),
 ) -> FeatureStore:
     """The states of all rows, `cfg.rows` of them computed at a time where they are not on the disk yet.
 
@@ -43,6 +44,7 @@ def keep_states(
       cfg: where states are kept.
       layers: which states these are, for the key.
       what: the texts are, for the line that is printed.
+      whose: tenants whose texts they are.
 
     Raises FeatureError as the store does, and where several processes would write one array.
     """
@@ -58,47 +60,65 @@ def keep_states(
         "tokens": files.content_hash(np.asarray(ids_NL, np.int32), mask_NL, digits=16),
         "layers": layers,
     }
-    store = open_features(cfg, facts, (len(ids_NL), *row))
+    store = open_features(cfg, facts, (len(ids_NL), *row), whose)
     compute = lambda rows: _compact(forward, params, ids_NL[rows], mask_NL[rows], row[-1], cfg.rows)
     store.fill(compute, what)
     return store
 
 
 def question_states(
-    lm: PersonalLM, params: PyTree, rows: TurnRows, cfg: FeatureConfig, what: str
+    lm: PersonalLM,
+    params: PyTree,
+    rows: TurnRows,
+    cfg: FeatureConfig,
+    what: str,
+    whose: Sequence[str] = (),
 ) -> FeatureStore | None:
     """`PersonalLM.frozen_states` of questions and answers, for `Turns.states_BLD`; None where nothing is kept.
 
     lm, params: the model. rows: of `turns.turn_rows`. cfg: where states are kept. what: the rows are, for a line.
+    whose: the tenants.
     """
     if not cfg.folder:
         return None
     question, answer = Tokens(**rows.question), Tokens(**rows.answer)
     if not lm.inside:
-        return piece_states(lm, params, question, cfg, what)
+        return piece_states(lm, params, question, cfg, what, whose)
     below = lm.below  # asked first: it knows why a model has none
     whole = jax.tree.map(np.asarray, joined(question, answer))
-    return lower_states(lm.backbone, params["backbone"], whole, below, cfg, what)
+    return lower_states(lm.backbone, params["backbone"], whole, below, cfg, what, whose)
 
 
 def lower_states(
-    backbone: Decoder, params: PyTree, tokens: Tokens, below: int, cfg: FeatureConfig, what: str
+    backbone: Decoder,
+    params: PyTree,
+    tokens: Tokens,
+    below: int,
+    cfg: FeatureConfig,
+    what: str,
+    whose: Sequence[str] = (),
 ) -> FeatureStore:
     """The residual stream behind the lowest `below` layers [N, L, D], for `Tokens.states_BLD`.
 
     backbone, params: the decoder, cut at `below`, and its weights. tokens: texts, one a row. below: layers that nothing
-    changes. cfg: where states are kept. what: the texts are, for a line.
+    changes. cfg: where states are kept. what: the texts are, for a line. whose: the tenants.
     """
     run = lambda params, tokens: half_read(backbone, params, tokens, below)
-    return keep_states(run, params, tokens, cfg, layers=f"the state below layer {below}", what=what)
+    layers = f"the state below layer {below}"
+    return keep_states(run, params, tokens, cfg, layers=layers, what=what, whose=whose)
 
 
 def piece_states(
-    lm: PersonalLM, params: PyTree, tokens: Tokens, cfg: FeatureConfig, what: str
+    lm: PersonalLM,
+    params: PyTree,
+    tokens: Tokens,
+    cfg: FeatureConfig,
+    what: str,
+    whose: Sequence[str] = (),
 ) -> FeatureStore:
     """The hidden states that Z is made of, side by side [N, L, top_k * D].
 
-    lm, params: the model. tokens: texts. cfg: where states are kept. what: the texts are, for a line.
+    lm, params: the model. tokens: texts. cfg: where states are kept. what: the texts are, for a line. whose: tenants.
     """
     weights = {name: params[name] for name in ("backbone", "lfe_delta") if name in params}
     top_k = lm.cfg.lfe.top_k
@@ -106,7 +126,7 @@ def piece_states(
         lm.backbone, top_k, weights["backbone"], tokens, weights.get("lfe_delta")
     )
     layers = f"the {top_k} highest hidden states"
-    return keep_states(run, weights, tokens, cfg, layers=layers, what=what)
+    return keep_states(run, weights, tokens, cfg, layers=layers, what=what, whose=whose)
 
 
 def top_row(backbone: Any, top_k: int, params: PyTree, tokens: Tokens, delta: Any = None) -> Array:

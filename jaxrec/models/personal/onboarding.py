@@ -7,6 +7,7 @@ it. Stored in half precision; the LFE is frozen, so this is computed once for al
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ def read_pieces(
     pieces: Pieces,
     rows: int = 128,
     features: FeatureConfig | None = None,
+    whose: Sequence[str] = (),
 ) -> KnownZ:
     """Runs backbone and LFE over every piece.
 
@@ -47,11 +49,14 @@ def read_pieces(
       pieces: what is known of tenants, as token rows.
       rows: at a time.
       features: where the backbone's states are kept, so that only the LFE runs where they are there.
+      whose: the tenants, as kept features name them.
     """
     ids, mask = pieces.rows["ids_BL"], pieces.rows["mask_BL"]
     count = len(ids)
     if features is not None and features.folder:
-        states = piece_states(lm, params, Tokens(ids, mask), features, "what is known of tenants")
+        states = piece_states(
+            lm, params, Tokens(ids, mask), features, "what is known of tenants", whose
+        )
         own = jax.jit(lambda lfe, x, mask: from_states(lm.lfe, lfe, x, mask).z_seq_BLD)
         run = lambda at, mask: own(params["lfe"], _filled(states[at], rows), mask)
     else:
