@@ -10,7 +10,9 @@ import pytest
 import tiny_models
 
 from jaxrec.data.chat import PlainChat
+from jaxrec.data.tenant import Tenant
 from jaxrec.dialogue.hostile import neutralise
+from jaxrec.dialogue.pages import system_text
 from jaxrec.dialogue.prompts import (
     ORDER,
     ROLES,
@@ -43,7 +45,8 @@ PASSAGES = [f"Page {i} > Hours: the {i} shop opens at {i}." for i in range(4)]
 CONTEXT = {"account_type": "premium", "join_date": "2023-01-15"}
 # Of a wording that has a name: another one gets another name.
 WORDINGS = {
-    "tenant/1": "49e315", "context/1": "07725b", "passages/1": "e4e32b", "examples/1": "73d1a8",
+    "page/1": "97be8e", "memory/1": "b78fbe", "tenant/1": "49e315", "context/1": "07725b",
+    "passages/1": "e4e32b", "examples/1": "73d1a8",
     "steps/1": "9e04f6", "parts/1": "ee33bd", "decompose/1": "acb5c9", "solved/1": "f42f81",
 }  # fmt: skip
 
@@ -67,7 +70,8 @@ def prompting(chats):
 
 def asked(prompting, strategy, question="How do I change my order?", **more):
     with_context = {"context": CONTEXT} if strategy in ("role_context", "combined") else {}
-    given = {"passages": PASSAGES, "history": HISTORY, **with_context, **more}
+    given = {"passages": PASSAGES, "history": HISTORY, "memory": ["user said: I am Ann."]}
+    given |= {**with_context, **more}
     return prompting.prompt(question, strategy, **given)
 
 
@@ -91,6 +95,7 @@ def test_every_strategy_says_what_it_is_for(prompting, strategy):
     prompting = dataclasses.replace(prompting, role=find_role("technical_support"))
     made = asked(prompting, strategy)
     system, whole = made.messages[0][1], "\n".join(said for _, said in made.messages)
+    assert "- user said: I am Ann." in system
     assert [role for role, _ in made.messages[-7:]] == ["user", "assistant"] * 3 + ["user"]
     assert made.messages[-1] == ("user", "How do I change my order?")
     assert tuple(prompting.chat.opening(made.messages)) == made.ids and made.tokens == len(made.ids)
@@ -102,6 +107,15 @@ def test_every_strategy_says_what_it_is_for(prompting, strategy):
     assert ("support technician" in system) == (strategy in ("role_context", "combined"))
     assert ("- account_type: premium" in system) == (strategy in ("role_context", "combined"))
     assert "Corner Bakery" in system and not made.dropped and made.notes() == []
+
+
+def test_personal_models_are_asked_in_the_words_of_their_training(prompting):
+    tenant = Tenant("mill", "Corner Bakery")
+    made = prompting.prompt("When?", "page", passages=["Open at 8.", "Closed."], memory=["x"])
+    assert made.messages[0] == ("system", system_text(tenant, ["Open at 8.", "Closed."]))
+    assert prompting.prompt("When?", "page").messages[0] == ("system", system_text(tenant))
+    bare = prompting.prompt("When?", "bare", passages=["Open at 8."])
+    assert bare.messages == (("user", "When?"),) and bare.passages == 0
 
 
 def test_what_asks_several_things_is_thought_about_part_by_part(prompting):
@@ -196,7 +210,9 @@ def test_what_goes_first_and_what_never(prompting):
         parts = [one.part for one in made.dropped]
         sizes.append(len(parts))
         orders.append(parts)
-    everything = ["examples"] * 3 + ["history"] * 3 + ["passages"] * 4 + ["context"] * 2
+    everything = (
+        ["examples"] * 3 + ["history"] * 3 + ["passages"] * 4 + ["memory"] + ["context"] * 2
+    )
     assert sizes == sorted(sizes) and all(everything[: len(parts)] == parts for parts in orders)
     assert orders[-1] == everything and tokens < whole.tokens / 2  # it ended by the error
     assert (

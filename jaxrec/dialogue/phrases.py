@@ -25,6 +25,9 @@ _PHRASES: Mapping[str, Mapping[str, str]] = {
         "none left": "Nothing is left that fits: {limits}. Shall I drop one of these wishes?",
         "list": "How about these?",
         "not said": "I would rather not answer that without looking it up.",
+        "escalate": "I would rather have a colleague answer this. I have passed your question on.",
+        "nothing found": "I find nothing about that in what {business} has written down. Shall I ask a colleague?",
+        "quoted": "I am not sure of an answer of my own. This is what {business} has written down: {text}",
     },
     "ru": {
         "greet": "Здравствуйте! Скажите, что вы ищете, или спросите о заказе.",
@@ -45,6 +48,9 @@ _PHRASES: Mapping[str, Mapping[str, str]] = {
         "none left": "Ничего подходящего не осталось: {limits}. Убрать одно из условий?",
         "list": "Как вам эти?",
         "not said": "Лучше я не буду отвечать на это наугад.",
+        "escalate": "Пусть лучше ответит мой коллега. Я передал ему ваш вопрос.",
+        "nothing found": "В материалах {business} об этом ничего нет. Спросить коллегу?",
+        "quoted": "В своём ответе я не уверен. Вот что написано у {business}: {text}",
     },
 }
 

@@ -4,6 +4,7 @@
     first       examples, the least similar first
     then        history, the oldest exchange first
     then        passages, the one that was found last first
+    then        what is remembered of earlier turns, the last line first
     last        what is known of the customer, the field that was given last first
 
 The order is a setting. What is counted in the end is the whole prompt as the model will read it: the parts' own counts
@@ -17,8 +18,8 @@ from typing import Generic, Literal, TypeVar
 from jaxrec.data.message import Message
 from jaxrec.dialogue.prompts.generation import PromptError
 
-Part = Literal["examples", "history", "passages", "context"]
-ORDER: tuple[Part, ...] = ("examples", "history", "passages", "context")
+Part = Literal["examples", "history", "passages", "memory", "context"]
+ORDER: tuple[Part, ...] = ("examples", "history", "passages", "memory", "context")
 T = TypeVar("T")
 
 
@@ -45,6 +46,7 @@ class Kept:
     examples: int
     history: int
     passages: int
+    memory: int
     context: int
 
 

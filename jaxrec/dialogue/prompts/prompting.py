@@ -6,6 +6,9 @@
     role_context   in a role, knowing who asks (`roles`)
     combined       all of these
 
+    page           "You write for NAME. Answer from this page: ...", as personal models are trained (`dialogue.pages`)
+    bare           the conversation alone, for those that are trained without pages
+
     system      role, tenant, what is known of the customer, passages, how to think
     user, assistant, ...    examples, then the conversation so far
     user        the question
@@ -37,7 +40,7 @@ from jaxrec.dialogue.prompts.generation import PromptError
 from jaxrec.dialogue.prompts.roles import SUPPORT, Role
 from jaxrec.dialogue.prompts.templates import fill
 
-Strategy = Literal["zero_shot", "few_shot", "cot", "role_context", "combined"]
+Strategy = Literal["zero_shot", "few_shot", "cot", "role_context", "combined", "page", "bare"]
 # What each strategy adds to the question.
 BLOCKS: Mapping[Strategy, frozenset[str]] = {
     "zero_shot": frozenset(),
@@ -45,9 +48,12 @@ BLOCKS: Mapping[Strategy, frozenset[str]] = {
     "cot": frozenset({"steps"}),
     "role_context": frozenset({"role", "context"}),
     "combined": frozenset({"examples", "steps", "role", "context"}),
+    # For personal models, who know from their training how to answer: in the very words that stood there.
+    "page": frozenset({"page"}),
+    "bare": frozenset({"bare"}),
 }
 SPEAKERS = {"user": "user", "customer": "user", "human": "user", "assistant": "assistant"}
-STRATEGIES: tuple[Strategy, ...] = tuple(BLOCKS)
+STRATEGIES: tuple[Strategy, ...] = tuple(BLOCKS)[:5]  # of models that follow instructions
 _ANSWER = re.compile(r"^[\s*#>]*answer\s*[*]*\s*:[\s*]*", re.IGNORECASE | re.MULTILINE)
 
 
@@ -104,6 +110,7 @@ class Prompting:
         passages: Sequence[str] = (),
         history: Sequence[Message] = (),
         context: Mapping[str, object] | None = None,
+        memory: Sequence[str] = (),
         neutral: bool = False,
     ) -> Prompt:
         """The prompt of a question.
@@ -115,8 +122,9 @@ class Prompting:
           history: the conversation so far, oldest first, between user and assistant; who speaks twice in a row says it
             in one message, and where the assistant begins, the user is silent ("...") before.
           context: what is known of whoever asks, by name ("account_type": "premium").
-          neutral: question and history went through `neutralise` before, as a dialogue state's did. (Placeholders
-            that a privacy filter put into them would be broken by a second time.)
+          memory: lines of what was said before the history (`dialogue.memory`), the most telling first.
+          neutral: question, history and memory went through `neutralise` before, as a dialogue state's did.
+            (Placeholders that a privacy filter put into them would be broken by a second time.)
 
         Raises PromptError for an empty question, for a strategy that there is not or that has no place for a context,
         for few-shot examples where there are none, for another speaker in the history, and for a question that is
@@ -135,14 +143,17 @@ class Prompting:
             chosen = self.pool.choose(asked, self.count, self.lam)
         shown = [(self._clean(one.question), self._clean(one.answer, "answer")) for one in chosen]
         told = [f"{self._line(str(k))}: {self._line(str(v))}" for k, v in (context or {}).items()]
-        found = [self._line(passage) for passage in passages]
+        # What a strategy has no place for is not counted as shown.
+        found = [] if "bare" in blocks else [self._line(passage) for passage in passages]
         kind_of = lambda role: "answer" if role == "assistant" else "turn"
         before = [
             (_speaker(role), said if neutral else self._clean(said, kind_of(role)))
             for role, said in history
         ]
         groups = _exchanges(before)
-        system = functools.partial(self._system, blocks, asked, told, found)
+        told_of = () if blocks & {"page", "bare"} else memory
+        lines = [one if neutral else self._line(one, "turn") for one in told_of]
+        system = functools.partial(self._system, blocks, asked, told, lines, found)
 
         def write(kept: Kept) -> tuple[tuple[list[Message], Sequence[int], list[str]], int]:
             text, names = system(kept)
@@ -158,6 +169,7 @@ class Prompting:
             "examples": ["\n".join(pair) for pair in shown],
             "history": ["\n".join(said for _, said in group) for group in groups],
             "passages": found,
+            "memory": lines,
             "context": told,
         }
         fitted: Fitted = fit(write, pieces, self._size, self.budget)
@@ -191,10 +203,18 @@ class Prompting:
         blocks: frozenset[str],
         question: str,
         told: Sequence[str],
+        lines: Sequence[str],
         found: Sequence[str],
         kept: Kept,
     ) -> tuple[str, list[str]]:
         """The system message, and the names of its templates."""
+        if "bare" in blocks:
+            return "", []
+        if "page" in blocks:
+            pages = " ".join(found[: kept.passages])
+            fields = {"name": self.tenant, **({"pages": pages} if pages else {})}
+            name = "page/1" if pages else "tenant/1"
+            return fill(name, **fields), [name]
         role = self.role if "role" in blocks else SUPPORT
         parts, names = [role.text], [f"role {role.name}"]
 
@@ -206,6 +226,8 @@ class Prompting:
             add("tenant/1", name=self._line(self.tenant, "turn"))
         if kept.context:
             add("context/1", facts="\n".join(f"- {fact}" for fact in told[: kept.context]))
+        if kept.memory:
+            add("memory/1", lines="\n".join(f"- {one}" for one in lines[: kept.memory]))
         if kept.passages:
             rows = [f"[{i}] {text}" for i, text in enumerate(found[: kept.passages], 1)]
             add("passages/1", passages="\n".join(rows))
@@ -219,6 +241,8 @@ class Prompting:
         return "\n\n".join(parts), names
 
     def _messages(self, system: str, turns: list[Message]) -> list[Message]:
+        if not system:
+            return turns
         if self._has_system:
             return [("system", system), *turns]
         (role, first), *rest = turns

@@ -14,8 +14,12 @@ from jaxrec.dialogue.prompts.generation import PromptError
 TEMPLATES: Mapping[str, str] = {
     # Whom the model speaks for. {name} may be a shop or a person.
     "tenant/1": "You write for {name}.",
+    # Tenant and page as personal models are trained with them (`dialogue.pages.system_text`).
+    "page/1": "You write for {name}. Answer from this page: {pages}",
     # What is known of whoever asks; {facts} are lines "- name: value".
     "context/1": "What is known of the customer:\n{facts}",
+    # What was said before the turns that follow; {lines} are lines "- ...".
+    "memory/1": "Said earlier in this conversation:\n{lines}",
     # Retrieved passages; {passages} are lines "[1] ...".
     "passages/1": (
         "Answer from these passages and name the ones that you use by their numbers, as [1]. What they do not say you"
