@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrec.config import ConfigError
-from jaxrec.data.histories import Histories, Split, histories, leave_one_out
+from jaxrec.data.histories import Histories, Holdout, Split, histories, leave_one_out
 from jaxrec.data.interaction_sets import DataConfig, InteractionSet, read
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.people.persona_count import choose_k, plot_count
@@ -26,6 +27,7 @@ from jaxrec.retrieval.index import Index
 from jaxrec.world.events import interaction_set
 from jaxrec.world.shops import make_shops
 
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +69,29 @@ class World:
             items.category[item][-1] if items.category and items.category[item] else "",
         ]
         return " ".join(word for word in words if word)
+
+    def words_of_others(self, holdout: Holdout, seed: int) -> tuple[str, ...]:
+        """What somebody else wrote of each row's item: summary and first sentence of one training review, drawn.
+
+        "" where nobody else wrote of it. `query_for` knows the item's own brand and category, as nobody who asks does;
+        this is in words that were chosen without it, by people who have it.
+        """
+        reviews, events, train = self.data.reviews, self.data.interactions, self.split.train
+        if reviews is None:
+            return ("",) * len(holdout)
+        trained = set(zip(train.user_B[train.row_T].tolist(), train.item_T.tolist(), strict=True))
+        said: dict[int, list[tuple[int, str]]] = {}
+        pairs = zip(events.user_T.tolist(), events.item_T.tolist(), strict=True)
+        for pair, text, summary in zip(pairs, reviews.text, reviews.summary, strict=True):
+            words = " ".join(f"{summary} {SENTENCE.split(text.strip(), maxsplit=1)[0]}".split())
+            if pair in trained and words:
+                said.setdefault(pair[1], []).append((pair[0], words))
+        rng, found = np.random.default_rng(seed), []
+        users = holdout.histories.user_B.tolist()
+        for user, item in zip(users, holdout.target_B.tolist(), strict=True):
+            theirs = [words for other, words in said.get(item, ()) if other != user]
+            found.append(theirs[int(rng.integers(len(theirs)))] if theirs else "")
+        return tuple(found)
 
 
 def read_world(cfg: PartsConfig) -> World:

@@ -1,4 +1,8 @@
-"""What personal re-ranking is worth: held-out items asked for by their brand and category words, in each way."""
+"""What personal re-ranking is worth: held-out items asked for by their brand and category words, in each way.
+
+Those words are the item's own. Beside them stand rows whose query is what another person wrote of the item
+(`World.words_of_others`).
+"""
 
 import dataclasses
 import time
@@ -51,9 +55,24 @@ def settings_without_diversity(own: FlowSettings) -> FlowSettings:
     return dataclasses.replace(own, diverse=own.candidates, method="mmr", lam=1.0, duplicate=1.0)
 
 
-def ask(world: World, parts: FlowParts, settings: FlowSettings, holdout: Holdout) -> Asked:
-    """Gathers the candidates of every held-out row in each way; encoder and rankers run over all rows at once."""
-    queries = tuple(world.query_for(int(item)) for item in holdout.target_B)
+def ask(
+    world: World,
+    parts: FlowParts,
+    settings: FlowSettings,
+    holdout: Holdout,
+    queries: tuple[str, ...] | None = None,
+) -> Asked:
+    """Gathers the candidates of every held-out row in each way; encoder and rankers run over all rows at once.
+
+    Args:
+      world: the data set.
+      parts: what the flow is made of.
+      settings: the flow's own.
+      holdout: who is asked, and for what.
+      queries: of each row, "" for none; without them the item's brand and category.
+    """
+    if queries is None:
+        queries = tuple(world.query_for(int(item)) for item in holdout.target_B)
     reads = {
         text: read_query(text, settings.scripts, settings.longest_query) for text in set(queries)
     }
@@ -110,9 +129,17 @@ def measured(items_BJ: np.ndarray, asked: Asked) -> dict[str, float]:
 
 
 def rows(
-    asked: Asked, world: World, parts: FlowParts, weights: FlowWeights
+    asked: Asked, world: World, parts: FlowParts, weights: FlowWeights, silent: bool = True
 ) -> list[dict[str, Any]]:
-    """One row for each way of answering, all on the same people and queries."""
+    """One row for each way of answering, all on the same people and queries.
+
+    Args:
+      asked: the candidates.
+      world: the data set.
+      parts: what the flow is made of.
+      weights: of the rankers.
+      silent: the rows without a query too.
+    """
     text, none = FlowWeights(1.0, 0.0, 0.0), 0.0
     alone = {
         "deepmf": FlowWeights(none, 1.0, none),
@@ -128,8 +155,9 @@ def rows(
         ways[f"search, re-ranked by {name}"] = (asked.raw, own)
     ways["search, re-ranked by all"] = (asked.raw, weights)
     ways["the flow (with its diversity)"] = (asked.own, weights)
-    ways["the flow, no query"] = (asked.silent, weights)
-    for name in parts.rankers:
+    if silent:
+        ways["the flow, no query"] = (asked.silent, weights)
+    for name in parts.rankers if silent else ():
         ways[f"{name} alone, no query"] = (asked.silent_raw, alone[name])
     vectors_ID = parts.vectors(np.arange(len(parts.titles)))
     told = []

@@ -5,7 +5,9 @@
 
 Fits what it needs, or takes it from OUT. Answers the config's requests on the terminal, then measures: held-out items
 asked for by their brand and category words, with and without personal re-ranking, and the latency of every stage.
-Weights are chosen on validation rows. Profiles go to OUT/profiles.parquet, results to results/recommend/NAME.json.
+Those words are the item's own, and flatter any search; where people wrote of items, a second table asks by what another
+person wrote of the same item. Weights are chosen on validation rows, of each kind of query by themselves. Profiles go
+to OUT/profiles.parquet, results to results/recommend/NAME.json.
 """
 
 import dataclasses
@@ -81,6 +83,8 @@ def main(cfg: FlowConfig) -> list[dict[str, Any]]:
     rows = flow_table.rows(asked, world, parts, settings.weights)
     times = flow_table.latency(flow, world, test, cfg.timed)
     rows = [told | facts(cfg, world, parts, len(test), began) for told in rows]
+    by_others = rows_by_others(cfg, world, parts, settings, test, began)
+    rows += by_others
     results.print_table(rows, ("model", "R@5", "N@5", "R@10", "N@10", "found", "coverage"))
     print()
     results.print_table(times)
@@ -102,6 +106,41 @@ def origins(out: Path, parts: FlowParts) -> list[dict[str, Any]]:
         for at in kept
     ]
     return results.distinct([*told, results.origin()])
+
+
+def rows_by_others(
+    cfg: FlowConfig,
+    world: World,
+    parts: FlowParts,
+    settings: FlowSettings,
+    test: Holdout,
+    began: float,
+) -> list[dict[str, Any]]:
+    """The same people asked by what another person wrote of the item; no rows where nobody wrote.
+
+    cfg: the run's. world: the data set. parts: the flow's. settings: the flow's, whose weights are chosen anew on
+    validation rows of this kind. test: who is asked. began: when the run did.
+    """
+    queries = world.words_of_others(test, cfg.seed)
+    silent = sum(not query for query in queries)
+    if silent == len(queries):
+        print("another person's words: no query, for nobody wrote of these items")
+        return []
+    print(
+        f"another person's words: {len(queries) - silent} queries; nobody else wrote of {silent} items: no query"
+    )
+    if cfg.tune:
+        valid = drawn(world.split.valid, cfg)
+        asked = flow_table.ask(
+            world, parts, settings, valid, world.words_of_others(valid, cfg.seed + 1)
+        )
+        weights = flow_table.chosen_weights(asked, parts.rankers)
+        settings = dataclasses.replace(settings, weights=weights)
+    asked = flow_table.ask(world, parts, settings, test, queries)
+    said = f"what another person wrote of the held-out item (of {silent} items nobody else did: no query)"
+    shared = facts(cfg, world, parts, len(test), began, said)
+    told = flow_table.rows(asked, world, parts, settings.weights, silent=False)
+    return [row | shared | {"weights": dataclasses.asdict(settings.weights)} for row in told]
 
 
 def items_of(request: Request, world: World) -> tuple[int, ...]:
@@ -177,13 +216,22 @@ def most(count: Mapping[Any, int]) -> str:
 
 
 def facts(
-    cfg: FlowConfig, world: World, parts: FlowParts, asked: int, began: float
+    cfg: FlowConfig,
+    world: World,
+    parts: FlowParts,
+    asked: int,
+    began: float,
+    query: str = "brand and last category of the held-out item",
 ) -> dict[str, Any]:
-    """What every row says beside its numbers."""
+    """What every row says beside its numbers.
+
+    cfg: the run's. world: the data set. parts: the flow's. asked: how many people. began: when the run did. query: by
+    what they ask.
+    """
     sequence = parts.rankers["sequence"]
     return {
         "dataset": world.data.name,
-        "protocol": f"leave-one-out, {asked} people; query: brand and last category of the held-out item",
+        "protocol": f"leave-one-out, {asked} people; query: {query}",
         "seeds": 1,
         "history_masked": cfg.flow.mask_seen,
         "ties": "the earlier candidate first",

@@ -8,6 +8,7 @@ from jaxrec.config import ConfigError
 from jaxrec.data.histories import Holdout, from_lists
 from jaxrec.data.interaction_sets import DataConfig
 from jaxrec.eval.recommend_cross import CrossShopConfig, Task, drawn, main, of_shop, pair, table
+from jaxrec.eval.recommend_twins import touched, twins
 from jaxrec.recommenders.cross_domain import CrossDomain, CrossDomainConfig
 from jaxrec.recommenders.implicit_als import ALSConfig, factorise
 from jaxrec.recommenders.linear_mapping import LinearMapping, MappedSpaces
@@ -127,6 +128,18 @@ def test_intervals_are_over_people_and_paired():
     better_B = np.maximum(floor_B // 2, 1)
     _, paired = table({"popularity": [floor_B], "cross-domain": [better_B]}, person_B, 200)
     assert all(row["lo"] > 0 for row in paired if row["metric"] == "MRR")
+
+
+def test_one_product_under_two_names_is_found_and_what_it_gives_away():
+    """Items 0 and 30 are one product: the same four people have both, and a fifth is asked for its other name."""
+    rows = [[0, 30, 1], [0, 30, 31], [0, 30], [0, 30, 2], [0, 2], [1, 31]]
+    rows += [[3, 33], [3, 33], [4, 34, 3], [33, 34], []]  # alike, but of two people, or of half
+    train = from_lists(rows, 60)
+    asked = Holdout(train.take(np.array([4, 5, 4])), np.array([30, 30, 31]))
+    assert twins(train, (asked,), SHOP_I).tolist() == [[0, 30]]
+    assert touched(asked, np.array([[0, 30]])).tolist() == [True, False, False]
+    none = twins(train, (), np.zeros(60, int))
+    assert none.shape == (0, 2) and not touched(asked, none).any()  # one shop has no other
 
 
 def test_the_sample_world_meets_its_bar(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from jaxrec.config import ConfigError
 from jaxrec.configs.recommend.genrec_flow_sample import config as sample
+from jaxrec.data.interaction_sets import Reviews
 from jaxrec.eval import flow_parts, flow_table, recommend_flow
 from jaxrec.eval.flow_parts import PartsConfig
 from jaxrec.eval.recommend_flow import FlowConfig, Request
@@ -113,6 +114,29 @@ def test_known_histories_hold_all_but_what_the_test_asks(ran):
         place = int(np.flatnonzero(world.split.test.histories.user_B == row)[0])
         assert known[row].tolist() == world.split.test.histories[place].tolist()
     assert len(known.item_T) + len(world.split.test) == len(world.data.interactions)
+
+
+def test_another_persons_words_are_of_the_item_and_by_nobody_who_asks(ran):
+    world = flow_parts.read_world(ran[0].parts)
+    events, test = world.data.interactions, world.split.test
+    assert set(world.words_of_others(test, 0)) == {""}  # nobody writes in this world
+    pairs = list(zip(events.user_T.tolist(), events.item_T.tolist(), strict=True))
+    told = tuple(f"user {user} of {item}. And more." for user, item in pairs)
+    reviews = Reviews(told, ("well",) * len(told))
+    world = dataclasses.replace(world, data=dataclasses.replace(world.data, reviews=reviews))
+    found = world.words_of_others(test, 0)
+    assert found == world.words_of_others(test, 0) != world.words_of_others(test, 1)
+    train = world.split.train
+    trained = set(zip(train.user_B[train.row_T].tolist(), train.item_T.tolist(), strict=True))
+    users, items = test.histories.user_B.tolist(), test.target_B.tolist()
+    for user, item, words in zip(users, items, found, strict=True):
+        others = {u for u, i in trained if i == item and u != user}
+        if not others:
+            assert words == ""
+            continue
+        writer, of = map(int, re.fullmatch(r"well user (\d+) of (\d+)\.", words).groups())
+        assert of == item and writer in others
+    assert sum(map(bool, found)) > len(found) / 2
 
 
 def test_lists_are_ordered_by_the_weights():
