@@ -31,10 +31,10 @@ from jaxrec.config import RunError
 from jaxrec.eval.peft_counted import claims, counted
 from jaxrec.eval.peft_plot import plot
 from jaxrec.eval.peft_tasks import Task, task
-from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, writer_of
+from jaxrec.eval.peft_training import UNTUNED, Method, Outcome, Sizes, spec_of, writer_of
 from jaxrec.files import write_json
 from jaxrec.metrics import Interval
-from jaxrec.models.language.top_layers import load_top
+from jaxrec.models.language.top_layers import load_top, on_top
 from jaxrec.models.language.tuned_folder import Tuned, save_model, save_tuned
 
 METHODS = (
@@ -86,6 +86,10 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     devices = mesh.make(devices=jax.devices()[:1])
     base = load_top(cfg.model, cfg.sizes.top)
+    if cfg.sizes.features.folder and not cfg.sizes.top:
+        print("features: none are kept, since every layer is changed (sizes.top=0)", flush=True)
+    for method in cfg.methods:
+        on_top(spec_of(method), cfg.sizes.top, base.cfg)  # refused before the first is trained
     writer = writer_of(base)
     results.write_results(
         cfg.results, "peft_counted", counted(), claims=claims(), config={"shape": "Llama-2-7B"},

@@ -33,7 +33,7 @@ from jaxrec.models.personal.frozen_states import lower_states
 from jaxrec.nn.decoder import Decoder
 from jaxrec.structs import Tokens
 from jaxrec.text_metrics import rouge_l
-from jaxrec.training import optimizer, partition
+from jaxrec.training import optimizer, partition, tuning
 from jaxrec.training.step import init_state, make_step
 
 UNTUNED = "none"  # the base as it is
@@ -121,7 +121,10 @@ class Method:
         return told(chosen, self.sizes.system)
 
     def _encode(self, part: str) -> list:
-        return encode_instructions(self.base.chat, self._rows_of(part), self.task.length)[0]
+        rows = self._rows_of(part)
+        examples, skipped = encode_instructions(self.base.chat, rows, self.task.length)
+        tuning.say(f"{self.task.name}, {part}", skipped)
+        return examples
 
     def _keep(self, tokens: Tokens, what: str) -> Any:
         # Of the base's own weights, which no method changes below the cut; NF4's are others, and have others.

@@ -87,11 +87,24 @@ def test_what_has_no_top_is_refused(folder):
     with pytest.raises(RunError, match="has 3 layers, so 1 to 2"):
         load_top(folder, 3)
     cut = load_top(folder, 1).cfg
-    with pytest.raises(RunError, match="prompt_length"):
+    with pytest.raises(RunError, match="soft prompt"):
         on_top(DeltaConfig(prompt_length=2), 1, cut)
     assert top_rule(1, cut) == "backbone/(stack_1)/.*"
 
 
+def test_gain_is_of_the_same_pairs_and_draws_tenants_where_there_are_many():
+    reward, logp = np.array([1.0, 1, -1, 1] * 20), np.array([1.0, -1, -1, -1] * 20)
+    known = {"chosen_reward": reward, "rejected_reward": np.zeros(80)}
+    before = {"chosen_logp": logp, "rejected_logp": np.zeros(80)}
+    alone = prefer.gain(known, before, ["all"] * 80)
+    assert alone["gain"] == pytest.approx(0.5) and alone["drawn"] == "pairs"
+    assert 0.35 < alone["gain_lo"] < 0.45 and 0.55 < alone["gain_hi"] < 0.65
+    # Every tenant has the same four pairs, so who is drawn makes no difference.
+    tenants = prefer.gain(known, before, [f"tenant {i // 4}" for i in range(80)])
+    assert tenants == {"gain": 0.5, "gain_lo": 0.5, "gain_hi": 0.5, "drawn": "groups"}
+
+
+@pytest.mark.slow
 def test_preferences_on_the_top_are_resumed_and_told_against_the_untuned(
     folder, tmp_path, monkeypatch
 ):

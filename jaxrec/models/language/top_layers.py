@@ -14,7 +14,7 @@ from jaxrec.hub.config import read_config
 from jaxrec.hub.weights import find
 from jaxrec.models.language.model_folder import part_of_run
 from jaxrec.models.language.tuned_folder import Tuned, load_tuned
-from jaxrec.models.personal.inside import cuts_between, layers_below, spec_inside
+from jaxrec.models.personal.inside import cuts_between, spec_inside
 from jaxrec.nn.decoder import DecoderConfig
 
 
@@ -38,13 +38,18 @@ def on_top(spec: DeltaConfig, top: int, cfg: DecoderConfig) -> tuple[DeltaConfig
     """(`spec` on the highest `top` layers alone, how many layers lie below).
 
     spec: the changes. top: layers. cfg: of a model that `load_top` has cut.
-    Raises InsideError for changes that begin before the first layer, as a soft prompt does.
+    Raises RunError for changes that begin before the first layer.
     """
     if not top:
         return spec, 0
-    depths = _depths(top, cfg.layers)
-    below = layers_below(spec, depths, cfg)
-    return (spec if spec.empty else spec_inside(spec, depths, cfg)), below
+    if spec.prompt_length or spec.embed:
+        raise RunError(
+            f"a soft prompt and an offset of the first token begin before the first layer, not in the highest {top}:"
+            " leave them out, or set top to 0"
+        )
+    return (
+        spec if spec.empty else spec_inside(spec, _depths(top, cfg.layers), cfg)
+    ), cfg.layers - top
 
 
 def top_rule(top: int, cfg: DecoderConfig) -> str:
