@@ -11,7 +11,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import bench_table
-from bench.race import chip, gpu_card, harness, shape
+from bench.race import chip, gpu_card, harness, real, shape
 from bench.race.card import RACES
 from bench.race.harness import Against, Entry, Measured, Race
 from bench.race.worker import Work, calls_of, timed
@@ -161,6 +161,46 @@ def test_processes_answers_and_absences(fake, tmp_path):
     assert by_name["peer"]["note"] == "not installed"
     for name in ("other", "absent", "broken", "peer"):
         assert by_name[name]["ratio"] is None and by_name[name]["n"] == 0
+
+
+def test_fewer_bits_have_a_tolerance_of_their_own(fake, tmp_path):
+    entries = {
+        "base": Entry(fake),
+        "int8": Entry(fake, options={"value": 1.1}),
+        "bf16": Entry(fake, options={"value": 1.2}),
+    }
+    one = race(entries, loose={"int8": 0.06, "bf16": 0.06})
+    rows, _ = harness.run(one, {"": sys.executable}, tmp_path, 2)
+    by_name = {row["contender"]: row for row in rows}
+    assert by_name["int8"]["ratio"] > 0 and by_name["bf16"]["note"] == "answers differ by 1.0e-01"
+
+
+def test_a_model_that_was_not_fetched_is_left_out_aloud(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    one = race({"base": Entry(fake), "jaxrec": Entry(fake)}, model="gemma3")
+    monkeypatch.setitem(bench.CARDS, "cpu", (one,))
+    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(tmp_path)])
+    assert bench.main() == 0 and not (tmp_path / "r.json").exists()
+    said = capsys.readouterr().out
+    assert "r: left out: gemma3 was not fetched" in said and "--accept-terms" in said
+
+
+def test_tokens_of_a_published_model(tmp_path, monkeypatch):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: i for i, word in enumerate(["<|im_start|>", "a", "b", "c"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = real.prompts(tmp_path, ("c b c", "b a c"), 2, 3)
+    assert rows.tolist() == [[0, 2, 3], [0, 1, 3]] and real.letter(tmp_path) == 1
+    with pytest.raises(ValueError, match="6 tokens of text, 8 are asked for"):
+        real.prompts(tmp_path, ("c b c", "b a c"), 2, 4)
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAXREC_BENCH_PYTHON", "false")
+    with pytest.raises(RuntimeError, match=r"bench\.race\.real mpnet: no word"):
+        real.made("mpnet", real.FOLDER, tmp_path)
 
 
 def test_without_the_base_there_is_a_figure_but_no_ratio(fake, tmp_path):

@@ -52,6 +52,55 @@ def _generate(batch: int) -> Race:
     )
 
 
+# Of answers in fewer bits, against those in f32: the largest difference of a logit, in parts of the largest logit.
+IN_BITS = {"bf16": 0.03, "f16": 0.01, "q8_0": 0.1, "q4": 0.1, "int8": 0.1}
+
+
+def _real(model: str, about: str, batch: int, prompt: int, new: int, bar: float) -> Race:
+    """A published language model reads and writes, in 32 bits and fewer. q4: the file as it was fetched."""
+    work = {"size": model, "batch": batch, "prompt": prompt, "new": new}
+    peer = lambda **more: Entry(f"{TORCH}decode", options=work | more, environment="peers")
+    llama = lambda kind: Entry(
+        "bench.race.llama_cpp", options=work | {"kind": kind}, environment="peers"
+    )
+    ours = lambda **more: Entry(f"{JAX}decode", options=work | more)
+    entries = {
+        "transformers": peer(),
+        "transformers, bf16": peer(dtype="bfloat16"),
+        **{f"llama.cpp, {kind}": llama(kind) for kind in ("f16", "q8_0", "q4")},
+        "jaxrec": ours(),
+        "jaxrec, bf16": ours(weights="bfloat16"),
+        "jaxrec, int8": ours(weights="int8"),
+    }
+    best = [name for name in entries if name.startswith("jaxrec")]
+    return Race(
+        name=f"{model}-{about.split()[0]}",
+        about=f"{model}: {about}",
+        base="transformers",
+        entries=entries,
+        unit="tokens/s",
+        units=batch * (new if new > 1 else prompt),
+        bars=dict.fromkeys(best, bar) if bar else {},
+        also=(
+            *(Against(name, "transformers, bf16", bar or None) for name in best),
+            Against("jaxrec, bf16", "llama.cpp, f16", 0.7),
+            Against("jaxrec, int8", "llama.cpp, q8_0", 0.7),
+            Against("jaxrec, int8", "llama.cpp, q4"),
+        ),
+        loose={n: IN_BITS[n.split(", ")[1]] for n in entries if ", " in n},
+        rounds=5,
+        model=model,
+    )
+
+
+def _real_model(model: str) -> tuple[Race, ...]:
+    return (
+        _real(model, "1 text of 32 tokens, 32 are written", 1, 32, 32, bar=1.5),
+        _real(model, "16 texts of 32 tokens, 32 are written to each", 16, 32, 32, bar=0),
+        _real(model, "prefill of a text of 512 tokens, and one is written", 1, 512, 1, bar=0),
+    )
+
+
 def _search(batch: int) -> Race:
     entry = lambda engine: Entry(
         "bench.race.peers_search", options={"engine": engine, "batch": batch}, environment="peers"
@@ -272,6 +321,53 @@ RACES = (
         units=512,
         bars={"jaxrec": 1.0},
         also=(Against("jaxrec", "onnxruntime", 1.0),),
+    ),
+    *_real_model("smollm2"),
+    *_real_model("gemma3"),
+    Race(
+        name="smollm2-sft",
+        about="a LoRA training step of SmolLM2-135M (rank 16, seven sites, AdamW, fp32) on 4 x 256 tokens",
+        base="torch + peft",
+        entries={
+            "torch + peft": Entry(
+                f"{TORCH}sft", options={"size": "smollm2", "batch": 4}, environment="peers"
+            ),
+            "jaxrec": Entry(f"{JAX}sft", options={"size": "smollm2", "batch": 4}),
+        },
+        unit="tokens/s",
+        units=4 * 256,
+        bars={"jaxrec": 1.0},
+        rounds=5,
+        model="smollm2",
+    ),
+    Race(
+        name="encode-mpnet",
+        about="MPNet sentence vectors of 96 short texts, tokenising included; the bar is the faster of the two peers",
+        base="sentence-transformers",
+        entries={
+            "sentence-transformers": Entry(
+                f"{TORCH}encode", options={"model": "mpnet", "count": 96}, environment="peers"
+            ),
+            "onnxruntime": Entry(
+                f"{TORCH}encode",
+                options={"engine": "onnxruntime", "model": "mpnet", "count": 96},
+                environment="peers",
+            ),
+            "jaxrec": Entry(f"{JAX}encode", options={"model": "mpnet", "count": 96}),
+            "jaxrec, bf16": Entry(
+                f"{JAX}encode", options={"model": "mpnet", "count": 96, "weights": "bfloat16"}
+            ),
+        },
+        unit="texts/s",
+        units=96,
+        bars={"jaxrec": 1.0},
+        also=(
+            Against("jaxrec", "onnxruntime", 1.0),
+            Against("jaxrec, bf16", "onnxruntime"),
+        ),
+        loose={"jaxrec, bf16": 0.05},
+        rounds=5,
+        model="mpnet",
     ),
     Race(
         name="start",

@@ -13,17 +13,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.race import shape
+from bench.race import real, shape
 
 LETTER = 80  # the token "a" of its tokenizer
 _TOKENS = 300  # that the tokenizer knows; the others are ids without a text
 
 
-def gguf_file(size: str) -> Path:
+def letter_of(size: str) -> int:
+    """The id of the token "a" in the file's tokenizer."""
+    return real.letter(shape.model_folder(size)) if size in real.LANGUAGE else LETTER
+
+
+def gguf_file(size: str, kind: str = "f32") -> Path:
     """The file, written at the first call by the Python that runs the races (`harness.quiet_environment`).
 
     Raises ModuleNotFoundError where that Python lacks the package `gguf`.
     """
+    if size in real.LANGUAGE:
+        return real.made(size, kind, shape.CACHE)
     path = shape.CACHE / f"llama_{size}.gguf"
     if not path.exists():
         python = os.environ.get("JAXREC_BENCH_PYTHON", sys.executable)

@@ -7,20 +7,32 @@ from bench.race.worker import Work
 
 
 def prepare(
-    size: str = "30m", batch: int = 16, adapters: int = 0, rank: int = 16, dtype: str = "float32"
+    size: str = "30m",
+    batch: int = 16,
+    adapters: int = 0,
+    rank: int = 16,
+    dtype: str = "float32",
+    weights: str = "",
+    prompt: int = 0,
+    new: int = 0,
 ) -> dict[str, Work]:
-    """`adapters`: 0 for the plain model, or the number of LoRAs, which the rows take in turn."""
+    """Reads `prompt` tokens and writes `new` ones (0: as `shape` says).
+
+    adapters: 0 for the plain model, or the number of LoRAs, which the rows take in turn. weights: "" for those of
+    `dtype`, or kernels of fewer bits.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxrec.delta import take
 
-    cfg, params = serving_model(size, dtype)
-    generate = backbone(cfg, batch)
+    cfg, params = serving_model(size, dtype, weights)
+    generate = backbone(cfg, batch, prompt or shape.PROMPT, new or shape.NEW)
     if not adapters:
-        work = generate(lambda: (params, None), size, slice(None))
-        sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, jnp.dtype(dtype).itemsize
-        work.info |= {"moved": chip.decoding_bytes(*sizes)}
+        work = generate(lambda: (params, None), size, shape.compared(size, batch))
+        if size in shape.SHAPES:
+            sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, jnp.dtype(dtype).itemsize
+            work.info |= {"moved": chip.decoding_bytes(*sizes)}
         return {"work": work}
     bank = lora_delta(size, cfg, adapters, rank)
     rows = jnp.arange(batch) % adapters
@@ -29,14 +41,20 @@ def prepare(
     return {"work": generate(lambda: (params, pick(bank, rows)), size, slice(None))}
 
 
-def serving_model(size: str, dtype: str = "float32") -> tuple[Any, Any]:
-    """(config, params), cut between all layers."""
+def serving_model(size: str, dtype: str = "float32", weights: str = "") -> tuple[Any, Any]:
+    """(config, params), cut between all layers. weights: "bfloat16" kernels, or "int8" (the table too) or "nf4"."""
     from jaxrec import hub
+    from jaxrec.hub import quantised
+    from jaxrec.nn.low_precision import for_serving
     from jaxrec.nn.stack import every_layer
 
     folder = shape.model_folder(size)
     cuts = every_layer(hub.read_config(folder)[0])
-    return hub.load(folder, param_dtype=dtype, dtype=dtype, cuts=cuts)
+    types: dict[str, Any] = {"param_dtype": dtype, "dtype": dtype, "cuts": cuts}
+    if weights in ("int8", "nf4"):
+        return quantised.load(folder, weights, head=True, table=True, **types)
+    cfg, params = hub.load(folder, **types)
+    return for_serving(cfg, params, weights) if weights else (cfg, params)
 
 
 def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
@@ -60,7 +78,7 @@ def lora_delta(size: str, cfg: Any, rows: int, rank: int) -> Any:
     )  # one program, not a dozen
 
 
-def backbone(cfg: Any, batch: int) -> Any:
+def backbone(cfg: Any, batch: int, prompt: int = 0, new: int = 0) -> Any:
     """A function (weights, size, rows) -> Work: greedy generation by the decoder `cfg`, its programs shared.
 
     `weights()` gives (params, delta) and is part of what is timed. The answer: centred logits, of `rows`.
@@ -73,14 +91,14 @@ def backbone(cfg: Any, batch: int) -> Any:
     from jaxrec.nn.sampling import sampling
 
     generator = backbone_generator(cfg)
-    how = sampling(batch, max_new=shape.NEW)
+    how = sampling(batch, max_new=new or shape.NEW)
 
     @jax.jit
     def read(params: Any, delta: Any, ids: Any) -> Any:
         return Decoder(cfg).apply({"params": params}, ids, delta=delta, logits="last").logits[:, 0]
 
     def work(weights: Any, size: str, rows: Any) -> Work:
-        prompts = shape.prompts(size, batch)
+        prompts = shape.prompts(size, batch, prompt or shape.PROMPT)
         ids = jnp.array(prompts, jnp.int32)
         run = lambda: generator(weights(), prompts.tolist(), how)
         answer = lambda: shape.centred(read(*weights(), ids).astype(jnp.float32))[rows]

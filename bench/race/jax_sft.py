@@ -42,7 +42,7 @@ def lora_step(
             one_step()
         return np.array(losses[:3])
 
-    flops = chip.sft_flops(shape.SHAPES[size], batch, length, rank)
+    flops = chip.sft_flops(shape.config(size), batch, length, rank)
     info = {"chip": chip.ours(), "flops": flops}
     return Work(one_step, first_losses, versions(), info, memory=chip.our_memory())
 

@@ -1,7 +1,8 @@
 """What all contenders work on: model shapes, seeded weights on disk in the published format, prompts, LoRAs, texts.
 
 Needs numpy and safetensors alone, so both sides of a race read the same files. The weights are random: a race is
-about time, and equal answers show that the work was the same.
+about time, and equal answers show that the work was the same. A published model's name (`real`) is a size too: then
+weights and tokens are real ones.
 """
 
 import functools
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bench.race import real
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / ".cache" / "bench"
@@ -88,9 +91,16 @@ SITES = {
 }
 
 
+def config(size: str) -> dict[str, Any]:
+    """The config of a shape, or of a published model, in Hugging Face's words."""
+    if size in real.LANGUAGE:
+        return json.loads((model_folder(size) / "config.json").read_text("utf-8"))
+    return SHAPES[size]
+
+
 def sizes(size: str) -> dict[str, tuple[int, int]]:
     """(in, out) of each LoRA site."""
-    c = SHAPES[size]
+    c = config(size)
     d, f, k = c["hidden_size"], c["intermediate_size"], c["head_dim"]
     q, kv = c["num_attention_heads"] * k, c["num_key_value_heads"] * k
     out = {"q": (d, q), "k": (d, kv), "v": (d, kv), "o": (q, d)}
@@ -101,6 +111,8 @@ def model_folder(size: str) -> Path:
     """A folder with config.json and model.safetensors, written at the first call."""
     from safetensors.numpy import save_file
 
+    if size in real.LANGUAGE:
+        return real.made(size, real.FOLDER, CACHE)
     folder = CACHE / f"llama_{size}"
     if folder.exists():
         return folder
@@ -130,6 +142,8 @@ def model_folder(size: str) -> Path:
 
 def prompts(size: str, batch: int, length: int = PROMPT) -> np.ndarray:
     """[batch, length] token ids."""
+    if size in real.LANGUAGE:
+        return real.prompts(model_folder(size), texts(2048), batch, length)
     return np.random.default_rng(1).integers(4, SHAPES[size]["vocab_size"], (batch, length))
 
 
@@ -150,7 +164,7 @@ def answered(size: str, pairs: int, length: int) -> tuple[np.ndarray, np.ndarray
 
 def loras(size: str, rows: int, rank: int, names: tuple[str, ...] = tuple(SITES)) -> dict:
     """{site: (a [N, rows, in, rank], b [N, rows, rank, out])}, neither of them zero."""
-    rng, layers = np.random.default_rng(2), SHAPES[size]["num_hidden_layers"]
+    rng, layers = np.random.default_rng(2), config(size)["num_hidden_layers"]
     return {
         site: (
             rng.normal(0, into**-0.5, (layers, rows, into, rank)).astype(np.float32),
@@ -173,6 +187,16 @@ def texts(count: int) -> tuple[str, ...]:
     rng = np.random.default_rng(3)
     lengths = np.clip(rng.normal(18, 9, count).astype(int), 3, 60)
     return tuple(" ".join(rng.choice(words, n)) for n in lengths)
+
+
+def compared(size: str, batch: int) -> slice:
+    """The rows whose logits are compared: all of a small shape, two of a real vocabulary, which is large."""
+    return slice(min(batch, 2)) if size in real.LANGUAGE else slice(batch)
+
+
+def encoder_folder(name: str) -> Path:
+    """The files of a sentence encoder: "minilm" as its package is installed, "mpnet" as it was fetched."""
+    return minilm_folder() if name == "minilm" else real.made(name, real.FOLDER, CACHE)
 
 
 def minilm_folder() -> Path:

@@ -14,8 +14,13 @@ def prepare(
     rank: int = 16,
     dtype: str = "float32",
     device: str = "cpu",
+    prompt: int = 0,
+    new: int = 0,
 ) -> dict[str, Work]:
-    """`adapters`: 0 for the plain model, or the number of LoRAs, which the rows take in turn."""
+    """Reads `prompt` tokens and writes `new` ones (0: as `shape` says).
+
+    adapters: 0 for the plain model, or the number of LoRAs, which the rows take in turn.
+    """
     import numpy as np
     import torch
     import transformers
@@ -31,26 +36,28 @@ def prepare(
             {"adapter_names": [f"row{i % adapters}" for i in range(batch)]} if adapters > 1 else {}
         )
         versions["peft"] = peft.__version__
-    ids = torch.tensor(shape.prompts(size, batch), device=device)
+    ids = torch.tensor(shape.prompts(size, batch, prompt or shape.PROMPT), device=device)
+    new, rows = new or shape.NEW, shape.compared(size, batch)
 
     @torch.inference_mode()
     def generate() -> Any:
         return model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=shape.NEW,
-            min_new_tokens=shape.NEW,
+            max_new_tokens=new,
+            min_new_tokens=new,
             do_sample=False,
             **more,
         )
 
     @torch.inference_mode()
     def logits() -> np.ndarray:
-        return shape.centred(model(input_ids=ids, **more).logits[:, -1].float().cpu().numpy())
+        said = model(input_ids=ids, logits_to_keep=1, **more).logits[:, -1]
+        return shape.centred(said.float().cpu().numpy())[rows]
 
-    sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, model.dtype.itemsize
     info = {"chip": chip.peers(device)}
-    if not adapters:
+    if not adapters and size in shape.SHAPES:
+        sizes = shape.SHAPES[size], batch, shape.PROMPT, shape.NEW, model.dtype.itemsize
         info |= {"moved": chip.decoding_bytes(*sizes)}
     return {"work": Work(generate, logits, versions, info, memory=chip.peers_memory(device))}
 

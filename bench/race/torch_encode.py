@@ -1,4 +1,4 @@
-"""The peers' sentence encoders on MiniLM: sentence-transformers, and the same weights under ONNX runtime."""
+"""The peers' sentence encoders on MiniLM or MPNet: sentence-transformers, and the same weights under ONNX runtime."""
 
 import os
 from typing import Any
@@ -6,23 +6,25 @@ from typing import Any
 from bench.race import shape
 from bench.race.worker import Work
 
-LONGEST = 256  # tokens, as the published model is configured
+LONGEST = {"minilm": 256, "mpnet": 384}  # tokens, as the published models are configured
 
 
-def prepare(engine: str = "sentence-transformers", count: int = 512) -> dict[str, Work]:
-    """`engine`: "sentence-transformers" or "onnxruntime"."""
+def prepare(
+    engine: str = "sentence-transformers", count: int = 512, model: str = "minilm"
+) -> dict[str, Work]:
+    """engine: "sentence-transformers" or "onnxruntime"."""
     make = {"sentence-transformers": _sentence_transformers, "onnxruntime": _onnx}[engine]
-    encode, versions = make(list(shape.texts(count)))
+    encode, versions = make(list(shape.texts(count)), model)
     return {"work": Work(encode, encode, versions)}
 
 
-def _sentence_transformers(texts: list[str]) -> tuple[Any, dict]:
+def _sentence_transformers(texts: list[str], name: str) -> tuple[Any, dict]:
     import sentence_transformers
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    model = sentence_transformers.SentenceTransformer(str(shape.minilm_folder()), device="cpu")
-    model.max_seq_length = LONGEST
+    model = sentence_transformers.SentenceTransformer(str(shape.encoder_folder(name)), device="cpu")
+    model.max_seq_length = LONGEST[name]
     versions = {
         "torch": torch.__version__,
         "sentence-transformers": sentence_transformers.__version__,
@@ -35,7 +37,7 @@ def _sentence_transformers(texts: list[str]) -> tuple[Any, dict]:
     )
 
 
-def _onnx(texts: list[str]) -> tuple[Any, dict]:
+def _onnx(texts: list[str], name: str) -> tuple[Any, dict]:
     import numpy as np
     import onnxruntime
     from tokenizers import Tokenizer
@@ -43,16 +45,18 @@ def _onnx(texts: list[str]) -> tuple[Any, dict]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
     session = onnxruntime.InferenceSession(
-        str(_exported()), options, providers=["CPUExecutionProvider"]
+        str(_exported(name)), options, providers=["CPUExecutionProvider"]
     )
-    tokenizer = Tokenizer.from_file(str(shape.minilm_folder() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(shape.encoder_folder(name) / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(LONGEST)
+    tokenizer.enable_truncation(LONGEST[name])
+
+    width = session.get_outputs()[0].shape[-1]
 
     def encode() -> np.ndarray:
         tokens = [e.ids for e in tokenizer.encode_batch(texts)]
         order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
-        out = np.zeros((len(texts), 384), np.float32)
+        out = np.zeros((len(texts), width), np.float32)
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             ids = np.zeros((len(rows), len(tokens[rows[0]])), np.int64)
@@ -67,15 +71,17 @@ def _onnx(texts: list[str]) -> tuple[Any, dict]:
     return encode, {"onnxruntime": onnxruntime.__version__}
 
 
-def _exported() -> Any:
+def _exported(name: str) -> Any:
     """The model as an ONNX file, made at the first call."""
-    path = shape.CACHE / "minilm.onnx"
+    path = shape.CACHE / f"{name}.onnx"
     if path.exists():
         return path
     import torch
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(shape.minilm_folder(), attn_implementation="eager").eval()
+    model = AutoModel.from_pretrained(
+        shape.encoder_folder(name), attn_implementation="eager"
+    ).eval()
 
     class Hidden(torch.nn.Module):
         """Only the last hidden state, which is what a sentence vector is made of."""

@@ -46,6 +46,6 @@ def prepare(
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     versions |= {"peft": peft.__version__}
-    flops = chip.sft_flops(shape.SHAPES[size], batch, length, rank)
+    flops = chip.sft_flops(shape.config(size), batch, length, rank)
     info = {"chip": chip.peers(device), "flops": flops}
     return {"work": Work(step, first_losses, versions, info, memory=chip.peers_memory(device))}
