@@ -17,6 +17,7 @@ from typing import Any
 
 from bench.bench_table import bench
 from bench.brief_tables import brief
+from bench.encoders_table import encoders
 from bench.fit_table import fit
 from bench.growth_table import growth
 from bench.peft_table import peft
@@ -199,6 +200,8 @@ def search(records: Sequence[tuple[str, Record]]) -> str:
                 for key, value in best.items()
                 if key.endswith("_total_p50_ms")
             ]
+            if whole and best.get("query_encoder"):
+                whole.append(f"queries by {best['query_encoder']}")
             said = [f"best: {best['p50_ms']:.1f} ms at recall {best['recall@10']:.4f}", *whole]
             parts.append("; ".join(said) + ".")
         if planned := record.get("plan"):
@@ -398,6 +401,7 @@ TABLES = {
     "bench": bench,
     "recommend": recommend,
     "search": search,
+    "encoders": encoders,
     "explain": explain,
     "growth": growth,
     "fit": fit,

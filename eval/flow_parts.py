@@ -37,7 +37,7 @@ class PartsConfig:
 
     data: DataConfig = DataConfig(name="amazon18-gift-cards", duplicates="first")
     sample_world: bool = False  # the sample world's shops in place of `data`
-    encoder: str = ""  # MiniLM from its package, or a folder
+    encoder: str = ""  # MiniLM; or a published name ("mpnet"), a folder, a hub id
     deepmf: DeepMFConfig = DeepMFConfig()  # not used where nobody rates
     sequential: SequentialConfig = SequentialConfig()
     personas: PersonasConfig = PersonasConfig()

@@ -200,6 +200,9 @@ def _measured(
         whole = dataclasses.replace(job, settings=(setting,), encoder=name)
         (numbers,), _ = search_serve.serve(whole, cfg.threads)
         best |= {f"{name}_{key}": value for key, value in numbers.items()}
+        from jaxrec.eval import search_query  # imports jax, which searching does without
+
+        best |= {"query_encoder": search_query.weights_there()}
     shutil.rmtree(folder, ignore_errors=True)
     return rows
 

@@ -1,7 +1,8 @@
-"""A query encoder of all-mpnet-base-v2's shape with random weights: what it costs to make a query's vector.
+"""all-mpnet-base-v2 as the query encoder: what it costs to make a query's vector, one at a time.
 
-The weights are not at hand, and time does not depend on them: 12 layers of width 768, queries of 10 to 12 tokens
-([CLS] and [SEP] included), one at a time. The tokenizer is MiniLM's, which cuts English the same way.
+Its real weights where `python -m jaxrec.hub.fetch mpnet` was run; otherwise random ones of its shape (12 layers of
+width 768), with MiniLM's tokenizer, which cuts English the same way: time does not depend on the weights. Queries have
+10 to 12 tokens, the first and last one included.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrec.hub.minilm import minilm_folder
+from jaxrec.hub.published import folder_of
 from jaxrec.hub.tokenizer import Tokenizer
 from jaxrec.models.text.sentence import SentenceEncoder
 from jaxrec.nn.encoder import Encoder, EncoderConfig
@@ -34,6 +36,13 @@ QUERIES = (
 )
 
 
+def weights_there() -> str:
+    """What makes the vectors, for the record: all-mpnet-base-v2, or that its weights are random, for the record."""
+    return (
+        "all-mpnet-base-v2" if folder_of("mpnet") else "random weights of all-mpnet-base-v2's shape"
+    )
+
+
 def encoder(weights: str, cfg: EncoderConfig = MPNET, seed: int = 0) -> SentenceEncoder:
     """The encoder with random weights of standard deviation 0.02. Raises ModelMissing without MiniLM's tokenizer."""
     ids_BL = jnp.ones((1, 8), jnp.int32)
@@ -43,7 +52,8 @@ def encoder(weights: str, cfg: EncoderConfig = MPNET, seed: int = 0) -> Sentence
 
 def query_encoder(weights: str) -> Callable[[int], Float[np.ndarray, "1 D"]]:
     """encode(i) makes the vector of the i-th query; its programs are compiled already."""
-    made = encoder(weights)
+    folder = folder_of("mpnet")
+    made = SentenceEncoder.load(folder, weights=weights) if folder else encoder(weights)
     for query in QUERIES:
         made([query])
 

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from bench import encoders_table
 from eval import encoders
 from eval.encoders import EncodersConfig
+from jaxrec import results
 from jaxrec.config import RunError
 from jaxrec.data.readers import retrieval_sets
 from jaxrec.data.readers.retrieval_sets import RetrievalSet
@@ -69,6 +71,10 @@ def test_a_file_a_set(tmp_path, monkeypatch):
         ("bm25", 3, 3), ("mpnet", 3, 3)
     ]  # fmt: skip
     assert record["paired"][0]["dataset"] == "three"
+    shown = encoders_table.encoders([("three", record | {"trained": [results.origin()]})])
+    assert (
+        "| three: 3 -> 3 | **mpnet** | 0.333 (" in shown and "mpnet - bm25, R@10: +0.000" in shown
+    )
     for changed, said in (
         ({"sets": ("thre",)}, "there is no retrieval set 'thre'"),
         ({"encoders": ("mpnet", "mpnet")}, "each once"),

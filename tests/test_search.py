@@ -130,10 +130,26 @@ def test_the_table_shows_every_row_and_the_best(toy):
     _, rows, folder = toy
     record = json.loads((folder / "search_sample.json").read_text())
     best = record["best"] | {"bfloat16_total_p50_ms": 33.0, "bfloat16_encode_p50_ms": 25.0}
+    best |= {"query_encoder": "all-mpnet-base-v2"}
     shown = report.search([("search_sample", record | {"best": best})])
     assert shown.count("\n| ") == 2 + len(rows)  # the head and its rule
     assert f"**{record['headline']}**" in shown
-    assert "bfloat16 query encoder: 33.0 ms end to end (encoding 25.0)" in shown
+    assert (
+        "bfloat16 query encoder: 33.0 ms end to end (encoding 25.0); queries by all-mpnet-base-v2."
+        in shown
+    )
+
+
+def test_a_record_says_whether_the_query_encoder_has_real_weights(tmp_path, monkeypatch):
+    from jaxrec.eval import search_query
+    from jaxrec.hub import published
+
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    assert search_query.weights_there() == "random weights of all-mpnet-base-v2's shape"
+    fetched = tmp_path / "models" / "mpnet" / published.SUMS
+    fetched.parent.mkdir(parents=True)
+    fetched.touch()
+    assert search_query.weights_there() == "all-mpnet-base-v2"
 
 
 def test_a_plan_follows_the_slopes():

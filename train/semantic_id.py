@@ -30,6 +30,7 @@ class TrainSemanticIdConfig:
 
     data: DataConfig = DataConfig("amazon14-beauty")
     texts: bool = True  # vectors of the items' texts
+    encoder: str = ""  # of them: MiniLM, or "mpnet", a folder, a hub id
     together: int = 0  # and dimensions of who is taken near whom, of the training part alone
     ids: SemanticIdConfig = SemanticIdConfig()
     out: str = "runs/semantic_id"
@@ -46,7 +47,7 @@ def main(cfg: TrainSemanticIdConfig) -> dict[str, object]:
             raise ItemCodesError(
                 f"{found.name} has no texts of its items: take --together 64 --no-texts"
             )
-        parts.append(text_vectors(texts, cfg.ids.tokens))
+        parts.append(text_vectors(texts, cfg.ids.tokens, cfg.encoder))
     if cfg.together:
         train = leave_one_out(histories(found.interactions)).train
         parts.append(taken_together(train, cfg.together))

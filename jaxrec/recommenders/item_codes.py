@@ -183,9 +183,11 @@ def _fitted(
 # --------------------------------------------------------------------------------- item vectors
 
 
-def text_vectors(texts: Sequence[str], tokens: int = 64) -> Float[np.ndarray, "I E"]:
-    """MiniLM's sentence vectors of the items' texts, of length 1; texts lose what lies beyond `tokens`."""
-    return SentenceEncoder.load(limit=tokens)(texts)
+def text_vectors(
+    texts: Sequence[str], tokens: int = 64, encoder: str = ""
+) -> Float[np.ndarray, "I E"]:
+    """Sentence vectors of the items' texts, of length 1; texts lose what lies beyond `tokens`. encoder: "": MiniLM."""
+    return SentenceEncoder.load(encoder or None, limit=tokens)(texts)
 
 
 def taken_together(
