@@ -45,7 +45,7 @@ PASSAGES = [f"Page {i} > Hours: the {i} shop opens at {i}." for i in range(4)]
 CONTEXT = {"account_type": "premium", "join_date": "2023-01-15"}
 # Of a wording that has a name: another one gets another name.
 WORDINGS = {
-    "page/1": "97be8e", "memory/1": "b78fbe", "tenant/1": "49e315", "context/1": "07725b",
+    "guide/1": "c9ea1f", "page/1": "97be8e", "memory/1": "b78fbe", "tenant/1": "49e315", "context/1": "07725b",
     "passages/1": "e4e32b", "examples/1": "73d1a8",
     "steps/1": "9e04f6", "parts/1": "ee33bd", "decompose/1": "acb5c9", "solved/1": "f42f81",
 }  # fmt: skip
@@ -92,10 +92,12 @@ def test_a_template_takes_exactly_its_fields():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_says_what_it_is_for(prompting, strategy):
-    prompting = dataclasses.replace(prompting, role=find_role("technical_support"))
+    prompting = dataclasses.replace(
+        prompting, role=find_role("technical_support"), guide="Be warm."
+    )
     made = asked(prompting, strategy)
     system, whole = made.messages[0][1], "\n".join(said for _, said in made.messages)
-    assert "- user said: I am Ann." in system
+    assert "- user said: I am Ann." in system and "guide says: Be warm." in system
     assert [role for role, _ in made.messages[-7:]] == ["user", "assistant"] * 3 + ["user"]
     assert made.messages[-1] == ("user", "How do I change my order?")
     assert tuple(prompting.chat.opening(made.messages)) == made.ids and made.tokens == len(made.ids)

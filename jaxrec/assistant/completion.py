@@ -19,9 +19,7 @@ from jaxrec.models.language.tuned_folder import Tuned
 from jaxrec.models.language.writing import GREEDY, Writer, decoder_writer
 
 _PIECE = 4  # new tokens between two pieces of a stream
-_SHORTEST = (
-    256  # tokens of a prompt that room is made for; twice that, four times, ... for longer ones
-)
+_STEP = 256  # tokens of a prompt that room is made for, or a multiple: so few programs are compiled
 
 
 @runtime_checkable
@@ -73,11 +71,8 @@ class ModelCompletion:
         return (piece for (piece,) in pieces if piece)
 
     def _for(self, longest: int, rows: int) -> Writer:
-        """The writer for prompts up to a power of two: few sizes, so that few programs are compiled."""
-        room = _SHORTEST
-        while room < longest:
-            room *= 2
-        one, room = self._writer, min(room, self.room)
+        """The writer for prompts of so many tokens."""
+        one, room = self._writer, min(-(-longest // _STEP) * _STEP, self.room)
         return Writer(one.generator, one.prepare, one.text_of, one.how, rows=rows, longest=room)
 
 

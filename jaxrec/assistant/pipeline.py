@@ -79,7 +79,8 @@ class Pipeline:
     judge: what is wrong with an answer; None: nobody looks. thresholds: by label, `threshold` for all others. remedies:
     what a label calls for. edit: mends an answer; without it, and where what it gives is no better, a micro-edit
     becomes a question to a person. strategy: of `prompts.STRATEGIES`. context: what is known of the user. memory: how
-    much of a long conversation stands in a prompt. detect: tells languages apart. seed: of sampling.
+    much of a long conversation stands in a prompt. detect: tells languages apart. mask, unmask: of a privacy filter:
+    state, prompt and model see placeholders, the user reads what they stand for. seed: of sampling.
     """
 
     completion: Completion
@@ -94,6 +95,8 @@ class Pipeline:
     context: Mapping[str, object] = dataclasses.field(default_factory=dict)
     memory: MemoryConfig = MemoryConfig()
     detect: Detect = script_of
+    mask: Callable[[str], str] | None = None
+    unmask: Callable[[str], str] | None = None
     seed: int = 0
 
     def reply(
@@ -127,7 +130,8 @@ class _Turn:
             if clean.note:
                 self.notes.append(f"the message was cleaned: {clean.note}")
             before = self.state
-            state = said(before, clean.text, "user", config=p.memory)
+            text = clean.text if p.mask is None else p.mask(clean.text)
+            state = said(before, text, "user", config=p.memory)
             state = state.change(language=kept_language(state.language, clean.text, p.detect))
             question = state.turns[-1].text
             chat = p.completion.chat
@@ -276,6 +280,7 @@ class _Turn:
             rest = reply.text[len(self.shown.strip()) :] if own else f"\n{reply.text}"
             self._show(rest, began)
         state = said(state, reply.text, config=self.pipeline.memory)
+        reply = dataclasses.replace(reply, text=self._own(reply.text))
         ordered = {name: self.seconds[name] for name in (*STAGES, "first") if name in self.seconds}
         whole = {**ordered, "total": time.perf_counter() - began}
         return state, dataclasses.replace(
@@ -285,8 +290,12 @@ class _Turn:
     def _show(self, piece: str, began: float) -> None:
         if piece and self.tell is not None:
             self.seconds.setdefault("first", time.perf_counter() - began)
-            self.tell(piece)
+            self.tell(self._own(piece))
             self.shown += piece
+
+    def _own(self, text: str) -> str:
+        """What the user reads of it; sentences come whole, and so do the placeholders in them."""
+        return text if self.pipeline.unmask is None else self.pipeline.unmask(text)
 
 
 def _whole_sentences(text: str) -> str:

@@ -91,7 +91,8 @@ class Prompting:
 
     chat: the model's format; None where the model is behind an endpoint, and then tokens are guessed. tenant: whose
     assistant it is, "" nobody's. role: the part of the strategies that have one. pool: examples to choose from. count:
-    how many are shown. lam: of `ExamplePool.choose`. budget: of the whole prompt.
+    how many are shown. lam: of `ExamplePool.choose`. budget: of the whole prompt. guide: how the tenant wants to
+    sound, in its own words.
     """
 
     chat: ChatFormat | None = None
@@ -101,6 +102,7 @@ class Prompting:
     count: int = 3
     lam: float = 0.7
     budget: BudgetConfig = BudgetConfig()
+    guide: str = ""
 
     def prompt(
         self,
@@ -224,6 +226,8 @@ class Prompting:
 
         if self.tenant:
             add("tenant/1", name=self._line(self.tenant, "turn"))
+        if self.guide:
+            add("guide/1", guide=self._line(self.guide, "turn"))
         if kept.context:
             add("context/1", facts="\n".join(f"- {fact}" for fact in told[: kept.context]))
         if kept.memory:

@@ -14,6 +14,8 @@ from jaxrec.dialogue.prompts.generation import PromptError
 TEMPLATES: Mapping[str, str] = {
     # Whom the model speaks for. {name} may be a shop or a person.
     "tenant/1": "You write for {name}.",
+    # How the tenant wants to sound, in its own words.
+    "guide/1": "Write as this guide says: {guide}",
     # Tenant and page as personal models are trained with them (`dialogue.pages.system_text`).
     "page/1": "You write for {name}. Answer from this page: {pages}",
     # What is known of whoever asks; {facts} are lines "- name: value".
