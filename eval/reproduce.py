@@ -10,6 +10,7 @@ Training again takes the time of the file's rows (`wall_s`); data are found as i
 """
 
 import argparse
+import difflib
 import json
 import re
 import shlex
@@ -67,7 +68,8 @@ def read(root: Path, name: str) -> dict[str, Any]:
     path = root / f"{name.removesuffix('.json')}.json"
     if not path.is_file():
         there = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.json"))
-        near = [one for one in there if Path(name).name in one] or there[:8]
+        near = [one for one in there if Path(name).name in one]
+        near = near or difflib.get_close_matches(name, there, n=8, cutoff=0.6) or there
         raise CannotReproduce(f"no file {path}; there are {', '.join(near[:8])}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +112,7 @@ def words(record: Row, folder: Path) -> list[str]:
             del said[at : at + 2]
     if not flags:
         raise CannotReproduce(
-            "its configuration names no folder to write to: it can't be led astray"
+            "its configuration names no folder to write to: another run would write over the file of record"
         )
     return [sys.executable, *said[1:], *flags]
 
