@@ -35,6 +35,7 @@ ROW_KEYS = {
 # And one of these groups: a recommender ranks items, or predicts ratings.
 EITHER_KEYS = {"recommend": (("R@5", "N@5", "R@10", "N@10"), ("RMSE", "MAE"))}
 PAIRED_KEYS = ("a", "b", "k", "metric", "diff", "lo", "hi")
+WRITES_TO = ("--out", "--runs", "--results", "--parts.out")
 ORIGIN_KEYS = ("commit", "at", "machine")
 PACKAGES = ("jaxrec", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 _BEGUN_AT = time.time()  # of this process, as nearly as this module can tell
@@ -148,9 +149,18 @@ def machine(host: Mapping[str, Any]) -> str:
 
 
 def command() -> str | None:
-    """The command line that this process was started by, `python -m ...`; None where it was no such module."""
-    words = sys.orig_argv
-    return shlex.join(["python", *words[words.index("-m") :]]) if "-m" in words[:-1] else None
+    """The command line that this process was started by, `python -m ...`; None where it was no such module.
+
+    Where it writes to is left out: a run of record says what it did, and that is the same in any folder.
+    """
+    words = list(sys.orig_argv)
+    if "-m" not in words[:-1]:
+        return None
+    words = words[words.index("-m") :]
+    for flag in WRITES_TO:
+        while flag in words[:-1]:
+            del words[words.index(flag) : words.index(flag) + 2]
+    return shlex.join(["python", *words])
 
 
 def hardware() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,23 @@ def test_a_file_says_by_which_code_when_and_where_its_rows_were_made(tmp_path):
     kept = tmp_path / "numbers.json"
     kept.write_text("{}")
     assert kept_origin(kept)["commit"] is None and "did not say" in kept_origin(kept)["note"]
+
+
+def test_the_command_says_what_was_run_and_not_where_to(monkeypatch):
+    said = [
+        "/usr/bin/python3",
+        "-X",
+        "dev",
+        "-m",
+        "eval.x",
+        "configs/a b.py",
+        "--out",
+        "/some/where",
+    ]
+    monkeypatch.setattr(sys, "orig_argv", [*said, "--seeds", "0"])
+    assert results.command() == "python -m eval.x 'configs/a b.py' --seeds 0"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "script.py"])
+    assert results.command() is None
 
 
 @pytest.mark.skipif(commit() is None, reason="no git checkout")
