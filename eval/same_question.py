@@ -54,6 +54,7 @@ class SameQuestionConfig:
     )  # before every question; the "right" one of these is not known
     question: int = 40  # tokens, with the page before it
     answer: int = 96
+    quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the backbone
     mesh: MeshConfig = MeshConfig()
     out: str = "results/same_question"
 
@@ -73,7 +74,7 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
             "there is nobody to ask, or nothing: give at least one business and one question"
         )
 
-    model = load_personal(facts["model"], mesh.make(cfg.mesh))
+    model = load_personal(facts["model"], mesh.make(cfg.mesh), cfg.quantise)
     place = {key: row for row, key in enumerate(facts["tenants"])}
     pairs = [(question, tenant) for question in cfg.questions for tenant in chosen]
     p_NE = np.asarray(profile["p"])[[place[tenant.key] for _, tenant in pairs]]

@@ -5,12 +5,12 @@
     python -m eval.voices --profile runs/personalize/profile --own runs/lora/profile --also right retrieved
 
 Rows: own p by encoder and by gradient, mean p, shuffled p (another unseen tenant's), no p (p = 0), by option a LoRA of
-the tenant's own, the nearest neighbour (copy the closest onboarding answer), and the right answer itself. Own p (and
-LoRA) come again for each kind of page `also` puts before the question. Columns: nats a token of the right answer,
-style checks met and facts stated by a greedily written answer, its word F1 with the right one. Generated tenants, whose
-style combinations were never seen in training, and hand-written ones are told apart (of the latter, facts are values of
-the right answer that stand on its pages, `world.values`); of tenants of one's own ("own") no style is known, so none is
-checked.
+the tenant's own and the backbone untuned, the nearest neighbour (copy the closest onboarding answer), and the right
+answer itself. Own p (LoRA, untuned) come again for each kind of page `also` puts before the question. Columns: nats a
+token of the right answer, style checks met and facts stated by a greedily written answer, its word F1 with the right
+one. Generated tenants, whose style combinations were never seen in training, and hand-written ones are told apart (of
+the latter, facts are values of the right answer that stand on its pages, `world.values`); of tenants of one's own
+("own") no style is known, so none is checked.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jaxrec.config import RunError
 from jaxrec.data import turns
 from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.data.tenants import Dialogue, Tenant, choose_tenants, read_tenants
-from jaxrec.delta import take
+from jaxrec.delta import take, zeros
 from jaxrec.dialogue.pages import PagesConfig, Which, with_pages
 from jaxrec.eval.turn_cost import turn_cost
 from jaxrec.mesh import MeshConfig
@@ -54,12 +54,14 @@ class VoicesConfig:
     ] = ()  # where its tenants are; where they were onboarded from when empty
     own: str = ""  # of jaxrec.train.personalize --by lora, by the same model: tenants with Deltas of their own
     pages: PagesConfig = PagesConfig()  # before every question
-    also: tuple[Which, ...] = ()  # other pages, with which own p (and the Deltas) answer again
+    also: tuple[Which, ...] = ()  # other pages, with which own p (LoRA, untuned) answer again
+    untuned: bool = False  # the backbone as it is too, where it is the one who answers
     who: tuple[str, ...] = ()  # the rows to measure, in this order; all of them when empty
     dialogues: int = 8  # held-out ones of each tenant
     question: int = 40  # tokens, with the page before it
     answer: int = 96
     rows: int = 32
+    quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the backbone
     features: FeatureConfig = FeatureConfig()  # where the frozen backbone's states are kept
     seed: int = 0
     mesh: MeshConfig = MeshConfig()
@@ -94,7 +96,7 @@ def main(cfg: VoicesConfig) -> dict:
         raise RunError(
             "no tenant has held-out dialogues (heldout.jsonl) to be asked: there is nothing to measure on"
         )
-    model = load_personal(facts["model"], mesh.make(cfg.mesh))
+    model = load_personal(facts["model"], mesh.make(cfg.mesh), cfg.quantise)
     asked = [Asked(u, t, d) for u, t in enumerate(tenants) for d in t.heldout[: cfg.dialogues]]
 
     answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
@@ -166,6 +168,14 @@ def contenders(
             )
         own["own_lora"] = deltas.delta
         found["own_lora"] = (deltas.delta, which)
+    if cfg.untuned:
+        if not model.lm.inside:
+            raise RunError(
+                "untuned: the backbone of this model does not answer itself, so it has no such row"
+            )
+        nothing = zeros(model.lm.sites, model.lm.spec, len(profile["p"]))
+        own["untuned"] = nothing
+        found["untuned"] = (nothing, which)
     for page in cfg.also:
         found |= {f"{name}_{page}_page": (who, page) for name, who in own.items()}
     if unknown := set(cfg.who) - set(found):

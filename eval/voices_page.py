@@ -30,6 +30,7 @@ ROWS = {
     "shuffled_p": ("another's p", "that of some other unseen business"),
     "no_p": ("no p", "p = 0: the head as it speaks to a stranger"),
     "own_lora": ("a LoRA of its own", "of the model's layers, by the same examples, in place of p"),
+    "untuned": ("the model untuned", "nothing of it is changed, for nobody"),
     "own_p_right_page": (
         "own p, right page",
         "the page with the answer stands before the question",
@@ -37,6 +38,8 @@ ROWS = {
     "own_p_retrieved_page": ("own p, found page", "a page found by the question's words"),
     "own_lora_right_page": ("own LoRA, right page", "as above"),
     "own_lora_retrieved_page": ("own LoRA, found page", "as above"),
+    "untuned_right_page": ("untuned, right page", "as above"),
+    "untuned_retrieved_page": ("untuned, found page", "as above"),
     "beside": ("the small model of make demo", "own p, fitted; it was trained from nothing"),
     "nearest": ("nearest neighbour", "copies the own example with the closest question"),
     "right_answer": ("the right answer", "what the business really said"),

@@ -9,6 +9,9 @@ is a question, or JSON: {"question": "..."} or {"messages": [{"role", "content"}
 --tenant. Answers come one a line, in the order of the questions; with --json as objects. At a terminal without
 --questions one asks, line by line, and reads the answer as it is written.
 
+A model that was trained with pages before its questions is given the tenant's name and the page that shares most words
+with the question; the objects of --json say which, by its id, in "pages".
+
 Many questions of many tenants go into a file, whole or not there: a run that was killed goes on where it was.
 
     python -m jaxrec.answer --model runs/personalize --questions all.jsonl --out answers.jsonl --cluster auto
@@ -48,7 +51,7 @@ class AnswerConfig:
     temperature: float = 0.0  # 0: the likeliest words
     seed: int = 0
     rows: int = 8  # questions that are answered at a time
-    quantise: str = ""  # the backbone's kernels: nf4 or int8
+    quantise: str = ""  # the backbone's kernels: nf4, int8 or bf16
     private: bool = (
         False  # the model reads placeholders for names, numbers and addresses of a question
     )
@@ -129,16 +132,22 @@ def _answered(cfg: AnswerConfig, loaded: tuple[Any, str], batch: Batch) -> dict[
     """Rows of answers, and the lines that were left out."""
     assistant, tenant = loaded
     whose = [one.tenant or tenant for one in batch.asked]
+    grounded = [
+        assistant.ground(one.question, who) for one, who in zip(batch.asked, whose, strict=True)
+    ]
     texts = assistant.answers(
-        [one.question for one in batch.asked],
+        [one.turns for one in grounded],
         whose,
         temperature=cfg.temperature,
         seed=cfg.seed + batch.first,
     )
     rows = []
-    for one, who, text in zip(batch.asked, whose, texts, strict=True):
+    for one, who, read, text in zip(batch.asked, whose, grounded, texts, strict=True):
         beside = one.row or {"question": one.question}
-        rows.append({"tenant": who} | beside | {"tenant": who, "answer": text})
+        said = {"tenant": who, "answer": text}
+        if read.pages:
+            said["pages"] = list(read.pages)  # ids of what it was to answer from
+        rows.append({"tenant": who} | beside | said)
     return {"rows": rows, "left_out": list(batch.left_out)}
 
 

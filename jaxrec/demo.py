@@ -39,10 +39,13 @@ SHOWN = {
     "shuffled_p": "another's p",
     "no_p": "no p",
     "own_lora": "a LoRA of its own",
+    "untuned": "the model untuned",
     "own_p_right_page": "own p, right page",
     "own_p_retrieved_page": "own p, found page",
     "own_lora_right_page": "own LoRA, right page",
     "own_lora_retrieved_page": "own LoRA, found page",
+    "untuned_right_page": "untuned, right page",
+    "untuned_retrieved_page": "untuned, found page",
     "nearest": "nearest neighbour",
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -175,6 +176,37 @@ def test_questions_come_as_lines_and_as_json(run, assistant):
     assert plain == [" ".join(wanted[0].split())]
 
 
+def test_a_model_trained_with_pages_is_given_the_name_and_a_found_page(
+    folder, tmp_path, one_device, monkeypatch, capsys
+):
+    """Onboarding keeps what pages are found by; an answer names its page; one's own system turn stays."""
+    shutil.copytree(folder, tmp_path / "u")
+    facts = tmp_path / "u" / "model" / "facts.json"
+    told = json.loads(facts.read_text()) | {"pages": {"which": "right", "length": 30}}
+    facts.write_text(json.dumps(told))
+    assistant = Assistant.load(tmp_path / "u", devices=one_device, rows=2, limit=6)
+    pages = [{"id": "red", "text": "It is red."}, {"id": "old", "text": "It is old."}]
+    shop = SHOP | {"name": "Old Shop", "pages": pages}
+    assistant.onboard([shop, GUIDE], piece=16)
+    assistant.save(tmp_path / "saved")
+    again = Assistant.load(tmp_path / "saved", devices=one_device, rows=2, limit=6)
+    read = again.ground("is it red?", "shop")
+    assert read == assistant.ground("is it red?", "shop") and read.pages == ("red",)
+    assert read.turns[0].text == "You write for Old Shop. Answer from this page: It is red."
+    assert again.ground("zebra", "shop").turns[0].text == "You write for Old Shop."
+    assert again.ground("is it red?", None).turns == (Turn("user", "is it red?"),)
+    own = [Turn("system", "Say no."), Turn("user", "is it red?")]
+    assert again.ground(own, "shop").turns == tuple(own)
+    assert again.answer("is it red?", "shop") == again.answer(read.turns, "shop")
+    monkeypatch.setattr(mesh, "make", lambda *_: one_device)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"is it old?\nzebra")))
+    flags = ("--model", str(tmp_path / "saved"), "--tenant", "shop", "--limit", "6", "--json")
+    config.run(command.main, command.AnswerConfig, argv=[*flags, "--rows", "2"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0]["pages"] == ["old"] and "pages" not in rows[1]
+    assert rows[0]["answer"] == again.answer("is it old?", "shop")
+
+
 def test_a_file_of_answers_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
     stdin = b"\n".join(b"is it %d?" % i for i in range(5))
     flags = ("--tenant", "fitted", "--out", str(tmp_path / "answers.jsonl"))
@@ -230,4 +262,4 @@ def test_no_more_is_read_than_the_backbone_can(assistant):
             ):
                 other.answer("is it red?", None)
         else:
-            assert [len(row.ids) for row in other._asked(["is it red? " * 40])[0]] == [read]
+            assert [len(row.ids) for row in other._asked(["is it red? " * 40], [None])[0]] == [read]

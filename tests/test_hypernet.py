@@ -26,11 +26,12 @@ def whole(net, params, p_BE):
     return deltas.materialise(net.apply({"params": params}, p_BE))
 
 
-def _stirred(params):
+def _stirred(params, like=False):
+    """Moved at random; `like`: from zero, of shapes."""
     rng = np.random.default_rng(3)
-    return jax.tree.map(
-        lambda x: x + rng.normal(scale=0.1, size=x.shape).astype(np.float32), params
-    )
+    scale = 0.4 if like else 0.1
+    move = lambda x: jnp.asarray(rng.normal(scale=scale, size=x.shape), jnp.float32)
+    return jax.tree.map(lambda x: move(x) if like else x + move(x), params)
 
 
 def test_starts_as_the_identity_whatever_p_is(made):
@@ -117,3 +118,29 @@ def test_same_shapes_compile_once(made):
     use(delta)
     use(apply(params, jnp.zeros((2, 5))))
     assert use._cache_size() == 1
+
+
+def test_each_layer_may_have_a_base_of_its_own():
+    """Lazy equals whole; moving one layer's base moves that layer alone."""
+    cfg = DecoderConfig(vocab=20, d_model=8, layers=3, heads=2, groups=1, head_dim=4, d_ff=12)
+    spec = DeltaConfig(lora_rank=2, lora_sites="q", norm=True)
+    ids = jnp.arange(8).reshape(2, 4)
+    net = Hypernet(Decoder.sites(cfg), spec, width=4, base="layer")
+    p_BE = jax.random.normal(jax.random.key(1), (2, 5))
+    params = _stirred(jax.eval_shape(net.init, jax.random.key(0), p_BE)["params"], like=True)
+    base = "stack_0.lora.q.b_NBRF.base"
+    assert params[base].shape == (3, 2, 8) and params[f"{base[:-5]}.weight"].shape == (4, 2, 8)
+    weights = _stirred(jax.eval_shape(Decoder(cfg).init, jax.random.key(0), ids), like=True)
+
+    @jax.jit
+    def both(params):
+        lazy = net.apply({"params": params}, p_BE)
+        made = deltas.materialise(lazy)
+        said = [Decoder(cfg).apply(weights, ids, delta=d).logits for d in (lazy, made)]
+        return made.stacks["stack_0"].lora["q"].b_NBRF, *said
+
+    b_NBRF, lazy, whole = both(params)
+    np.testing.assert_allclose(lazy, whole, atol=1e-5)
+    other_NBRF, other, _ = both({**params, base: params[base].at[1].add(1.0)})
+    moved = np.abs(np.asarray(other_NBRF) - b_NBRF).max((1, 2, 3)) > 0.5
+    assert moved.tolist() == [False, True, False] and np.abs(np.asarray(other) - lazy).max() > 1e-4

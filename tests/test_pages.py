@@ -7,7 +7,15 @@ import pytest
 from jaxrec.data.chat import OwnChat
 from jaxrec.data.tenant import Dialogue, Page, Tenant, Turn
 from jaxrec.data.text import train_tokenizer
-from jaxrec.dialogue.pages import PageFinder, PagesConfig, shortened, system_text, with_pages
+from jaxrec.dialogue.pages import (
+    PageFinder,
+    PagesConfig,
+    asked_in,
+    ground,
+    shortened,
+    system_text,
+    with_pages,
+)
 
 HOURS = Page("hours", "Opening hours", "We open at nine. Sunday is quiet. On Monday we are closed.")
 FEES = Page("fees", "What it costs", "A haircut costs £12. Children pay half.")
@@ -73,3 +81,39 @@ def test_a_share_of_the_conversations_gets_pages_the_same_ones_each_time(chat):
     first, again = (with_pages(chat, [many], cfg, 200, seed=1)[0].heldout for _ in range(2))
     with_page = sum("from this page" in d.turns[0].text for d in first)
     assert first == again and 5 < with_page < 35
+
+
+def test_a_question_without_words_of_its_own_is_found_by_what_came_before():
+    turns = (
+        Turn("user", "What does it cost?"),
+        Turn("assistant", "£12."),
+        Turn("user", "And for two?"),
+    )
+    finder = PageFinder(TENANT)
+    assert finder.find("And for two?") == []
+    assert [p.id for p in finder.find(asked_in(turns))] == ["fees"]
+    assert PageFinder(Tenant("bare")).find("cost") == []
+
+
+def test_a_conversation_is_grounded_in_a_page_or_in_the_name_alone(chat):
+    cfg, asked = PagesConfig("retrieved", length=99), [Turn("user", "What does it cost?")]
+    read = ground(chat, TENANT, asked, [FEES], cfg, 200)
+    assert read.pages == ("fees",) and read.turns[1:] == tuple(asked)
+    assert read.turns[0].text == system_text(TENANT, [FEES.text])
+    bare = ground(chat, TENANT, asked, [], cfg, 200)
+    assert bare.pages == () and bare.turns[0].text == "You write for Oak Barbers."
+    # A question that is longer than all the room stays: it is cut where rows are made.
+    long = ground(chat, TENANT, [Turn("user", "zebra " * 80)], [FEES], cfg, 50)
+    assert [turn.role for turn in long.turns] == ["system", "user"]
+
+
+def test_another_page_may_stand_beside_the_right_one_which_stays_whole(chat):
+    many = dataclasses.replace(TENANT, heldout=TENANT.heldout * 20)
+    cfg = PagesConfig("right", length=99, beside=0.5)
+    (told,) = with_pages(chat, [many], cfg, 300)
+    texts = [d.turns[0].text for d in told.heldout]
+    assert all(HOURS.text in text for text in texts)
+    both = [text for text in texts if FEES.text in text]
+    assert 10 < len(both) < 30 and {
+        text.index(FEES.text) < text.index(HOURS.text) for text in both
+    } == {True, False}

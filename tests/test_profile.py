@@ -11,6 +11,7 @@ from jaxrec.models.personal.profile import (
     ProfileEncoder,
     ProfileEncoderConfig,
     ProfileFitConfig,
+    centre_of,
     fit_profiles,
 )
 
@@ -51,6 +52,29 @@ def test_without_evidence_everyone_is_the_same_stranger(prior):
     p = np.asarray(model.apply({"params": params}, given))
     assert np.isfinite(p).all()
     np.testing.assert_allclose(p, np.broadcast_to(p[:1], p.shape), atol=1e-6)
+
+
+def test_centred_it_reads_what_differs_and_not_where_z_stands():
+    """Z moved and stretched as a whole, with its centre set anew, is the same evidence; the centre learns nothing."""
+    model = ProfileEncoder(ProfileEncoderConfig(5, 4, 3, 16, 2, 4, centred=True))
+    given, far = evidence(), lambda z: 17 + 14 * z
+    params = model.init(KEY, given)["params"]
+    at = lambda given: params | centre_of(np.asarray(given.z_BSD[given.mask_BS]))
+    moved = given.replace(z_BSD=far(given.z_BSD))
+    infer = lambda params, given: model.apply({"params": params}, given)
+
+    @jax.jit
+    def told(params, given):
+        return infer(params, given), jax.grad(lambda p: infer(p, given).sum())(params)
+
+    (p, _), (far_p, grads) = (told(at(x), x) for x in (given, moved))
+    np.testing.assert_allclose(far_p, p, atol=1e-4)
+    assert not grads["z_mean"].any() and not grads["z_spread"].any()
+    assert np.abs(grads["into"]["kernel"]).max() > 0
+    seen = np.asarray(moved.z_BSD[moved.mask_BS])
+    np.testing.assert_allclose(at(moved)["z_mean"], seen.mean(0), rtol=1e-5)
+    alike = centre_of(np.ones((3, 5), np.float32))
+    assert alike["z_spread"][0] > 0  # and no division by zero
 
 
 @pytest.mark.parametrize("field", ["z_BSD", "kind_BS", "label_BS"])

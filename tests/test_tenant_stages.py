@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from jaxrec.config import RunError
-from jaxrec.data.tenants import read_tenants
+from jaxrec.data.chat import OwnChat
+from jaxrec.data.tenants import Page, read_tenants
+from jaxrec.data.text import train_tokenizer
+from jaxrec.dialogue.pages import PagesConfig
 from jaxrec.eval import same_question, voices
 from jaxrec.models.personal.profile_folder import sources_of
 from jaxrec.train import retrofit, universal
@@ -49,6 +52,26 @@ def test_who_teaches_and_who_is_measured(shops, capsys):
         universal.read(dataclasses.replace(cfg, held=(shops,)))
     quiet = dataclasses.replace(cfg, hold_out_every=0, loop=watch("train/nll"))
     assert len(universal.read(quiet)[0][0].onboarding) == 10
+
+
+def test_some_tenants_are_learned_from_more_often_with_pages_drawn_anew(shops):
+    few, often = generate(n=2), read_tenants(shops)[0][0]
+    pages = (Page("a", "A", "It is one."), Page("b", "B", "It is two."))
+    talks = tuple(dataclasses.replace(d, pages=("a",)) for d in often.onboarding)
+    often = dataclasses.replace(often, pages=pages, onboarding=talks)
+    cfg = universal.UniversalConfig(
+        dialogues=2, often=("ten",), times=3, pages=PagesConfig("right", share=0.5), question=60
+    )
+    chat = OwnChat(train_tokenizer([d.answer for t in few for d in t.onboarding[:4]], 300))
+    rows = universal.learned_rows(cfg, chat, [*few, often])
+    assert np.bincount(rows.tenant_N).tolist() == [2, 2, 30]
+    ten = rows.question["ids_BL"][rows.tenant_N == 2].reshape(3, 10, -1)
+    assert (ten[0] != ten[1]).any()  # another draw of which get a page
+    assert rows.dialogue_N[rows.tenant_N == 2].tolist() == [*range(10)] * 3
+    once = universal.learned_rows(dataclasses.replace(cfg, often=()), chat, [*few, often])
+    assert np.bincount(once.tenant_N).tolist() == [2, 2, 2]
+    with pytest.raises(RunError, match="often=tne: there is no such tenant"):
+        universal.read(dataclasses.replace(cfg, lfe="x", tenants=(shops,), often=("tne",)))
 
 
 def test_a_retrofit_takes_topics_where_they_are_named(shops, capsys):

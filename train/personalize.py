@@ -31,6 +31,7 @@ class PersonalizeConfig(OnboardConfig):
 
     model: str = ""  # a universal stage's OUT/model
     tenants: tuple[str, ...] = ()  # sources: see jaxrec.data.tenants
+    quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the backbone
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
     out: str = "runs/personalize"
@@ -44,7 +45,7 @@ def main(cfg: PersonalizeConfig) -> dict[str, float]:
     tuning.say("tenants, left out", skipped)
     processes.start(cfg.hosts)
     devices, _ = elastic.arrange(cfg.mesh, cfg.rows)
-    model = load_personal(cfg.model, devices)
+    model = load_personal(cfg.model, devices, cfg.quantise)
     found = onboard(model, tenants, cfg, devices=devices, out=cfg.out, name=cfg.model)
     facts = {**found.facts, "sources": list(cfg.tenants)}
     folder = Path(cfg.out) / "profile"

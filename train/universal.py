@@ -42,7 +42,7 @@ from jaxrec.models.personal.personal_folder import (
     save_personal,
 )
 from jaxrec.models.personal.personal_lm import PersonalConfig, PersonalLM
-from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig
+from jaxrec.models.personal.profile import ProfileEncoder, ProfileEncoderConfig, centre_of
 from jaxrec.objectives.restraint import Restraint
 from jaxrec.processes import HostsConfig
 from jaxrec.training import gradients, tuning
@@ -65,6 +65,7 @@ class UniversalConfig:
     depths: tuple[int, ...] = ()  # of the backbone's layers that p changes; empty: the top quarter
     d_p: int = 64
     hyper_width: int = 64
+    hyper_base: Literal["stack", "layer"] = "stack"  # what shares a base of A(p)
     encoder: ProfileEncoderConfig = ProfileEncoderConfig()
     encoder_steps: int = 0  # in which it first learns to tell tenants apart, which runs no model
     encoder_rows: int = 32
@@ -75,8 +76,12 @@ class UniversalConfig:
     p_dropout: float = 0.1  # rows that see p = 0: the head for a stranger
     restraint: Restraint = Restraint()  # penalty: on the words that a tenant never says
     reference: Literal["stranger", "teacher", "backbone"] = "stranger"  # of the restraint's KL
-    quantise: str = ""  # "nf4" or "int8" kernels of the frozen backbone
+    quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the frozen backbone
     dialogues: int = 0  # of each tenant that are learned from, the first ones; 0: all
+    often: tuple[
+        str, ...
+    ] = ()  # keys of tenants all of whose dialogues are learned from, `times` an epoch
+    times: int = 1
     pages: PagesConfig = PagesConfig()  # before a question
     question: int = 40  # tokens, with the page before it
     answer: int = 64
@@ -102,9 +107,8 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     processes.start(cfg.hosts)
     devices, accum = elastic.arrange(cfg.mesh, cfg.rows, cfg.accum, cfg.out)
     backbone, lfe_cfg, frozen, chat, facts = load_lfe(cfg.lfe, devices, cfg.quantise)
-    tenants, unseen = (
-        with_pages(chat, ts, cfg.pages, cfg.question, cfg.loop.seed) for ts in (tenants, unseen)
-    )
+    grounded = lambda ts: with_pages(chat, ts, cfg.pages, cfg.question, cfg.loop.seed)
+    unseen = grounded(unseen)
     if cfg.person == "backbone":
         backbone, frozen, facts = cut_for_person(backbone, frozen, facts, cfg.depths)
     told, teacher = {}, None
@@ -121,7 +125,15 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
         d_backbone=backbone.cfg.d_model if tied else 0,
         tokens=chat.size if chat.size < vocab else 0,
     )
-    own = (cfg.p_enters, cfg.d_p, cfg.hyper_width, cfg.person, cfg.inside, cfg.depths)
+    own = (
+        cfg.p_enters,
+        cfg.d_p,
+        cfg.hyper_width,
+        cfg.person,
+        cfg.inside,
+        cfg.depths,
+        cfg.hyper_base,
+    )
     lm = PersonalLM(backbone, PersonalConfig(lfe_cfg, head, *own))
     encoder = ProfileEncoder(
         dataclasses.replace(cfg.encoder, d_z=lfe_cfg.d_z, d_p=cfg.d_p, kinds=turns.KINDS)
@@ -129,8 +141,7 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     pieces = evidence(cfg, chat, tenants)
     named = [t.key for t in tenants]
     known = read_pieces(lm, frozen, pieces, features=cfg.features, whose=named)
-    own = [t.onboarding[: cfg.dialogues or None] for t in tenants]
-    rows = turns.turn_rows(chat, own, cfg.question, cfg.answer)
+    rows = learned_rows(cfg, chat, tenants)
     states = question_states(lm, frozen, rows, cfg.features, "questions and answers", named)
     source = turn_source(
         rows, pieces, known, cfg.rows, pieces_a_row=cfg.pieces, seed=cfg.loop.seed,
@@ -139,6 +150,8 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
 
     init = lambda key, weights: objectives.universal_params(key, lm, encoder, weights)
     params = mesh.sharded_init(devices, init, jax.random.key(cfg.loop.seed), frozen["backbone"])
+    if cfg.encoder.centred:
+        params["encoder"] |= mesh.place(devices, centre_of(known.z_URLD[known.mask_URL]))
     if cfg.encoder_steps:
         params["encoder"] = tell_apart(
             cfg, encoder, params["encoder"], rows, pieces, known, devices
@@ -157,13 +170,15 @@ def main(cfg: UniversalConfig) -> dict[str, float]:
     fitted = tuning.tune(
         objective, params, source, opt=cfg.opt, config=cfg.loop, mesh=devices, rows=cfg.rows,
         out=cfg.out, frozen={**frozen, **told}, gradients=gradients.spanning(accum),
-        evaluate=evaluation(cfg, answering, encoder, frozen, tenants, known, unseen),
+        evaluate=evaluation(cfg, answering, encoder, frozen, grounded(tenants), known, unseen),
         resolved=cfg, title="universal",
     )  # fmt: skip
     own = fitted.state.params
     table = infer_p(encoder, own["encoder"], known, cfg.examples)
     kept = {name: part for name, part in frozen.items() if name != "backbone"}
     whole = {**kept, "profile": {"p": table}, **own}
+    if cfg.pages.which != "none":
+        facts = {**facts, "pages": config.to_dict(cfg.pages)}
     folder = Path(cfg.out) / "model"
     save_personal(folder, lm, encoder, whole, [t.key for t in tenants], facts)
     results.conclude(
@@ -204,6 +219,21 @@ def tell_apart(
     return fitted.state.params["encoder"]
 
 
+def learned_rows(cfg: UniversalConfig, chat: ChatFormat, tenants: list[Tenant]) -> turns.TurnRows:
+    """The dialogues that are learned from, pages before them, of tenants in `often` again and again.
+
+    Which page stands before a dialogue, if any, is drawn anew each time that it comes.
+    """
+    parts = []
+    for again in range(cfg.times if cfg.often else 1):
+        told = with_pages(chat, tenants, cfg.pages, cfg.question, cfg.loop.seed + again)
+        whole = lambda t: t.key in cfg.often
+        few = lambda t, n=again: () if n else t.onboarding[: cfg.dialogues or None]
+        own = [t.onboarding if whole(t) else few(t) for t in told]
+        parts.append(turns.turn_rows(chat, own, cfg.question, cfg.answer))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
 def evidence(cfg: UniversalConfig, chat: ChatFormat, tenants: list[Tenant]) -> turns.Pieces:
     """What is known of tenants, as token rows."""
     counts = {"examples": cfg.examples, "guide": cfg.guide, "judged": cfg.judged}
@@ -223,6 +253,10 @@ def read(cfg: UniversalConfig) -> tuple[list[Tenant], list[Tenant]]:
     tuning.say("tenants, left out", skipped)
     held, skipped = read_tenants(cfg.held) if cfg.held else ([], Skipped())
     tuning.say("held, left out", skipped)
+    if unknown := set(cfg.often) - {tenant.key for tenant in tenants}:
+        raise RunError(
+            f"often={sorted(unknown)[0]}: there is no such tenant among those to learn from"
+        )
     if both := {tenant.key for tenant in tenants} & {tenant.key for tenant in held}:
         raise RunError(f"{sorted(both)[0]!r} is in tenants and in held: it can be in one only")
     learned = with_heldout([t for t in tenants if can_teach(t)], cfg.hold_out_every)

@@ -11,6 +11,7 @@ a quiet afternoon (hours on two cores): --tenants world:train --dialogues 40 --l
 from jaxrec.data.feature_store import FeatureConfig
 from jaxrec.delta import DeltaConfig
 from jaxrec.dialogue.pages import PagesConfig
+from jaxrec.models.personal.profile import ProfileEncoderConfig
 from jaxrec.train.universal import UniversalConfig
 from jaxrec.training.loop import LoopConfig
 from jaxrec.training.optimizer import OptConfig
@@ -26,25 +27,30 @@ VALIDATION = (
 
 config = UniversalConfig(
     lfe="runs/smollm2/retrofit/lfe",
-    tenants=("world:train:100", *(f"world:{key}" for key in WRITTEN)),
+    tenants=("world:train",),
     held=tuple(f"world:{key}" for key in VALIDATION),
-    dialogues=7,
-    pages=PagesConfig("right", length=36, share=0.75),
+    dialogues=12,
+    often=WRITTEN,
+    times=4,
+    pages=PagesConfig("right", length=80, share=0.85, beside=0.25),
     person="backbone",
-    inside=DeltaConfig(norm=True, lora_rank=8, lora_sites="q|v|up|down"),
-    depths=tuple(range(24, 30)),
+    inside=DeltaConfig(norm=True, lora_rank=16, lora_sites="q|k|v|o|up|down"),
+    depths=tuple(range(18, 30)),
+    hyper_base="layer",
     d_p=64,
+    encoder=ProfileEncoderConfig(centred=True),
     encoder_steps=256,
-    question=64,
-    answer=56,
+    question=120,
+    answer=68,
     piece=32,
     pieces=6,
     examples=4,
     judged=0,
+    quantise="bf16",
     rows=8,
-    checked=2,
-    opt=OptConfig(lr=2e-3, warmup=8),
-    loop=LoopConfig(steps=224, eval_every=56, save_every=20, log_every=5, monitor="unseen_nll"),
+    checked=4,
+    opt=OptConfig(lr=2e-3, warmup=30),
+    loop=LoopConfig(steps=640, eval_every=160, save_every=40, log_every=10, monitor="unseen_nll"),
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/universal",
 )

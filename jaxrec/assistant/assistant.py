@@ -25,6 +25,7 @@ from jaxrec.data.tenant import Turn
 from jaxrec.data.tenant_rows import check_text
 from jaxrec.data.tenants import Source, TenantError, nearest, read_tenants
 from jaxrec.delta import DeltaConfig, bank, take
+from jaxrec.dialogue.pages import Grounded, PageFinder, asked_in, ground
 from jaxrec.mesh import MeshConfig
 from jaxrec.models.personal.answering import Answering
 from jaxrec.models.personal.personal_folder import Personal, load_personal
@@ -79,6 +80,7 @@ class Assistant:
             key: Voice(np.asarray(p_E)) for key, p_E in zip(model.tenants, trained, strict=False)
         }
         self._onboarded: list[str] = []
+        self._finders: dict[str, PageFinder] = {}
         self._answering: dict[int, Answering] = {}
 
     @classmethod
@@ -145,6 +147,9 @@ class Assistant:
                 p_UE[u], delta, profile.spec if delta is not None else DeltaConfig()
             )
             self._onboarded = [*(k for k in self._onboarded if k != key), key]
+            self._finders.pop(key, None)
+        for tenant in profile.told if self.model.pages else ():
+            self._finders[tenant.key] = PageFinder(tenant)
 
     def onboard(
         self,
@@ -226,7 +231,7 @@ class Assistant:
             [tenant] * len(questions) if tenant is None or isinstance(tenant, str) else list(tenant)
         )
         voices = [self.voice(key) for key in whose]
-        asked, length = self._asked(questions)
+        asked, length = self._asked(questions, whose)
         said = [""] * len(questions)
         for rows in _alike(voices):
             texts = self._writes(len(rows)).write(
@@ -241,6 +246,19 @@ class Assistant:
                 said[i] = one.strip()
         return said
 
+    def ground(self, question: Conversation, tenant: str | None) -> Grounded:
+        """A question as the tenant's model reads it: its name and a page that was found, where the model was trained
+        with pages and the tenant has some. A conversation with a system turn of its own stays as it is.
+
+        question, tenant: as of `answer`.
+        """
+        asked = tuple(Turn(role, said) for role, said in as_turns(question))
+        finder, cfg = self._finders.get(tenant or ""), self.model.pages
+        if finder is None or cfg is None or asked[0].role == "system":
+            return Grounded(asked)
+        pages = finder.find(asked_in(asked), cfg.count)
+        return ground(self.model.chat, finder.tenant, asked, pages, cfg, self._room)
+
     def stream(
         self,
         question: Conversation,
@@ -253,7 +271,7 @@ class Assistant:
 
         question, tenant, temperature, seed: as of `answer`.
         """
-        voice, (asked, length) = self.voice(tenant), self._asked([question])
+        voice, (asked, length) = self.voice(tenant), self._asked([question], [tenant])
         pieces = self._writes(1).stream(
             self.model.params, _together([voice]), asked, length, temperature=temperature, seed=seed
         )
@@ -275,7 +293,8 @@ class Assistant:
 
         Raises as `answers`.
         """
-        voice, (asked, length) = self.voice(tenant), self._asked(questions)
+        voice = self.voice(tenant)
+        asked, length = self._asked(questions, [tenant] * len(questions))
         if not asked:
             return np.zeros((0, 2))
         most = self.limit if self.model.lm.inside else LONGEST
@@ -314,7 +333,8 @@ class Assistant:
         delta = bank([voices[key].delta for key in own]) if own else None
         spec = voices[own[0]].spec if own else DeltaConfig()
         by_p = None if len(own) == len(voices) else p_UE
-        found = Profile(tuple(voices), self.folder, by_p, p_UE, own, delta, spec)
+        told = tuple(self._finders[key].tenant for key in voices if key in self._finders)
+        found = Profile(tuple(voices), self.folder, by_p, p_UE, own, delta, spec, told=told)
         save_profile(Path(folder) / "profile", found)
 
     # -------------------------------------------------------------------------------------- inside
@@ -337,8 +357,12 @@ class Assistant:
             raise RunError(f"the backbone reads {whole} tokens: set a limit below {self.limit}")
         return min(LONGEST, whole - behind)
 
-    def _asked(self, questions: Sequence[Conversation]) -> tuple[list[turns.Example], int]:
-        rows = [turns.question_of(self.model.chat, as_turns(q), self._room) for q in questions]
+    def _asked(
+        self, questions: Sequence[Conversation], whose: Sequence[str | None]
+    ) -> tuple[list[turns.Example], int]:
+        grounded = [self.ground(q, key).turns for q, key in zip(questions, whose, strict=True)]
+        told = [[(turn.role, turn.text) for turn in one] for one in grounded]
+        rows = [turns.question_of(self.model.chat, one, self._room) for one in told]
         return rows, _rounded(max((len(row.ids) for row in rows), default=1))
 
 

@@ -98,10 +98,13 @@ def onboard(
     Raises RunError for a tenant that has nothing to be fitted to, and what `loop.fit` raises.
     """
     check(tenants, cfg)
+    # Kept as they came: with pages in them, conversations say what a page is asked in words that are not a customer's.
+    told = tuple(tenants) if model.pages else ()
     tenants = with_pages(model.chat, tenants, cfg.pages, cfg.question, cfg.loop.seed)
     inferred_UE = infer(model, tenants, cfg)
     keys = tuple(tenant.key for tenant in tenants)
-    whole = Profile(keys, name, inferred_UE, inferred_UE, facts={"examples": cfg.examples})
+    about = {"examples": cfg.examples}
+    whole = Profile(keys, name, inferred_UE, inferred_UE, facts=about, told=told)
     if not cfg.own.empty:
         cfg = dataclasses.replace(cfg, own_delta=own_layout(model, cfg.own))
         bank = fit_deltas(model, tenants, cfg, devices, out)

@@ -17,6 +17,7 @@ from jaxrec import checkpoint
 from jaxrec import mesh as meshes
 from jaxrec.quant.kinds import (
     KIND_OF,
+    Bf16,
     Int8,
     Nf4,
     QuantError,
@@ -183,6 +184,8 @@ def load(
             return jnp.asarray(tree)
         if set(tree) == {"int8"}:
             return Int8(*(jnp.asarray(tree["int8"][name]) for name in ("code", "scale")))
+        if set(tree) == {"bf16"}:
+            return Bf16(jnp.asarray(tree["bf16"]["code"]))
         if set(tree) == {"nf4"}:
             x = tree["nf4"]
             outer = spread(np.asarray(x["outer"]), x["scale"].shape[-2:])
@@ -194,10 +197,12 @@ def load(
     return params if mesh is None else place(mesh, params, rules)
 
 
-def pack(w: Nf4 | Int8) -> dict[str, dict[str, Any]]:
+def pack(w: Nf4 | Int8 | Bf16) -> dict[str, dict[str, Any]]:
     """A quantised weight as arrays by name, with nothing in it twice: what `save` writes."""
     if isinstance(w, Int8):
         return {"int8": {"code": w.code_NFD, "scale": w.scale_NF1}}
+    if isinstance(w, Bf16):
+        return {"bf16": {"code": w.code_NFD}}
     # In memory outer scales are repeated so that no two rows share one; on disk each lies once.
     outer = gather(np.asarray(w.outer_NFJ), w.scale_NFK.shape[-2:])
     parts = {"code": w.code_NFC, "scale": w.scale_NFK, "mean": w.mean_N}

@@ -16,6 +16,7 @@ from jaxrec import delta as deltas
 from jaxrec.config import RunError
 from jaxrec.data.chat import ChatFormat
 from jaxrec.delta import DeltaConfig, shapes
+from jaxrec.dialogue.pages import PagesConfig
 from jaxrec.hub.config import read_config
 from jaxrec.hub.weights import find as find_model
 from jaxrec.models.language.model_folder import (
@@ -54,6 +55,14 @@ class Personal:
     tenants: tuple[str, ...]
     facts: dict[str, Any]
 
+    @property
+    def pages(self) -> PagesConfig | None:
+        """How a page is put before a question, where the model was trained so: always a found one."""
+        if "pages" not in self.facts:
+            return None
+        trained = config.from_dict(PagesConfig, self.facts["pages"])
+        return PagesConfig("retrieved", length=trained.length, count=trained.count)
+
 
 def load_backbone(
     source: str, devices: jax.sharding.Mesh, cuts: tuple[int, ...] = (), quantise: str = ""
@@ -64,7 +73,7 @@ def load_backbone(
       source: where it lies, or the OUT of a run that wrote it.
       devices: the mesh that the weights are placed on.
       cuts: of the layers into stacks.
-      quantise: "nf4" or "int8" kernels; an adapter is folded into its base, which must then be whole.
+      quantise: "nf4", "int8" or "bf16" kernels; an adapter is folded into its base, which must then be whole.
 
     Raises as `load_model` and `load_tuned`, and RunError for an adapter that cannot be folded in.
     """
@@ -179,7 +188,8 @@ def save_personal(
       encoder: from evidence to p; its config is kept.
       params: all parts without the backbone.
       tenants: names of the rows of params["profile"].
-      facts: of `load_lfe`: "backbone" and "base_hash", its cuts and the LFE's LoRA.
+      facts: of `load_lfe`: "backbone" and "base_hash", its cuts and the LFE's LoRA; "pages", a `PagesConfig` as JSON,
+        where it was trained with pages in front of questions.
     """
     told = {
         "personal": config.to_dict(lm.cfg),
@@ -188,10 +198,12 @@ def save_personal(
         **place_facts(folder, facts["backbone"]),
         **{
             name: facts[name]
-            for name in ("backbone", "base_hash", "backbone_hash", "cuts", "lora", "sentinels")
+            for name in (
+                "backbone", "base_hash", "backbone_hash", "cuts", "lora", "sentinels", "pages"
+            )
             if name in facts
         },
-    }
+    }  # fmt: skip
     checkpoint.save_params(folder, params, told)
 
 
@@ -203,7 +215,7 @@ def load_personal(
     Args:
       folder: a universal stage's OUT or OUT/model.
       devices: the mesh that the weights are placed on.
-      quantise: "nf4" or "int8" for the backbone's kernels, as in `load_backbone`.
+      quantise: "nf4", "int8" or "bf16" for the backbone's kernels, as in `load_backbone`.
       head: "nf4" or "int8" for the kernels of the generative head, which is then for decoding and not for training.
 
     Raises BackboneMismatch, CheckpointError, ModelMissing, ModelError, and QuantError for a kind that is not known or a

@@ -55,6 +55,7 @@ class PersonalConfig:
     depths: tuple[
         int, ...
     ] = ()  # the backbone's layers that are changed, from 0; empty: the top quarter
+    hyper_base: Literal["stack", "layer"] = "stack"  # what shares a base of A(p)
 
     def __post_init__(self):
         if self.lfe.d_z != self.head.d_z:
@@ -127,7 +128,7 @@ class PersonalLM:
 
     @property
     def hypernet(self) -> Hypernet:
-        return Hypernet(self.sites, self.spec, width=self.cfg.hyper_width)
+        return Hypernet(self.sites, self.spec, width=self.cfg.hyper_width, base=self.cfg.hyper_base)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """New parameters of every part but the backbone."""

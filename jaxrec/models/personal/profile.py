@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.struct as struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -48,6 +49,7 @@ class ProfileEncoderConfig:
     queries: int = 8
     heads: int = 4
     prior: int = 0
+    centred: bool = False  # z less its training mean, by its spread: see `centre_of`
 
 
 class ProfileEncoder(nn.Module):
@@ -60,7 +62,15 @@ class ProfileEncoder(nn.Module):
         """p of each row. A row without evidence gives the same p whoever it is."""
         c, evidence = self.cfg, meshes.put(evidence, "rows")
         kind = nn.Embed(c.kinds, c.width, name="kind")(evidence.kind_BS)
-        x = nn.Dense(c.width, name="into")(evidence.z_BSD) + kind
+        z_BSD = evidence.z_BSD
+        if c.centred:
+            # Facts of the training set and no weights: whoever trains sets them once, and no gradient moves them.
+            ones, zeros = nn.initializers.ones, nn.initializers.zeros
+            mean_D = self.param("z_mean", zeros, (c.d_z,))
+            spread_1 = self.param("z_spread", ones, (1,))
+            mean_D, spread_1 = jax.lax.stop_gradient((mean_D, spread_1))
+            z_BSD = (z_BSD - mean_D[None, None]) / spread_1[None, None]
+        x = nn.Dense(c.width, name="into")(z_BSD) + kind
         x = nn.LayerNorm(name="norm")(
             nn.gelu(x + nn.Dense(c.width, name="label")(evidence.label_BS[..., None]))
         )
@@ -81,6 +91,20 @@ class ProfileEncoder(nn.Module):
         seen = jnp.broadcast_to(seen[:, None, :], (x.shape[0], c.queries, k.shape[1]))
         pooled = attend(query, k, v, seen).reshape(x.shape[0], -1)
         return nn.Dense(c.d_p, name="out")(nn.gelu(nn.Dense(c.width, name="mix")(pooled)))
+
+
+def centre_of(z_ND: Float[np.ndarray, "N D"]) -> dict[str, np.ndarray]:
+    """The two parameters of a centred encoder, of all vectors that there are to learn from: their mean and spread.
+
+    Z of a large backbone stands far from zero, much the same for everybody, and a dense layer that begins on it tells
+    nobody apart.
+    """
+    mean_D = z_ND.mean(0, dtype=np.float64)
+    spread = np.sqrt(np.square(z_ND - mean_D).mean(dtype=np.float64))
+    return {
+        "z_mean": mean_D.astype(np.float32),
+        "z_spread": np.float32([max(spread, 1e-6)]),
+    }
 
 
 @struct.dataclass

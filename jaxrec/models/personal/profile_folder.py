@@ -2,7 +2,8 @@
 
 FOLDER/params       p [U, E] of tenants that answer by it, p_encoder [U, E] what was inferred; delta, a bank of Deltas
 FOLDER/facts.json   "tenants", U keys; "model", the personal model's folder; "own", keys of the bank's rows, and its
-                    layout "own_delta"; "sources", where the tenants were read from
+                    layout "own_delta"; "sources", where the tenants were read from; "told", what the pages before
+                    a question come from, where the model was trained with pages
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 from jaxrec import checkpoint, config, files, mesh
 from jaxrec.config import RunError
 from jaxrec.data import turns
-from jaxrec.data.tenant import Tenant
+from jaxrec.data.tenant import Dialogue, Page, Tenant, Turn
 from jaxrec.delta import DeltaConfig, shapes
 from jaxrec.models.language.model_folder import part_of_run, place_facts, place_of
 from jaxrec.models.personal.onboarding import infer_p, read_pieces
@@ -31,6 +32,7 @@ class Profile:
     """Tenants of one personal model. A tenant in `own` answers by its row of `delta`, any other by its row of p.
 
     p_UE: None where nobody answers by p. inferred_UE: the encoder's p, where it was kept. spec: layout of `delta`.
+    told: names, pages and what was asked of them, of those whose model answers from pages.
     """
 
     tenants: tuple[str, ...]
@@ -41,6 +43,7 @@ class Profile:
     delta: Delta | None = None
     spec: DeltaConfig = DeltaConfig()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    told: tuple[Tenant, ...] = ()
 
 
 def save_profile(folder: str | Path, profile: Profile) -> None:
@@ -50,6 +53,8 @@ def save_profile(folder: str | Path, profile: Profile) -> None:
     facts |= place_facts(folder, profile.model)
     if profile.own:
         facts |= {"own": list(profile.own), "own_delta": config.to_dict(profile.spec)}
+    if profile.told:
+        facts |= {"told": [_told(tenant) for tenant in profile.told]}
     checkpoint.save_params(folder, {k: v for k, v in named.items() if v is not None}, facts)
 
 
@@ -73,8 +78,26 @@ def load_profile(folder: str | Path, lm: PersonalLM) -> Profile:
         delta = jax.tree_util.tree_map_with_path(put, like)
     array = lambda name: np.asarray(saved[name]) if name in saved else None
     return Profile(
-        tuple(facts["tenants"]), facts["model"], array("p"), array("p_encoder"), own, delta, spec, facts
+        tuple(facts["tenants"]), facts["model"], array("p"), array("p_encoder"), own, delta, spec, facts,
+        tuple(_tenant(row) for row in facts.get("told", ())),
     )  # fmt: skip
+
+
+def _told(tenant: Tenant) -> dict[str, Any]:
+    """What of a tenant a page is found by, as JSON."""
+    asked = [(d.question, d.answer, list(d.pages)) for d in tenant.onboarding if d.pages]
+    pages = [(page.id, page.title, page.text) for page in tenant.pages]
+    return {"key": tenant.key, "name": tenant.name, "pages": pages, "asked": asked}
+
+
+def _tenant(row: Mapping[str, Any]) -> Tenant:
+    said = lambda asked, answer: (Turn("customer", asked), Turn("assistant", answer))
+    asked = tuple(
+        Dialogue(str(i), said(question, answer), pages=tuple(pages))
+        for i, (question, answer, pages) in enumerate(row["asked"])
+    )
+    pages = tuple(Page(*parts) for parts in row["pages"])
+    return Tenant(row["key"], row["name"], pages=pages, onboarding=asked)
 
 
 def profile_facts(folder: str | Path) -> dict[str, Any]:
