@@ -31,6 +31,7 @@ from typing import Any, Literal
 from jaxrec import config, files
 from jaxrec.config import RunError
 
+WRITTEN = ("harbour_bakery", "northline_cycles", "fern_dental", "brightbyte_repairs")
 NEEDED_MB = 300  # of disk, for everything in OUT
 SHOWN = {
     "own_p_gradient": "own p, fitted",
@@ -73,6 +74,9 @@ class Stage:
     quick: Mapping[str, Any]  # what the quick run changes, by dotted name
     about: str  # in plain words
     called: str = ""  # where a story has the same script twice
+    shorter: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what the demo changes, as `quick`
 
     @property
     def name(self) -> str:
@@ -161,19 +165,29 @@ def _real_stages() -> tuple[Stage, ...]:
         "voices": of["voices"].about,
         "same_question": of["same_question"].about,
     }
+    shorter = {  # than the run of record: a quarter of its businesses, and what fits into the demo's minutes
+        "universal": {"tenants": ("world:train:60", *(f"world:{key}" for key in WRITTEN)), "times": 1,
+                      "loop.steps": 200, "loop.eval_every": 100},
+        "personalize": {"examples": 20, "loop.steps": 40},
+        "lora": {"examples": 20, "loop.steps": 30},
+        "voices": {"dialogues": 4, "also": ("right", "retrieved"), "who": (
+            "own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p", "own_p_right_page",
+            "own_p_retrieved_page", "own_lora_right_page", "untuned_right_page")},
+    }  # fmt: skip
     few = {  # the quick run also reads less, for here the states of each text cost more than the steps
         "retrofit": {"limit": 8},
-        "universal": {"tenants": ("world:train:8",), "held": (), "dialogues": 2, "examples": 1, "checked": 2,
-                      "encoder_steps": 4, "loop.monitor": "held_nll"},
+        "universal": {"tenants": ("world:train:8",), "often": (), "held": (), "dialogues": 2, "examples": 1,
+                      "checked": 2, "encoder_steps": 4, "loop.monitor": "held_nll"},
         "personalize": {"examples": 2},
         "lora": {"examples": 2},
-        "voices": {"also": ("retrieved",)},
+        "voices": {"also": ("retrieved",), "who": ()},
     }  # fmt: skip
     found = []
     for name, about in experiments.items():
         like = of["personalize" if name == "lora" else name]
         quick = {**like.quick, **few.get(name, {})}
         changes = {"experiment": f"smollm2_{name}.py", "about": about, "quick": quick}
+        changes["shorter"] = shorter.get(name, {})
         if name == "lora":
             changes |= {"called": name, "result": "lora/profile/facts.json"}
         found.append(dataclasses.replace(like, **changes))
@@ -268,7 +282,7 @@ def experiment(stage: Stage, out: Path, quick: bool, old: str = "runs/sample/") 
     cfg = set_field(cfg, "out", str(out / stage.folder))
     if hasattr(cfg, "loop"):  # an interruption should cost seconds, not the stage
         cfg = set_field(cfg, "loop.save_every", 50)
-    for name, value in stage.quick.items() if quick else ():
+    for name, value in {**stage.shorter, **(stage.quick if quick else {})}.items():
         cfg = set_field(cfg, name, value)
     return cfg
 

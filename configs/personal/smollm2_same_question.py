@@ -8,7 +8,8 @@ from jaxrec.eval.same_question import SameQuestionConfig
 
 config = SameQuestionConfig(
     profile="runs/smollm2/personalize/profile",
-    pages=PagesConfig("retrieved", length=112),
-    question=160,
+    pages=PagesConfig("retrieved", length=80),
+    question=144,
+    quantise="bf16",
     out="runs/smollm2/voices",
 )

@@ -14,12 +14,14 @@ from jaxrec.eval.voices import VoicesConfig
 config = VoicesConfig(
     profile="runs/smollm2/personalize/profile",
     own="runs/smollm2/lora/profile",
-    pages=PagesConfig("name", length=112),
+    pages=PagesConfig("name", length=80),
     also=("right", "retrieved"),
+    untuned=True,
     dialogues=8,
-    question=160,
-    answer=96,
-    rows=16,
+    question=144,
+    answer=112,
+    rows=20,
+    quantise="bf16",
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/voices",
 )
