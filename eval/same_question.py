@@ -54,6 +54,7 @@ class SameQuestionConfig:
     )  # before every question; the "right" one of these is not known
     question: int = 40  # tokens, with the page before it
     answer: int = 96
+    repetition: float = 1.0  # penalty on what an answer has said already; 1: none
     quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the backbone
     mesh: MeshConfig = MeshConfig()
     out: str = "results/same_question"
@@ -79,7 +80,9 @@ def main(cfg: SameQuestionConfig) -> dict[str, Any]:
     pairs = [(question, tenant) for question in cfg.questions for tenant in chosen]
     p_NE = np.asarray(profile["p"])[[place[tenant.key] for _, tenant in pairs]]
     asked = [ask(model.chat, tenant, q, cfg) for q, tenant in pairs]
-    answering = Answering(model.lm, model.chat, rows=len(pairs), limit=cfg.answer)
+    answering = Answering(
+        model.lm, model.chat, rows=len(pairs), limit=cfg.answer, repetition=cfg.repetition
+    )
     said = answering.write(model.params, p_NE, asked, cfg.question)
 
     answers = [spoken(tenant, text) for (_, tenant), text in zip(pairs, said, strict=True)]

@@ -60,6 +60,7 @@ class VoicesConfig:
     dialogues: int = 8  # held-out ones of each tenant
     question: int = 40  # tokens, with the page before it
     answer: int = 96
+    repetition: float = 1.0  # penalty on what an answer has said already; 1: none
     rows: int = 32
     quantise: str = ""  # "nf4", "int8" or "bf16" kernels of the backbone
     features: FeatureConfig = FeatureConfig()  # where the frozen backbone's states are kept
@@ -99,7 +100,9 @@ def main(cfg: VoicesConfig) -> dict:
     model = load_personal(facts["model"], mesh.make(cfg.mesh), cfg.quantise)
     asked = [Asked(u, t, d) for u, t in enumerate(tenants) for d in t.heldout[: cfg.dialogues]]
 
-    answering = Answering(model.lm, model.chat, rows=cfg.rows, limit=cfg.answer)
+    answering = Answering(
+        model.lm, model.chat, rows=cfg.rows, limit=cfg.answer, repetition=cfg.repetition
+    )
     rows, said = [], {}
     for name, (who, which) in contenders(cfg, profile, model).items():
         pages = dataclasses.replace(cfg.pages, which=which)

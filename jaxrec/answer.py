@@ -49,6 +49,7 @@ class AnswerConfig:
     json: bool = False  # a line of JSON for each answer
     limit: int = 128  # tokens of an answer at most
     temperature: float = 0.0  # 0: the likeliest words
+    repetition: float = 1.0  # penalty on what an answer has said already; 1: none
     seed: int = 0
     rows: int = 8  # questions that are answered at a time
     quantise: str = ""  # the backbone's kernels: nf4, int8 or bf16
@@ -116,7 +117,12 @@ def _load(cfg: AnswerConfig) -> tuple[Any, str]:
     from jaxrec.assistant import Assistant
 
     assistant = Assistant.load(
-        cfg.model, profile=cfg.profile, quantise=cfg.quantise, rows=cfg.rows, limit=cfg.limit
+        cfg.model,
+        profile=cfg.profile,
+        quantise=cfg.quantise,
+        rows=cfg.rows,
+        limit=cfg.limit,
+        repetition=cfg.repetition,
     )
     if cfg.private:
         from jaxrec.assistant.masked import MaskedAssistant

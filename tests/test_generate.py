@@ -119,6 +119,19 @@ def test_sampled_rows_do_not_depend_on_their_batch(params, generator):
     assert together.ids[2] == alone.ids[0]
 
 
+def test_a_penalty_may_spare_what_the_prompt_says(params, generator):
+    """An answer says nothing twice, and yet what its prompt has said: free as far as it was written, then penalised."""
+    free = generator((params, None), PROMPTS, sampling(3, max_new=12)).ids
+    longer = [[*prompt, *ids[:6]] for prompt, ids in zip(PROMPTS, free, strict=True)]
+    how = {"max_new": 6, "repetition": 1e4}
+    spared = generator((params, None), longer, sampling(3, spare_prompt=True, **how)).ids
+    assert [ids[0] for ids in spared] == [ids[6] for ids in free]
+    assert all(len(set(ids)) == len(ids) for ids in spared)
+    copied = [i for i in range(3) if spared[i][0] in longer[i]]
+    strict = generator((params, None), longer, sampling(3, **how)).ids
+    assert copied and all(strict[i][0] not in longer[i] for i in copied)
+
+
 def test_prompts_without_room_are_refused(params, generator):
     with pytest.raises(
         ValueError, match="prompt 1 has 90 tokens; with 8 new ones it passes the model's 96"

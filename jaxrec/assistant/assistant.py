@@ -61,7 +61,8 @@ class Assistant:
     """A personal model and the tenants that it speaks for. Programs are compiled once and kept.
 
     model: a loaded personal model. devices: the mesh that it lies on. folder: where it was loaded from, as `save`
-    notes it. rows: questions that are answered at a time. limit: tokens of an answer at most.
+    notes it. rows: questions that are answered at a time. limit: tokens of an answer at most. repetition: penalty on
+    what an answer has said already; 1: none.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Assistant:
         *,
         rows: int = 8,
         limit: int = 128,
+        repetition: float = 1.0,
     ):
         self.model, self.devices, self.folder = model, devices, str(folder)
-        self.rows, self.limit = rows, limit
+        self.rows, self.limit, self.repetition = rows, limit, repetition
         trained = model.params.get("profile", {}).get("p", ())
         self._voices = {
             key: Voice(np.asarray(p_E)) for key, p_E in zip(model.tenants, trained, strict=False)
@@ -92,6 +94,7 @@ class Assistant:
         quantise: str = "",
         rows: int = 8,
         limit: int = 128,
+        repetition: float = 1.0,
         devices: jax.sharding.Mesh | None = None,
     ) -> "Assistant":
         """An assistant from a universal stage's OUT, or from the folder of an earlier onboarding or `save`.
@@ -102,6 +105,7 @@ class Assistant:
           quantise: "nf4" or "int8", of the backbone's kernels.
           rows: questions that are answered at a time.
           limit: tokens of an answer at most.
+          repetition: penalty on what an answer has said already; 1: none.
           devices: a mesh; all devices when not given.
 
         Raises RunError for a folder that is neither, and what `load_personal` raises.
@@ -109,7 +113,7 @@ class Assistant:
         devices = mesh.make(MeshConfig()) if devices is None else devices
         model_folder, own = find_personal(folder)
         model = load_personal(model_folder, devices, quantise)
-        assistant = cls(model, devices, model_folder, rows=rows, limit=limit)
+        assistant = cls(model, devices, model_folder, rows=rows, limit=limit, repetition=repetition)
         others = [find_profile(profile)] if str(profile) else []
         for found in ([own] if own else []) + others:
             assistant.add(load_profile(found, model.lm), found)
@@ -344,7 +348,11 @@ class Assistant:
         rows = 1 if count == 1 else self.rows
         if rows not in self._answering:
             self._answering[rows] = Answering(
-                self.model.lm, self.model.chat, rows=rows, limit=self.limit
+                self.model.lm,
+                self.model.chat,
+                rows=rows,
+                limit=self.limit,
+                repetition=self.repetition,
             )
         return self._answering[rows]
 

@@ -226,8 +226,9 @@ class Generator:
         if prompt is not None:
             ids_BL, mask_BL = prompt
             seen_BV = jnp.zeros((batch, n_vocab), bool)
-            # max and not set: padding has id 0 as well, and its False must not wipe out a token 0 that was there.
-            seen_BV = seen_BV.at[jnp.arange(batch)[:, None], ids_BL].max(mask_BL)
+            if not how.spare_prompt:
+                # max and not set: padding has id 0 as well, and its False must not wipe out a token 0 that was there.
+                seen_BV = seen_BV.at[jnp.arange(batch)[:, None], ids_BL].max(mask_BL)
         ids_BT = jnp.zeros((batch, length), jnp.int32)
         rows = meshes.put((ids_BT, zeros, none, none), "rows")
         state = _State(cache, *rows, jnp.int32(0), seen_BV)

@@ -33,6 +33,7 @@ class Sampling:
     # What no row needs is not compiled in.
     greedy: bool = struct.field(pytree_node=False, default=False)
     penalised: bool = struct.field(pytree_node=False, default=True)
+    spare_prompt: bool = struct.field(pytree_node=False, default=False)  # seen: new tokens alone
 
 
 def sampling(
@@ -44,6 +45,7 @@ def sampling(
     repetition: PerRow = 1.0,
     max_new: PerRow = 128,
     seed: PerRow = 0,
+    spare_prompt: bool = False,
 ) -> Sampling:
     """Settings for a batch, each a number for all rows or one for each.
 
@@ -55,6 +57,7 @@ def sampling(
       repetition: what the logits of tokens seen before are divided by, or multiplied where negative (Keskar 2019).
       max_new: new tokens at most.
       seed: row i draws by its own; one number n stands for n + i.
+      spare_prompt: the prompt's tokens count as seen only where they were written again: an answer from a page copies.
 
     Raises ValueError on a setting out of range, or not as many as rows.
     """
@@ -83,6 +86,7 @@ def sampling(
         seed_B=jnp.array(seeds if np.ndim(seed) else seeds + np.arange(batch, dtype=np.int32)),
         greedy=bool((t == 0).all()),
         penalised=bool((r != 1).any()),
+        spare_prompt=spare_prompt,
     )
 
 

@@ -18,6 +18,7 @@ class Generation:
     top_p: float = 0.9
     repetition: float = 1.2
     stop: tuple[str, ...] = ("\n", ".", "!")
+    spare_prompt: bool = False  # words of the prompt may be written once without a penalty
 
 
 # The best answer of phase 6 has a "!" as its fifth word: under phase 4's stops nobody would ever read further.

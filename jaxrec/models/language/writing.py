@@ -281,6 +281,7 @@ def _sampling(how: Generation, seeds: Sequence[int]) -> Sampling:
         repetition=how.repetition,
         max_new=how.max_new,
         seed=list(seeds),
+        spare_prompt=how.spare_prompt,
     )
 
 

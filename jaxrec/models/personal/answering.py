@@ -31,9 +31,18 @@ class Answering:
       chat: the format of the backbone.
       rows: answers at a time.
       limit: tokens of an answer at most.
+      repetition: penalty on tokens that an answer has already (1: none); those of its question are free.
     """
 
-    def __init__(self, lm: PersonalLM, chat: ChatFormat, *, rows: int = 32, limit: int = 96):
+    def __init__(
+        self,
+        lm: PersonalLM,
+        chat: ChatFormat,
+        *,
+        rows: int = 32,
+        limit: int = 96,
+        repetition: float = 1.0,
+    ):
         self.lm, self.chat, self.rows, self.limit = lm, chat, rows, limit
         self._score = jax.jit(self._scored)
         self._turn = jax.jit(
@@ -60,7 +69,7 @@ class Answering:
             eos=chat.eos_ids,
         )
         # Greedy unless a call says otherwise, so that an answer is the same whenever it is asked for.
-        how = dataclasses.replace(GREEDY, max_new=limit)
+        how = dataclasses.replace(GREEDY, max_new=limit, repetition=repetition, spare_prompt=True)
         self._writer = Writer(generator, prepare, chat.decode, how, rows=rows)
 
     def logprob(
