@@ -31,7 +31,6 @@ from typing import Any, Literal
 from jaxrec import config, files
 from jaxrec.config import RunError
 
-WRITTEN = ("harbour_bakery", "northline_cycles", "fern_dental", "brightbyte_repairs")
 NEEDED_MB = 300  # of disk, for everything in OUT
 SHOWN = {
     "own_p_gradient": "own p, fitted",
@@ -74,9 +73,6 @@ class Stage:
     quick: Mapping[str, Any]  # what the quick run changes, by dotted name
     about: str  # in plain words
     called: str = ""  # where a story has the same script twice
-    shorter: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # what the demo changes, as `quick`
 
     @property
     def name(self) -> str:
@@ -165,15 +161,6 @@ def _real_stages() -> tuple[Stage, ...]:
         "voices": of["voices"].about,
         "same_question": of["same_question"].about,
     }
-    shorter = {  # than the run of record: a quarter of its businesses, and what fits into the demo's minutes
-        "universal": {"tenants": ("world:train:60", *(f"world:{key}" for key in WRITTEN)), "times": 1,
-                      "loop.steps": 200, "loop.eval_every": 100},
-        "personalize": {"examples": 20, "loop.steps": 40},
-        "lora": {"examples": 20, "loop.steps": 30},
-        "voices": {"dialogues": 4, "also": ("right", "retrieved"), "who": (
-            "own_p_gradient", "own_p_encoder", "mean_p", "shuffled_p", "no_p", "own_p_right_page",
-            "own_p_retrieved_page", "own_lora_right_page", "untuned_right_page")},
-    }  # fmt: skip
     few = {  # the quick run also reads less, for here the states of each text cost more than the steps
         "retrofit": {"limit": 8},
         "universal": {"tenants": ("world:train:8",), "often": (), "held": (), "dialogues": 2, "examples": 1,
@@ -187,7 +174,6 @@ def _real_stages() -> tuple[Stage, ...]:
         like = of["personalize" if name == "lora" else name]
         quick = {**like.quick, **few.get(name, {})}
         changes = {"experiment": f"smollm2_{name}.py", "about": about, "quick": quick}
-        changes["shorter"] = shorter.get(name, {})
         if name == "lora":
             changes |= {"called": name, "result": "lora/profile/facts.json"}
         found.append(dataclasses.replace(like, **changes))
@@ -282,7 +268,7 @@ def experiment(stage: Stage, out: Path, quick: bool, old: str = "runs/sample/") 
     cfg = set_field(cfg, "out", str(out / stage.folder))
     if hasattr(cfg, "loop"):  # an interruption should cost seconds, not the stage
         cfg = set_field(cfg, "loop.save_every", 50)
-    for name, value in {**stage.shorter, **(stage.quick if quick else {})}.items():
+    for name, value in stage.quick.items() if quick else ():
         cfg = set_field(cfg, name, value)
     return cfg
 

@@ -12,6 +12,7 @@ _FREE = re.compile(
     r"(out|hosts|mesh|samples|merge|merged|strict|remat|accum|cache|variants)(\.|$).*"
     r"|((.*\.)?loop\.)?(steps|log_every|eval_every|save_every|keep|resume|allow_changes|patience)"
     r"|((.*\.)?loop\.)?(stall|hang|tensorboard|progress)"
+    r"|features\.(folder|shard|rows)"
 )
 _LONGEST = 60  # characters of a value that is shown
 
@@ -31,7 +32,7 @@ class RunRecord:
         """
         before, same_data = earlier["settings"], self.data and self.data == earlier["data"]
         alike = {"data"} if same_data else set()
-        alike |= {"base", "backbone", "model"} if same_frozen else set()
+        alike |= {"base", "backbone", "model", "lfe"} if same_frozen else set()
         found = [
             f"{name}: {_short(before[name])} -> {_short(value)}"
             for name, value in self.settings.items()

@@ -13,5 +13,6 @@ config = dataclasses.replace(
     by_p,
     own_delta=DeltaConfig(lora_rank=8, lora_sites="q|v|up|down"),
     opt=OptConfig(lr=4e-3, schedule="linear", clip=0.0),
+    loop=dataclasses.replace(by_p.loop, steps=40),
     out="runs/smollm2/lora",
 )

@@ -31,7 +31,7 @@ config = PersonalizeConfig(
     quantise="bf16",
     rows=8,
     opt=OptConfig(lr=3e-2, schedule="linear", clip=0.0),
-    loop=LoopConfig(steps=100, save_every=50),
+    loop=LoopConfig(steps=60),
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/personalize",
 )

@@ -50,7 +50,7 @@ config = UniversalConfig(
     rows=8,
     checked=4,
     opt=OptConfig(lr=2e-3, warmup=30),
-    loop=LoopConfig(steps=480, eval_every=120, save_every=40, log_every=10, monitor="unseen_nll"),
+    loop=LoopConfig(steps=340, eval_every=120, save_every=40, log_every=10, monitor="unseen_nll"),
     features=FeatureConfig("runs/smollm2/features"),
     out="runs/smollm2/universal",
 )
