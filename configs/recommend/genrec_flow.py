@@ -5,6 +5,10 @@
 The specification's DeepMF (batches of 1,024, 5 epochs) would make ten updates on these 2,049 ratings: it learns in
 batches of 64 here, and stops by the ratings held back. Two CPU cores: about a minute the first time, seconds
 afterwards (models are kept in runs/genrec_flow).
+
+Held-out items, R@10: asked for by their own brand and category, search alone .624, re-ranked by all .714, the flow
+.672; by what another person wrote of the item .249, .432, .338. Without a query the sequence model alone reaches
+.415: words that were not the item's own are worth little beside the history.
 """
 
 from jaxrec.data.interaction_sets import DataConfig
