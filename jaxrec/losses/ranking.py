@@ -1,10 +1,11 @@
 """What belongs together above what does not: a taken item and one that was not (binary cross-entropy, BPR), and two
-views of one thing among the batch's others (InfoNCE, van den Oord 2018). Arrays in, weighted sums out.
+views of one thing among the batch's others, or a question's text among hard negatives too (InfoNCE, van den Oord 2018).
+Arrays in, weighted sums out.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def bce(
@@ -62,4 +63,29 @@ def info_nce(
     return {
         "nce": jnp.sum(there + back) / 2,
         "hits": jnp.sum(own >= scores_BB.max(axis=1)).astype(jnp.float32),
+    }
+
+
+def found_among(
+    q_BD: Float[Array, "B D"],
+    c_CD: Float[Array, "C D"],
+    right_B: Int[Array, " B"],
+    text_C: Int[Array, " C"],
+    temperature: float = 0.05,
+) -> dict[str, Float[Array, ""]]:
+    """InfoNCE one way: each question must find its text among C candidates; candidate i < B is question i's own.
+
+    The candidates beyond B are hard negatives, everybody's. One that is a question's right text again counts for
+    nothing there. On candidates that are all alike the sum is B log C. Returns `nce` and `hits`, sums over rows.
+
+    q_BD, c_CD: vectors of length 1. right_B, text_C: numbers of the texts. temperature: what cosines are divided by.
+    """
+    scores_BC = (q_BD @ c_CD.T).astype(jnp.float32) / temperature
+    own_BC = jnp.arange(len(right_B))[:, None] == jnp.arange(len(text_C))[None, :]
+    again_BC = (right_B[:, None] == text_C[None, :]) & ~own_BC
+    scores_BC = jnp.where(again_BC, -jnp.inf, scores_BC)
+    own_B = jnp.sum(jnp.where(own_BC, scores_BC, 0.0), 1)
+    return {
+        "nce": jnp.sum(jax.nn.logsumexp(scores_BC, axis=1) - own_B),
+        "hits": jnp.sum(own_B >= scores_BC.max(axis=1)).astype(jnp.float32),
     }

@@ -27,6 +27,8 @@ from jaxrec.retrieval.passages.quotes import Found, Hit, joined
 from jaxrec.retrieval.passages.word_index import WordIndex
 from jaxrec.retrieval.top_k import SearchError
 
+HITS = 12  # passages that a search tells of, besides those that it quotes
+
 
 class PassageIndex:
     """The passages of one tenant. Searches may run beside each other and beside a change; changes wait for each other.
@@ -241,10 +243,10 @@ class PassageIndex:
                 float(score_J[j]),
                 {name: float(part[j]) for name, part in zip(Parts._fields, parts, strict=True)},
             )
-            for j in order[: max(k, 10)]
+            for j in order[: max(k, HITS)]
         ]
         quotes = joined(hits[:k], contents.documents, self.config.joined)
-        return Found(question, quotes, tuple(hits))
+        return Found(question, quotes, tuple(hits), contents.words.rarity(question))
 
 
 def reindex(

@@ -46,12 +46,14 @@ class Hit(NamedTuple):
 class Found:
     """The answer to a search: the question as it was searched for, and the quotes, best first.
 
-    hits: the passages before neighbours were joined, best first, of which there may be more than are quoted.
+    hits: the passages before neighbours were joined, best first, of which there may be more than are quoted. rarity:
+    of the question's stems, see `WordIndex.rarity`.
     """
 
     question: str
     quotes: tuple[Quote, ...]
     hits: tuple[Hit, ...]
+    rarity: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def joined(hits: Sequence[Hit], documents: Mapping[str, Document], most: int) -> tuple[Quote, ...]:
