@@ -36,12 +36,12 @@ from jaxrec.results import print_table, write_results
 class PrivacyEvalConfig:
     """How many texts of each kind."""
 
-    texts: int = 660  # of each language
+    texts: int = 330  # of each language
     group: str = "test"  # of templates: test or tuning
-    bitext: int = 3000  # questions, drawn over all; 0: none
-    documents: int = 175  # of tau2's, beside its policies
+    bitext: int = 1500  # questions, drawn over all; 0: none
+    documents: int = 60  # of tau2's, beside its policies
     round_trips: int = 100_000  # texts of random pieces and overlapping random spans
-    real_round_trips: int = 1000  # with the filter's own finders
+    real_round_trips: int = 300  # with the filter's own finders
     seed: int = 0
     out: str = "results/privacy"
 

@@ -36,3 +36,21 @@ def judgements(models: Models) -> Objective:
         return {"asked": jnp.maximum(jnp.sum(batch["asked"]), 1.0)}
 
     return Objective(loss, weigh)
+
+
+def own_profiles(models: Models, spread: float) -> Objective:
+    """The sum over judgements of -log p(label | text, p of who gave it), p = start + spread x u[person].
+
+    A batch [B]: person (a row of u), item, label, real (0 or 1). Frozen: "weights" and "items" of the models, "start".
+    Trains "u" [U, E]. Each row's gradient lies in its own person's row of u.
+    """
+
+    def loss(
+        params: PyTree, frozen: PyTree, extra: PyTree, batch: PyTree, totals: PyTree, key_B: Array
+    ) -> tuple[Array, Aux]:
+        p_BE = frozen["start"] + spread * params["u"][batch["person"]]
+        log_p = models.log_p(frozen["weights"], frozen["items"], p_BE, batch["item"][:, None])[:, 0]
+        sums = cross_entropy(log_p, batch["label"], batch["real"])
+        return sums["nll"], Aux({})
+
+    return Objective(loss, lambda batch: {"judgements": jnp.sum(batch["real"])})
