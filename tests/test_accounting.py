@@ -1,4 +1,4 @@
-"""Noise and epsilon agree with the closed form of the Gaussian mechanism; clipped gradients agree with jax-privacy's."""
+"""Noise and epsilon are those of the closed form; clipped gradients are jax-privacy's; what is hidden of whom."""
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def test_budgets_that_cannot_be(ask, said):
         ask()
 
 
+@pytest.mark.filterwarnings("ignore:optax.global_norm")
 def test_clipped_gradients_are_those_of_jax_privacy():
     clipping = pytest.importorskip("jax_privacy.clipping")
     key = jax.random.key(0)

@@ -12,7 +12,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from jaxrec import mesh as meshes
 from jaxrec.models.personal.judgement import Models
@@ -49,7 +49,7 @@ class PrivateProfiles:
         self,
         params: PyTree,
         frozen: PyTree,
-        start_E: Float[Array, " E"],
+        start_E: Float[np.ndarray, " E"],
         given: tuple[np.ndarray, np.ndarray, np.ndarray],
         noise: float,
         seed: int,

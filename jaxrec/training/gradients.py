@@ -157,7 +157,7 @@ def spanning(accum: int = 1) -> Gradients:
     return cached(accum) if accum > 1 else summed()
 
 
-def clipped(clip: float, noise: float, expected: int, chunk: int = 8) -> Gradients:
+def clipped(clip: float, noise: float, expected: float, chunk: int = 8) -> Gradients:
     """Differentially private gradients (Abadi et al. 2016): each row's gradient clipped to norm `clip`, then noise.
 
     `noise` is the multiplier sigma: normal noise of deviation sigma x clip on the sum, then divided by `expected`,
