@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
-from sklearn.metrics import roc_auc_score
 
 from jaxrec import config, metrics
 from jaxrec.data.judgement_folds import Cards, assign_folds, split
@@ -203,6 +202,8 @@ def _auc_of_people(
 ) -> float:
     """How well a person's loss tells whether the weights were trained with them: by their p from ten judgements, on
     the next twenty at most, all of training texts."""
+    from sklearn.metrics import roc_auc_score  # two seconds that --help need not wait for
+
     score, member = [], []
     for cards, inside in ((known, True), (others, False)):
         shown = cards.first(10)
