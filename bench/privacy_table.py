@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.table_cells import Record, markdown, number, provenance
+from bench.table_cells import Record, interval, markdown, number, provenance
 
 
 def privacy(records: Sequence[tuple[str, Record]]) -> str:
@@ -53,4 +53,34 @@ def _filter(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-KINDS = {"privacy": _filter}
+def _private(record: Record) -> str:
+    """Accuracy and loss by what is hidden of people and of events, and what an attacker still tells."""
+    head = [
+        "epsilon of the weights",
+        "epsilon of p",
+        "accuracy",
+        "NLL",
+        "AUC, people",
+        "AUC, events",
+        "moved",
+    ]
+    lines = [
+        [row["weights"], row["p"]]
+        + [interval({key: None} | row, key) for key in ("accuracy", "nll", "people", "events")]
+        + [number(row.get("moved"))]
+        for row in record["rows"]
+    ]
+    noise = "; ".join(
+        f"epsilon {epsilon}: {of['people']:.2f} and {of['events']:.2f}"
+        for epsilon, of in record["noise"].items()
+        if of["people"] is not None
+    )
+    said = f"**{record['dataset']}**, {record['tested']:,} judgements of unseen people"
+    parts = [said, markdown(head, lines)]
+    parts += [
+        f"Noise in clips, of the weights' steps and of p's: {noise}; delta {record['config']['delta']:g}."
+    ]
+    return "\n\n".join([*parts, provenance(record)])
+
+
+KINDS = {"privacy": _filter, "private": _private}
