@@ -5,7 +5,7 @@
 
 Texts are templates filled with made-up people and numbers with right check digits (eval/privacy_texts.py); the measured
 templates and names are not those of "tuning". Recall: of planted pieces, those masked to the last character. Precision
-and F1 of names: pieces whose ends are exactly the planted ones; loosely, those that share a character. False alarms:
+and F1 of names: found as names with exactly the planted ends; loosely, with a character in common. False alarms:
 pieces found in texts of others where next to nothing is private (Bitext's questions, tau2's policies), for each 1,000
 words; whatever is found there counts. Then unmask(mask(x)) == x on texts made to break it. Needs `jaxrec[privacy]`,
 `python -m jaxrec.hub.fetch names-en` and `names-ru`.
@@ -86,12 +86,6 @@ def found_rows(
         for span in text.spans:
             count["planted", span.kind] += 1
             count["covered", span.kind] += masked.issuperset(range(span.start, span.end))
-            count["exact", span.kind] += any(
-                (s.start, s.end) == (span.start, span.end) for s in spans
-            )
-            count["touched", span.kind] += any(
-                s.start < span.end and span.start < s.end for s in spans
-            )
         for span in spans:
             count["found", span.kind] += 1
             own = [s for s in text.spans if s.start < span.end and span.start < s.end]
@@ -118,8 +112,8 @@ def found_rows(
         if kind == "NAME":
             row |= {
                 "precision": of("right") / max(1, of("found")),
-                "f1": 2 * of("exact") / (of("planted") + of("found")),
-                "f1_loose": 2 * min(of("touched"), of("near")) / (of("planted") + of("found")),
+                "f1": 2 * of("right") / (of("planted") + of("found")),
+                "f1_loose": 2 * min(of("planted"), of("near")) / (of("planted") + of("found")),
             }
         rows.append({**row, "alarms_per_1000": 1000 * of("alarm") / words})
     return rows

@@ -19,7 +19,7 @@ from jaxrec.eval.privacy import (
     random_round_trips,
     random_spans,
 )
-from jaxrec.eval.privacy_texts import planted
+from jaxrec.eval.privacy_texts import Planted, planted
 from jaxrec.hub.published import folder_of
 from jaxrec.privacy import documents
 from jaxrec.privacy.filter import PrivacyConfig, PrivacyFilter
@@ -152,6 +152,22 @@ def test_an_assistant_reads_placeholders_and_answers_with_the_words():
     assert not any(name in text for text in echo.read for name in ("Maria", "Anna"))
     assert "".join(masked.stream("Is Anna in?", "shop")) == "You said Is Anna in?"
     assert "Anna" not in echo.read[0]
+
+
+def test_scores_count_a_name_as_found_where_ends_and_kind_are_right():
+    text = Planted("Anna of Omsk 12", (Span(0, 4, "NAME"), Span(8, 12, "PLACE")), "en", "test", 0)
+    rows = lambda *spans: {
+        row["kind"]: row for row in found_rows("en", [text] * 2, [spans, text.spans])
+    }
+    name = rows(Span(0, 4, "PLACE"), Span(8, 11, "PLACE"), Span(13, 15, "NAME"))["NAME"]
+    # masked all the same; as a name once of two, and one of two names found is none
+    assert (name["recall"], name["precision"], name["f1"], name["alarms_per_1000"]) == (
+        1,
+        0.5,
+        0.5,
+        125,
+    )
+    assert rows(Span(0, 3, "NAME"))["NAME"]["f1_loose"] == 1 and rows()["PLACE"]["recall"] == 0.5
 
 
 # ---------------------------------------------------------------------------------------------- check digits
