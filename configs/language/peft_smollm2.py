@@ -4,7 +4,7 @@
     JAXREC_DATA=... python -m eval.peft configs/language/peft_smollm2.py
 
 The small sibling, for two cores: ten of thirty layers are changed, so that the state below them is computed once and
-kept on disk, 800 of 5,610 rows are learned from, and two rates a method are tried for 12 steps. Training ends where
+kept on disk, 600 of 5,610 rows are learned from, and two rates a method are tried for ten steps. Training ends where
 the validation curve has been no better for two looks. With more hardware, every layer, row and three seeds:
 --sizes.top 0 --sizes.train 0 --sizes.trial 0 --sizes.steps 1200 --seeds 3.
 """
@@ -28,8 +28,8 @@ config = PeftConfig(
     },
     seeds=1,
     sizes=Sizes(
-        steps=150, warmup=10, tokens=256, train=800, valid=80, test=300,
-        every=25, patience=2, trial=12, rounds=0, top=10, system="Name the intent.",
+        steps=120, warmup=8, tokens=256, train=600, valid=64, test=240,
+        every=20, patience=2, trial=10, rounds=0, top=10, system="Name the intent.",
         features=FeatureConfig("runs/smollm2/features", dtype="float32"),
     ),
     memory=False,
