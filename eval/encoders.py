@@ -62,7 +62,8 @@ def measured(cfg: EncodersConfig, one: RetrievalSet) -> Path:
     path = write_results(
         cfg.out, "encoders", rows, [{"dataset": one.name, **pair} for pair in paired], cfg, cfg.seed,
         time.perf_counter() - began, filename=f"{one.name}.json", headline=cfg.encoders[-1],
-        command=f"python -m eval.encoders configs/search/encoders.py --sets {one.name}",
+        command="python -m eval.encoders configs/search/encoders.py"
+        f" --sets {one.name} --encoders {' '.join(cfg.encoders)}",
     )  # fmt: skip
     print(f"wrote {path}\n", flush=True)
     return path
