@@ -85,6 +85,8 @@ def main(cfg: FlowConfig) -> list[dict[str, Any]]:
     rows = [told | facts(cfg, world, parts, len(test), began) for told in rows]
     by_others = rows_by_others(cfg, world, parts, settings, test, began)
     rows += by_others
+    if cfg.parts.encoder:  # MiniLM, where it isn't said
+        rows = [row | {"model": f"{row['model']}, {Path(cfg.parts.encoder).name}"} for row in rows]
     results.print_table(rows, ("model", "R@5", "N@5", "R@10", "N@10", "found", "coverage"))
     print()
     results.print_table(times)
