@@ -77,11 +77,12 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class SchemaTurn:
-    """One turn. frames: of a user's turn, by service; a system's has none."""
+    """One turn. frames: of a user's turn, by service; a system's has none. spans: characters that are values."""
 
     is_user: bool
     text: str
     frames: tuple[Frame, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,5 +173,11 @@ def _dialogue(told: Mapping[str, Any]) -> SchemaDialogue:
             for one in turn["frames"]
             if is_user
         ]
-        turns.append(SchemaTurn(is_user, turn["utterance"], tuple(frames)))
+        spans = {
+            (slot["start"], slot["exclusive_end"])
+            for one in turn["frames"]
+            for slot in one["slots"]
+        }
+        spans = tuple(sorted(spans))
+        turns.append(SchemaTurn(is_user, turn["utterance"], tuple(frames), spans))
     return SchemaDialogue(told["dialogue_id"], tuple(told["services"]), tuple(turns))
