@@ -17,6 +17,7 @@ from typing import Any
 
 from bench.bench_table import bench
 from bench.brief_tables import brief
+from bench.dialogue_table import dialogue
 from bench.encoders_table import encoders
 from bench.fit_table import fit
 from bench.growth_table import growth
@@ -36,7 +37,7 @@ PAGES = [
     Path("README.md"),
     *(
         Path("docs") / f"{name}.md"
-        for name in ("results", "search", "alignment", "speed", "tpu", "privacy")
+        for name in ("results", "search", "alignment", "speed", "tpu", "privacy", "dialogue")
     ),
 ]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w./-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -403,6 +404,7 @@ TABLES = {
     "search": search,
     "encoders": encoders,
     "explain": explain,
+    "dialogue": dialogue,
     "growth": growth,
     "fit": fit,
     "privacy": privacy,

@@ -23,6 +23,8 @@ _NUMBERS = dict(
     zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)
 )
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+")
+_NO_PHRASES = {ANYTHING, "true", "false"}
+_LONGEST = 6  # tokens of a known value that is sought
 _DULL = set(
     "of the a an to for in on at is or and with by whether name from be used this that which type".split()
 )
@@ -53,22 +55,47 @@ def plain(value: str) -> str:
 
 
 class KnownValues:
-    """Which words stand in values of slots with a word in their name: "city" has "london", "paris"."""
+    """Values that slots have had: which words those of a name have ("city": "london", "paris"), and whole ones.
 
-    def __init__(self, words: Mapping[str, frozenset[str]]):
-        self._words = words
+    words: by a word of the slot's name. phrases: whole values that are not only numbers.
+    """
+
+    def __init__(self, words: Mapping[str, frozenset[str]], phrases: frozenset[str] = frozenset()):
+        self._words, self._phrases = words, phrases
 
     @classmethod
     def of(cls, dialogues: Iterable[SchemaDialogue]) -> "KnownValues":
         """Those of the last turns of these dialogues."""
         found: dict[str, set[str]] = defaultdict(set)
+        phrases: set[str] = set()
         for dialogue in dialogues:
             frames = {f.service: f for turn in dialogue.turns for f in turn.frames}
             for frame in frames.values():
                 for slot, values in frame.values.items():
+                    value = plain(values[0])
+                    if len(value) > 3 and value not in _NO_PHRASES and not value.isdigit():
+                        phrases.add(value)
                     for part in slot.split("_"):
-                        found[part] |= set(plain(values[0]).split())
-        return cls({name: frozenset(words) for name, words in found.items()})
+                        found[part] |= set(value.split())
+        words = {name: frozenset(own) for name, own in found.items()}
+        return cls(words, frozenset(phrases))
+
+    def spans(self, text: str, taken: Sequence[Span]) -> list[Span]:
+        """The spans of a text with those of whole known values that overlap none of them, in order."""
+        tokens = tokens_of(text)
+        free = [True] * len(tokens)
+        for span in taken:
+            free[span.first : span.last + 1] = [False] * (span.last - span.first + 1)
+        found, i = list(taken), 0
+        while i < len(tokens):
+            for j in range(min(i + _LONGEST, len(tokens)) - 1, i - 1, -1):
+                said = text[tokens[i].start : tokens[j].stop]
+                if all(free[i : j + 1]) and plain(said) in self._phrases:
+                    found.append(Span(said, i, j))
+                    i = j
+                    break
+            i += 1
+        return sorted(found, key=lambda span: span.first)
 
     def share(self, part: str, value: str) -> float:
         """Which share of a value's words is known of slots with this part in their name."""

@@ -83,7 +83,7 @@ class Tracker:
         turns = [turn for one in dialogues for turn in one.turns]
         tagger = SpanTagger.fit([t.text for t in turns], [t.spans for t in turns], config.seed)
         goals, values = _Rows(), _Rows()
-        for told in _told(dialogues, tagger):
+        for told in _told(dialogues, tagger, known):
             for frame in told.frames:
                 schema, before = schemas[frame.service], told.before.get(frame.service)
                 for name, features in goal_rows(schema, told.heard, before.goal if before else ""):
@@ -105,7 +105,7 @@ class Tracker:
         Which services these are is told by the dialogue (`SchemaTurn.frames`), as in the set's own measure; what they
         hold is not read.
         """
-        heard = _by_dialogue(dialogues, self.tagger)
+        heard = _by_dialogue(dialogues, self.tagger, self.known)
         found: list[list[list[Wanted]]] = [[] for _ in dialogues]
         states: list[dict[str, Wanted]] = [{} for _ in dialogues]
         for turn in range(max(map(len, heard), default=0)):
@@ -154,7 +154,7 @@ class Tracker:
             }
             rows.append((state, candidates(schemas[name], goal, heard, state, others, self.known)))
         flat = [one.features for _, own in rows for one in own]
-        scores = self._values.predict_proba(hashed(flat, WIDTH))[:, 1] if flat else []
+        scores = self._values.predict_proba(hashed(flat, WIDTH))[:, 1].tolist() if flat else []
         found, at = [], 0
         for state, own in rows:
             found.append(_taken(state, own, scores[at : at + len(own)], self.config.threshold))
@@ -200,9 +200,11 @@ class _Told:
     before: Mapping[str, Frame]
 
 
-def _told(dialogues: Sequence[SchemaDialogue], tagger: SpanTagger) -> Iterator[_Told]:
+def _told(
+    dialogues: Sequence[SchemaDialogue], tagger: SpanTagger, known: KnownValues
+) -> Iterator[_Told]:
     """Every user turn, with the tagger's own spans, so that training meets its mistakes."""
-    for dialogue, heard in zip(dialogues, _by_dialogue(dialogues, tagger), strict=True):
+    for dialogue, heard in zip(dialogues, _by_dialogue(dialogues, tagger, known), strict=True):
         before: dict[str, Frame] = {}
         turns = [turn for turn in dialogue.turns if turn.is_user]
         for turn, (one, _) in zip(turns, heard, strict=True):
@@ -211,7 +213,7 @@ def _told(dialogues: Sequence[SchemaDialogue], tagger: SpanTagger) -> Iterator[_
 
 
 def _by_dialogue(
-    dialogues: Sequence[SchemaDialogue], tagger: SpanTagger
+    dialogues: Sequence[SchemaDialogue], tagger: SpanTagger, known: KnownValues
 ) -> list[list[tuple[Heard, tuple[str, ...]]]]:
     """Of each dialogue its user turns, each with the services that it is about."""
     spans = iter(tagger.find([turn.text for one in dialogues for turn in one.turns]))
@@ -222,7 +224,8 @@ def _by_dialogue(
             values = next(spans)
             if turn.is_user:
                 names = tuple(frame.service for frame in turn.frames)
-                own.append((hear_turn(turn.text, values, systems), names))
+                whole = known.spans(turn.text, values)
+                own.append((hear_turn(turn.text, whole, systems), names))
             else:
                 systems.append((turn.text, values))
         found.append(own)
