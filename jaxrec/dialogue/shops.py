@@ -21,6 +21,7 @@ _ORDER = re.compile(
     r"(?:#|№|\b(?:order|number|no\.?|заказ\w*|номер)\s*:?\s*#?№?\s*)([A-Za-zА-Яа-я]{0,3}-?\d{3,12})\b|\b(\d{4,12})\b",
     re.IGNORECASE,
 )
+_READ = 4_000  # characters
 _ENDINGS = {
     *("", "s"),
     *"а у ы е и ом ов ой ам ами ах ик ики ный ная ное ного ной ные ных ную".split(),
@@ -111,8 +112,8 @@ def read_shops(path: str | Path | None = None) -> Shops:
 
 
 def read_message(text: str, shops: Shops) -> Reading:
-    """Reads a message by its words."""
-    said = words(text)
+    """Reads a message by its words: the first few hundred, in which a wish of one's own stands."""
+    said = words(text[:_READ])
     by_shop = {one.name: float(_hits(said, one.words)) for one in shops.shops}
     by_goal = {name: float(_hits(said, starts)) for name, starts in shops.goal_words.items()}
     slots = {}
@@ -138,9 +139,12 @@ def order_number(text: str) -> str:
 
 def _hits(said: Sequence[str], starts: Sequence[str]) -> int:
     """How many of the beginnings stand in a text; one of several words counts for as many."""
-    count = 0
+    count, different = 0, set(said)
     for start in starts:
         parts = start.split("-")
+        if len(parts) == 1:
+            count += any(_begins(word, start) for word in different)
+            continue
         for place in range(len(said) - len(parts) + 1):
             if all(_begins(said[place + i], part) for i, part in enumerate(parts)):
                 count += len(parts)
