@@ -84,8 +84,10 @@ def test_lines_in_json_out(folder, capsys):
     )
     assert first["sources"][0]["document"] == "hours" and first["seconds"]["retrieve"] >= 0
     assert rows[1]["text"].startswith("[1] Hours (hours, ") and "<- cited" in rows[1]["text"]
-    # The source that was found says nothing of 8 o'clock, so its own words go out in place of the model's.
-    assert rows[2]["action"] == "safe_fallback" and "10 days" in rows[2]["reply"]
+    assert (
+        rows[2]["sources"][0]["document"] == "parcels.md"
+        and "10 days" in rows[2]["sources"][0]["text"]
+    )
     assert 'has a "message"' in rows[3]["error"] and "\ufffd" in rows[4]["message"]
     assert "did you mean" in rows[5]["error"] or "there are" in rows[5]["error"]
     assert "the budget is" in rows[6]["error"] and len(rows[6]["message"]) < 600

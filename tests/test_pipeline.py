@@ -3,15 +3,23 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from passage_sets import HASHED, SHOP
+from tiny_personal import random_like
 
 from jaxrec.assistant.grounding import Grounding
-from jaxrec.assistant.judging import by_rules, cited, figures, together, without_words
+from jaxrec.assistant.judging import PolicyJudge, by_rules, cited, figures, together, without_words
 from jaxrec.assistant.pipeline import STAGES, Pipeline
+from jaxrec.calibration import Calibration, Rule
 from jaxrec.config import RunError
 from jaxrec.dialogue.prompts import BudgetConfig, Prompting
 from jaxrec.dialogue.state import DialogueState
+from jaxrec.models.personal.policy import PolicyHead, PolicyHeadConfig
+from jaxrec.models.personal.policy_folder import PolicyModel
+from jaxrec.models.text.text_vectors import Texts
 from jaxrec.retrieval.passages.document import Document
 
 
@@ -188,3 +196,60 @@ def test_rules():
         "grounding": 0.0,
     }
     assert "grounding" not in by_rules()("q", "It costs 5.", [], "")
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A policy head of random weights that reads question, answer and grounds; one tenant has rules of its own."""
+    cfg = PolicyHeadConfig(
+        labels=("style", "grounding"), d_z=8, width=8, p_enters=(), tokens=False, align=4
+    )
+    texts = read(["a", "b", "c"])
+    at = lambda i: texts.at(jnp.array([i]))
+    init = PolicyHead(cfg).init
+    params = {"head": random_like(init, jax.random.key(0), at(0), at(1), at(2), None)["params"]}
+    shared = tuple(Rule(2.0, 0.5, limit, False, 9) for limit in (0.4, 0.6))
+    own = tuple(dataclasses.replace(rule, threshold=0.9, own=True) for rule in shared)
+    rules = Calibration(cfg.labels, shared, {"luna": own})
+    return PolicyModel(PolicyHead(cfg), None, params, (), rules)
+
+
+def read(texts):
+    """Z of texts by hash: [I, length of the longest, 8]."""
+    rng = [np.random.default_rng(list(text.encode())) for text in texts]
+    size = [1 + len(text) % 5 for text in texts]
+    mask = np.arange(max(size)) < np.array(size)[:, None]
+    z_seq = np.stack([one.normal(size=(max(size), 8)) for one in rng]) * mask[..., None]
+    return Texts(z_seq.sum(1).astype(np.float32), z_seq.astype(np.float16), mask)
+
+
+@pytest.mark.slow
+def test_a_trained_head_judges_beside_the_rules(head, pipeline):
+    judge = PolicyJudge(head, read, "luna", longest=6)
+    assert judge.thresholds == {"style": 0.9, "grounding": 0.9}
+    found = judge("When?", "At 8.", ["We open at 8.", "Yes."], "")
+    texts = read(["When?", "At 8.", "We open at 8.\nYes."])
+    at = lambda i: texts.at(jnp.array([i]))
+    logits = head.head.apply({"params": head.params["head"]}, at(0), at(1), at(2), None)[0]
+    for (label, score), logit in zip(found.items(), logits, strict=True):
+        assert score == pytest.approx(1 / (1 + np.exp(-(logit - 0.5) / 2)), abs=1e-4), label
+    assert (
+        judge("When?", "At 8.", [], "") != found
+        and judge("When?", "At 99.", ["We open at 8.", "Yes."], "") != found
+    )
+    strict = {"style": 0.0, "grounding": 0.999}
+    one = pipeline("By sea [1].", judge=together(by_rules(), judge), thresholds=strict, edit=None)
+    _, reply = one.reply(START, "How long do parcels to Norway take?")
+    assert (
+        reply.action == "escalate"
+        and reply.reason.startswith("style: 0.")
+        and "> 0.000" in reply.reason
+    )
+
+
+def test_a_head_that_cannot_judge_alone_is_refused(head):
+    with pytest.raises(RunError, match="no calibration"):
+        PolicyJudge(dataclasses.replace(head, calibration=None), read)
+    by_p = PolicyHead(dataclasses.replace(head.head.cfg, p_enters=("add",)))
+    with pytest.raises(RunError, match="variant no_p"):
+        PolicyJudge(dataclasses.replace(head, head=by_p), read)

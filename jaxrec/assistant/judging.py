@@ -2,13 +2,21 @@
 
 A judge is (question, answer, sources, told) -> {label: probability}: `sources` are the prompt's passages, `told` is all
 else that the model was told. `by_rules` knows words that the tenant never says (style), and figures and citations
-that no source has (grounding); `together` asks several judges and believes the gravest.
+that no source has (grounding); `PolicyJudge` is a trained policy head; `together` asks several judges and believes the
+gravest.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+
+from jaxrec.config import RunError
 from jaxrec.dialogue.memory import split_sentences
+from jaxrec.models.personal.policy import PolicyBatch
+from jaxrec.models.personal.policy_folder import PolicyModel, load_policy
+from jaxrec.models.text.text_vectors import TextReader, Texts
 from jaxrec.words import words
 
 Judge = Callable[[str, str, Sequence[str], str], Mapping[str, float]]
@@ -65,6 +73,77 @@ def together(*judges: Judge) -> Judge:
         return found
 
     return judge
+
+
+class PolicyJudge:
+    """A trained policy head (`train.policy`) as a judge.
+
+    model: of a head that takes no p, calibrated. read: texts to Z, as the head was trained on it. tenant: whose rules
+    (temperature, thresholds); the shared ones for a stranger. longest: tokens of a text's Z, so that there is one
+    program. Raises RunError for a head that was not calibrated, or that judges by a p.
+    """
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        read: Callable[[Sequence[str]], Texts],
+        tenant: str = "",
+        longest: int = 64,
+    ):
+        if model.calibration is None:
+            raise RunError(
+                "this policy head has no calibration: its scores are no probabilities yet"
+            )
+        if model.head.cfg.p_enters:
+            raise RunError("this policy head judges by a p: name the variant no_p of the same run")
+        self.model, self.read, self.longest = model, read, longest
+        rules = zip(model.calibration.labels, model.calibration.of(tenant), strict=True)
+        self._rules = dict(rules)
+        self.thresholds = {label: rule.threshold for label, rule in self._rules.items()}
+
+    @classmethod
+    def load(cls, folder: str | Path, tenant: str = "") -> "PolicyJudge":
+        """The judge of a folder that `train.policy` wrote, its encoder loaded once.
+
+        folder: OUT/FOLD/no_p/model. tenant: whose rules. Raises RunError for the folder of something else.
+        """
+        model = load_policy(folder)
+        reading = {k: v for k, v in model.facts.get("reading", {}).items() if k != "cache"}
+        reader = TextReader(**reading)
+        return cls(model, reader, tenant, reader.limit)
+
+    def __call__(
+        self, question: str, answer: str, sources: Sequence[str], told: str
+    ) -> dict[str, float]:
+        """Calibrated probabilities of every label.
+
+        question, answer: what was asked, and what is judged. sources: what it should stand on, read as one text. told:
+        of no interest to this judge.
+        """
+        grounds = ["\n".join(sources)] if sources else []
+        texts = self._padded(self.read([question, answer, *grounds]))
+        index = lambda i: np.array([i], np.int32)
+        unknown = np.full((1, len(self._rules)), -1, np.float32)
+        place = index(2 if grounds else -1)
+        batch = PolicyBatch(index(0), index(1), place, unknown, index(0))
+        logit_W = self.model.logits(texts, batch, rows=1)[0]
+        return {
+            label: float(rule.probability(logit_W[i : i + 1])[0])
+            for i, (label, rule) in enumerate(self._rules.items())
+        }
+
+    def _padded(self, texts: Texts) -> Texts:
+        """Z of three texts of `longest` tokens, whatever there is."""
+        fill = lambda x, *more: np.pad(x, [(0, 3 - len(x)), *more])
+        z_cls = fill(np.asarray(texts.z_cls_ID), (0, 0))
+        if texts.z_seq_ILD is None:
+            return Texts(z_cls)
+        short = (0, max(self.longest - texts.z_seq_ILD.shape[1], 0))
+        return Texts(
+            z_cls,
+            fill(np.asarray(texts.z_seq_ILD), short, (0, 0)),
+            fill(np.asarray(texts.mask_IL), short),
+        )
 
 
 def _says(text: str, phrase: tuple[str, ...]) -> bool:

@@ -54,7 +54,7 @@ def _shop(cfg: ChatConfig, say: Say) -> Session:
 
 
 def _tenant(cfg: ChatConfig, say: Say) -> Session:
-    from jaxrec.assistant.judging import by_rules, without_words
+    from jaxrec.assistant.judging import PolicyJudge, by_rules, together, without_words
     from jaxrec.assistant.pipeline import Pipeline
     from jaxrec.chat.tenant import TenantSession
     from jaxrec.dialogue.prompts import STRATEGIES
@@ -82,11 +82,16 @@ def _tenant(cfg: ChatConfig, say: Say) -> Session:
     strategy = strategy or ("few_shot" if prompting.pool else "zero_shot")
     kept = Kept(cfg.keep, tenant.key, cfg.user)
     mask, unmask = _private(cfg, tenant)
+    judge, thresholds = by_rules(tenant.never), {}
+    if cfg.policy:
+        head = PolicyJudge.load(cfg.policy, tenant.key)
+        judge, thresholds = together(judge, head), head.thresholds
     pipeline = Pipeline(
         completion,
         prompting,
         _grounding(cfg, tenant, documents, encoder, notes),
-        judge=by_rules(tenant.never),
+        judge=judge,
+        thresholds=thresholds,
         edit=lambda question, answer, decision: without_words(answer, tenant.never),
         strategy=strategy,
         context={"name": cfg.user} if cfg.user and strategy in ("role_context", "combined") else {},

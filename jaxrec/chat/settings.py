@@ -39,6 +39,7 @@ class ChatConfig:
     temperature: float = 0.0  # 0: the likeliest words
     seed: int = 0
     quantise: str = ""  # the model's kernels: nf4 or int8
+    policy: str = ""  # a trained policy head beside the rules: OUT/FOLD/no_p/model of train.policy
     private: bool = False  # the model sees placeholders for names and numbers (extra `privacy`)
     keep: str = (
         ""  # a folder where the conversation and the thumbs are kept; goes on with what is there

@@ -44,6 +44,71 @@ class Texts:
         return LFEOutput(z_seq, z_cls, mask)
 
 
+class TextReader:
+    """A frozen encoder that was loaded once: texts to Z.
+
+    tokens: whether each token's vector is kept beside the text's. source: of the encoder; None: MiniLM. layers: whose
+    hidden states are put side by side (D = layers x width). limit: tokens after which a text is cut, which is said; at
+    most the encoder's own limit. batch: texts at a time. Raises what `hub.minilm` raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: bool = False,
+        source: str | None = None,
+        layers: Sequence[int] = (-1,),
+        limit: int = 64,
+        batch: int = 32,
+    ):
+        self.cfg, self._params, self._tokenizer = minilm(source)
+        self.tokens, self.layers, self.batch = tokens, tuple(layers), batch
+        self.limit = own_limit(self.cfg, self._tokenizer, limit)
+
+        @jax.jit
+        def forward(params: dict, ids: Array, mask: Array) -> tuple[Array, Array]:
+            out = Encoder(self.cfg).apply({"params": params}, ids, mask, hidden=self.layers)
+            joined = jnp.concatenate(out.hidden, -1)
+            return joined, mean_pool(joined, mask)
+
+        self._forward = forward
+
+    def mark(self, texts: Sequence[str]) -> str:
+        """A hash of texts, weights and settings: what equal marks have read is equal."""
+        weights = checkpoint.fingerprint(self._params)
+        said = repr((list(texts), self.cfg, self.layers, self.limit, self.tokens, weights))
+        return content_hash(said, digits=32)
+
+    def __call__(self, texts: Sequence[str]) -> Texts:
+        """Z of each text. Raises ValueError without texts."""
+        if not len(texts):
+            raise ValueError("no texts to read")
+        rows, cut = self._tokenizer.encode_cut(list(texts), self.limit)
+        say_cut(cut, len(rows), self.limit)
+        longest = min(max(map(len, rows)), self.limit)
+        width = self.cfg.d_model * len(self.layers)
+        z_cls = np.zeros((len(rows), width), np.float32)
+        z_seq = np.zeros((len(rows), longest, width), np.float16) if self.tokens else None
+        mask_IL = np.arange(longest)[None, :] < np.array([len(r) for r in rows])[:, None]
+        # By falling length: the texts of a batch are about equally long, and its first one is the longest.
+        order = np.argsort([-len(r) for r in rows], kind="stable")
+        for start in range(0, len(rows), self.batch):
+            index = order[start : start + self.batch]
+            most = len(rows[index[0]])
+            # Rounded up to one of few widths, so that there are few programs.
+            size = next((n for n in LENGTHS if n >= most), most)
+            padded = [rows[i] for i in index] + [[]] * (self.batch - len(index))
+            ids, mask = pad(padded, size, self._tokenizer.pad_id)
+            made = self._forward(self._params, jnp.array(ids), jnp.array(mask))
+            seq, mean = (np.asarray(x) for x in made)
+            z_cls[index] = mean[: len(index)]
+            if z_seq is not None:
+                cut = min(size, longest)
+                # The width that was computed may be more than the longest text's, for which there is room.
+                z_seq[index, :cut] = np.where(mask[..., None], seq, 0.0)[: len(index), :cut]
+        return Texts(z_cls, z_seq, mask_IL if self.tokens else None)
+
+
 def read_texts(
     texts: Sequence[str],
     *,
@@ -54,57 +119,24 @@ def read_texts(
     cache: str | Path = "~/.cache/jaxrec/texts",
     batch: int = 32,
 ) -> Texts:
-    """Z of each text by MiniLM or another BERT or MPNet.
+    """Z of each text by MiniLM or another BERT or MPNet, kept on disk.
 
     Args:
       texts: what is read.
-      tokens: whether each token's vector is kept beside the text's.
-      source: of the encoder; None: MiniLM.
-      layers: whose hidden states are put side by side (D = layers x width).
-      limit: tokens after which a text is cut, which is said; at most the encoder's own limit.
+      tokens, source, layers, limit, batch: as of `TextReader`.
       cache: a folder where Z is kept under the hash of texts, weights and settings.
-      batch: texts at a time.
 
     Raises ValueError without texts, and what `hub.minilm` raises.
     """
     if not len(texts):
         raise ValueError("no texts to read")
-    cfg, params, tokenizer = minilm(source)
-    limit = own_limit(cfg, tokenizer, limit)
-    said = repr((list(texts), cfg, tuple(layers), limit, tokens, checkpoint.fingerprint(params)))
-    path = Path(cache).expanduser() / f"{content_hash(said, digits=32)}.npz"
+    reader = TextReader(tokens=tokens, source=source, layers=layers, limit=limit, batch=batch)
+    path = Path(cache).expanduser() / f"{reader.mark(texts)}.npz"
     if not path.is_file():
         print(f"reading {len(texts):,} texts by the frozen encoder, once", flush=True)
-
-        @jax.jit
-        def forward(params: dict, ids: Array, mask: Array) -> tuple[Array, Array]:
-            hidden = Encoder(cfg).apply({"params": params}, ids, mask, hidden=tuple(layers)).hidden
-            joined = jnp.concatenate(hidden, -1)
-            return joined, mean_pool(joined, mask)
-
-        rows, cut = tokenizer.encode_cut(list(texts), limit)
-        say_cut(cut, len(rows), limit)
-        longest = min(max(map(len, rows)), limit)
-        width = cfg.d_model * len(layers)
-        z_cls = np.zeros((len(rows), width), np.float32)
-        z_seq = np.zeros((len(rows), longest, width), np.float16) if tokens else None
-        mask_IL = np.arange(longest)[None, :] < np.array([len(r) for r in rows])[:, None]
-        # By falling length: the texts of a batch are about equally long, and its first one is the longest.
-        order = np.argsort([-len(r) for r in rows], kind="stable")
-        for start in range(0, len(rows), batch):
-            index = order[start : start + batch]
-            most = len(rows[index[0]])
-            # Rounded up to one of few widths, so that there are few programs.
-            size = next((n for n in LENGTHS if n >= most), most)
-            padded = [rows[i] for i in index] + [[]] * (batch - len(index))
-            ids, mask = pad(padded, size, tokenizer.pad_id)
-            seq, mean = (np.asarray(x) for x in forward(params, jnp.array(ids), jnp.array(mask)))
-            z_cls[index] = mean[: len(index)]
-            if z_seq is not None:
-                cut = min(size, longest)
-                # The width that was computed may be more than the longest text's, for which there is room.
-                z_seq[index, :cut] = np.where(mask[..., None], seq, 0.0)[: len(index), :cut]
-        parts = {"z_cls": z_cls} | ({"z_seq": z_seq, "mask": mask_IL} if tokens else {})
+        z = reader(texts)
+        parts = {"z_cls": z.z_cls_ID}
+        parts |= {"z_seq": z.z_seq_ILD, "mask": z.mask_IL} if tokens else {}
         with open_atomically(path, "wb") as file:
             np.savez(file, **parts)
     with np.load(path) as held:
