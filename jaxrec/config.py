@@ -286,7 +286,11 @@ def _command() -> str:
     if called := _called():
         return f"{called} [FILE]"
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return f"python -m {spec.name} [FILE]" if spec is not None else Path(sys.argv[0]).name
+    return (
+        f"python -m {spec.name.removesuffix('.__main__')} [FILE]"
+        if spec is not None
+        else Path(sys.argv[0]).name
+    )
 
 
 def _called() -> str:

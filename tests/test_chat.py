@@ -293,6 +293,10 @@ def test_a_thumb_changes_the_next_list_at_once(opened):
     assert "disliked: " in follow(opened, "/profile") and "2 events" in follow(opened, "/profile")
     with pytest.raises(OrderError, match="places 1 to"):
         follow(opened, "/like 9")
+    follow(opened, "/like 1")
+    taken = opened._taken()
+    opened.say("show me more")
+    assert taken and not taken & {one.item for one in opened.found}
     why = follow(opened, "/why")
     assert why.startswith("recommend") and "ms" in why
     assert "turns are forgotten" in follow(opened, "/forget") and "disliked" not in follow(

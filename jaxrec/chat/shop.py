@@ -164,7 +164,8 @@ class ShopSession:
         found, notes = list(made), list(made.notes)
         if known and liked:
             # What is liked now is no event yet: what goes with it is taken in turn with what goes with the person.
-            found = _in_turn(found, self.flow.recommend("", query, wide, liked=liked))
+            near = self.flow.recommend("", query, wide, liked=liked)
+            found = _in_turn(found, [one for one in near if one.item not in self._taken()])
             notes.append(f"every second item goes with {len(liked)} that you liked now")
         if (wishes.most, wishes.least) != (None, None) and self.flow.shop.items.price is None:
             notes.append("this shop tells no prices: the bounds could not be kept")
@@ -181,6 +182,13 @@ class ShopSession:
         return price is None or low <= price <= (
             float("inf") if wishes.most is None else wishes.most
         )
+
+    def _taken(self) -> set[str]:
+        """What the person took before, as far as the shop's events go."""
+        shop = self.flow.shop
+        row = shop.people[self.user]
+        start, length = int(shop.histories.start_B[row]), int(shop.histories.length_B[row])
+        return {shop.ids[item] for item in shop.histories.item_T[start : start + length]}
 
     def _about(self, item: str) -> str:
         number, items = self.flow.shop.number[item], self.flow.shop.items
