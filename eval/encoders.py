@@ -46,6 +46,11 @@ def main(cfg: EncodersConfig) -> list[Path]:
     """Measures, prints and writes set by set; gives the files. Raises RunError for an unknown set or no encoder."""
     if not cfg.encoders or len(set(cfg.encoders)) < len(cfg.encoders):
         raise RunError("encoders: name one or more, each once, such as bm25 minilm mpnet")
+    for (
+        name
+    ) in cfg.encoders:  # an encoder that isn't there is told before others have read for minutes
+        if name != WORDS:
+            folder_of(name)
     sets = [retrieval_sets.read(name) for name in dict.fromkeys(cfg.sets)]
     return [measured(cfg, one) for one in sets]
 
@@ -82,14 +87,20 @@ def ranks(name: str, one: RetrievalSet, cache: Path) -> Int[np.ndarray, "N"]:
     return ranking.ranks(scores_NI, one.right_N)
 
 
-def vectors(name: str, texts: list[str], cache: Path) -> Float[np.ndarray, "I D"]:
-    """The vectors of texts, kept under a hash of them and of the encoder's own weights."""
+def folder_of(name: str) -> Path:
+    """Where an encoder lies. Raises ModelMissing."""
     from jaxrec.hub import find
     from jaxrec.hub.minilm import minilm_folder
+
+    return minilm_folder() if name == "minilm" else find(name)
+
+
+def vectors(name: str, texts: list[str], cache: Path) -> Float[np.ndarray, "I D"]:
+    """The vectors of texts, kept under a hash of them and of the encoder's own weights."""
     from jaxrec.models.language.model_folder import base_hash
     from jaxrec.models.text.sentence import SentenceEncoder
 
-    folder = minilm_folder() if name == "minilm" else find(name)
+    folder = folder_of(name)
     key = content_hash(base_hash(folder), *texts, digits=32)
     path = cache.expanduser() / f"{key}.npy"
     if not path.is_file():

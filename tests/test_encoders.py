@@ -38,7 +38,7 @@ def test_vectors_are_made_once_and_compared(tmp_path, monkeypatch):
         return encode
 
     monkeypatch.setattr(SentenceEncoder, "load", load)
-    monkeypatch.setattr("jaxrec.hub.find", lambda name: tmp_path)
+    monkeypatch.setattr(encoders, "folder_of", lambda name: tmp_path)
     monkeypatch.setattr("jaxrec.models.language.model_folder.base_hash", lambda folder: "x")
     assert encoders.ranks("some/folder", ONE, tmp_path).tolist() == [2, 1, 3]
     assert encoders.ranks("some/folder", ONE, tmp_path).tolist() == [2, 1, 3] and asked == [3, 3]
@@ -62,6 +62,7 @@ def test_measures_intervals_and_gaps():
 
 def test_a_file_a_set(tmp_path, monkeypatch):
     monkeypatch.setitem(retrieval_sets.SETS, "three", lambda: ONE)
+    monkeypatch.setattr(encoders, "folder_of", lambda name: tmp_path)
     monkeypatch.setattr(encoders, "ranks", lambda name, one, cache: np.array([1, 2, len(name)]))
     cfg = EncodersConfig(("three",), ("bm25", "mpnet"), 50, out=str(tmp_path))
     (path,) = encoders.main(cfg)

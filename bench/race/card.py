@@ -96,7 +96,7 @@ def _real(model: str, about: str, batch: int, prompt: int, new: int, bar: float)
 def _real_model(model: str) -> tuple[Race, ...]:
     return (
         _real(model, "1 text of 32 tokens, 32 are written", 1, 32, 32, bar=1.5),
-        _real(model, "16 texts of 32 tokens, 32 are written to each", 16, 32, 32, bar=0),
+        _real(model, "16 texts of 32 tokens, 16 are written to each", 16, 32, 16, bar=0),
         _real(model, "prefill of a text of 512 tokens, and one is written", 1, 512, 1, bar=0),
     )
 
