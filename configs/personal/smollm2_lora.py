@@ -1,4 +1,4 @@
-"""The tenants of smollm2_personalize, each with a LoRA of its own on SmolLM2's top six layers in place of p.
+"""The tenants of smollm2_personalize, each with a LoRA of its own on SmolLM2's top twelve layers in place of p.
 
 python -m train.personalize configs/personal/smollm2_lora.py
 """

@@ -2,7 +2,8 @@
 
     python -m train.personalize configs/personal/smollm2_personalize.py
 
-The states below the changed layers are computed once, so that the epochs cost the upper six layers alone.
+The states below the changed layers are computed once, so that the epochs cost the upper twelve layers alone. Sixty
+steps of 8 answers, some three passes over 150: 5 CPU seconds a step on two cores that twenty others share.
 """
 
 from jaxrec.data.feature_store import FeatureConfig

@@ -8,8 +8,8 @@ from jaxrec.eval.same_question import SameQuestionConfig
 
 config = SameQuestionConfig(
     profile="runs/smollm2/personalize/profile",
-    pages=PagesConfig("retrieved", length=80),
-    question=144,
+    pages=PagesConfig("retrieved", length=180),
+    question=256,
     quantise="bf16",
     out="runs/smollm2/voices",
 )
