@@ -177,7 +177,7 @@ def test_questions_come_as_lines_and_as_json(run, assistant):
 
 
 def test_a_model_trained_with_pages_is_given_the_name_and_a_found_page(
-    folder, tmp_path, one_device, monkeypatch, capsys
+    folder, tmp_path, one_device
 ):
     """Onboarding keeps what pages are found by; an answer names its page; one's own system turn stays."""
     shutil.copytree(folder, tmp_path / "u")
@@ -197,14 +197,11 @@ def test_a_model_trained_with_pages_is_given_the_name_and_a_found_page(
     assert again.ground("is it red?", None).turns == (Turn("user", "is it red?"),)
     own = [Turn("system", "Say no."), Turn("user", "is it red?")]
     assert again.ground(own, "shop").turns == tuple(own)
-    assert again.answer("is it red?", "shop") == again.answer(read.turns, "shop")
-    monkeypatch.setattr(mesh, "make", lambda *_: one_device)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"is it old?\nzebra")))
-    flags = ("--model", str(tmp_path / "saved"), "--tenant", "shop", "--limit", "6", "--json")
-    config.run(command.main, command.AnswerConfig, argv=[*flags, "--rows", "2"])
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[0]["pages"] == ["old"] and "pages" not in rows[1]
-    assert rows[0]["answer"] == again.answer("is it old?", "shop")
+    asked = tuple(command.Request(text, "", {}) for text in ("is it old?", "zebra"))
+    told = command._answered(command.AnswerConfig(), (again, "shop"), command.Batch(asked, (), 0))
+    assert told["rows"][0]["pages"] == ["old"] and "pages" not in told["rows"][1]
+    by_hand = [again.ground(one.question, "shop").turns for one in asked]
+    assert [row["answer"] for row in told["rows"]] == again.answers(by_hand, "shop")
 
 
 def test_a_file_of_answers_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):

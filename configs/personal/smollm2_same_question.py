@@ -1,4 +1,4 @@
-"""Three questions to the unseen businesses of smollm2_personalize, a page found by the question's words before each.
+"""Three questions to the unseen businesses of smollm2_personalize, after a page that the conversation's words find.
 
 python -m eval.same_question configs/personal/smollm2_same_question.py
 """
