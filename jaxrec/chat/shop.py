@@ -8,12 +8,12 @@ from typing import Any
 
 from jaxrec.chat.keeping import Kept
 from jaxrec.chat.orders import OrderError, Said
+from jaxrec.dialogue.checks import broken_wish
 from jaxrec.dialogue.machine import Action, Talk, hear
 from jaxrec.dialogue.memory import said
 from jaxrec.dialogue.phrases import phrase
 from jaxrec.dialogue.state import Shown, Wishes
 from jaxrec.recommenders.flow import Flow, Recommendation
-from jaxrec.words import words
 
 _MORE = 30  # items beyond the list, to have enough where wishes rule some out
 _PRICE = re.compile(r"\d+(?:[.,]\d{1,2})?")
@@ -172,16 +172,8 @@ class ShopSession:
         return [one for one in found if self._obeys(one, wishes)][: self.k], notes
 
     def _obeys(self, one: Recommendation, wishes: Wishes) -> bool:
-        if one.item in wishes.without or one.item in wishes.liked:
-            return False
-        avoided = {word for phrase_ in wishes.avoid for word in words(phrase_)}
-        if avoided & set(words(self._about(one.item))):
-            return False
-        price = self._price(one.item)
-        low = -float("inf") if wishes.least is None else wishes.least
-        return price is None or low <= price <= (
-            float("inf") if wishes.most is None else wishes.most
-        )
+        liked = one.item in wishes.liked  # they know it already
+        return not liked and not broken_wish(self._shown(one), wishes, self.talk.shops)
 
     def _taken(self) -> set[str]:
         """What the person took before, as far as the shop's events go."""
