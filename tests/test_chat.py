@@ -397,3 +397,30 @@ def test_piped_into_the_command(folder):
     assert (
         done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"nobody answers" in done.stderr
     )
+
+
+@pytest.mark.slow
+def test_a_personal_model_speaks_in_the_tenants_own_voice(tmp_path):
+    import tiny_assistant
+
+    tiny_assistant.make(tmp_path)
+    cfg = ChatConfig(tenant="trained", model=str(tmp_path), new=6, encoder="words")
+    session = open_session(cfg, quiet)
+    told: list[str] = []
+    said = session.say("is it red?", told.append)
+    assert said.told["tokens"]["prompt"] > 0 and "".join(told).strip() == said.text
+    assert session.last.prompt.messages == (("user", "is it red?"),)  # it was trained without pages
+    whole = session.pipeline.completion.assistant.answer("is it red?", "trained")
+    assert session.last.written.strip() == whole
+    assert any("strategy bare" in note for note in session.notes)
+    for wrong, says in (
+        ({"tenant": "Traind"}, "did you mean 'trained'"),
+        ({"strategy": "cot"}, "asked as it was trained"),
+    ):
+        with pytest.raises(RunError, match=says):
+            open_session(
+                ChatConfig(
+                    **{"tenant": "trained", "model": str(tmp_path), "encoder": "words"} | wrong
+                ),
+                quiet,
+            )

@@ -39,7 +39,7 @@ class ExamplePool:
     def __init__(self, embed: Embed, examples: Iterable[Example] = ()):
         self.embed = embed
         self.examples: list[Example] = []
-        self._vectors_ED: list[np.ndarray] = []  # of unit length, one an example
+        self._vectors_ED = np.zeros((0, 0), np.float32)  # of unit length, one an example
         self._asked: OrderedDict[str, np.ndarray] = OrderedDict()
         self.add(*examples)
 
@@ -55,7 +55,10 @@ class ExamplePool:
                     "an example has a question and an answer, and one of them is empty"
                 )
         if fresh:
-            self._vectors_ED += list(self._unit([one.question for one in fresh]))
+            made_ED = self._unit([one.question for one in fresh])
+            self._vectors_ED = (
+                np.concatenate([self._vectors_ED, made_ED]) if self.examples else made_ED
+            )
             self.examples += fresh
 
     def choose(self, question: str, count: int, lam: float = 0.7) -> list[Example]:
@@ -66,13 +69,12 @@ class ExamplePool:
         """
         if count < 1 or not self.examples:
             return []
-        vectors_ED = np.stack(self._vectors_ED)
-        cosine_E = vectors_ED @ self._vector(question)
+        cosine_E = self._vectors_ED @ self._vector(question)
         # MMR compares all pairs, so only the nearest are let into it.
-        near = np.argsort(-cosine_E, kind="stable")[: max(8 * count, 32)]
+        near = np.argsort(-cosine_E, kind="stable")[: max(4 * count, 16)]
         found = diversify(
             Shortlist(near[None].astype(np.int64), cosine_E[near][None].astype(np.float32)),
-            vectors_ED[near][None],
+            self._vectors_ED[near][None],
             count,
             method="mmr",
             duplicate=0.98,
@@ -98,7 +100,7 @@ class ExamplePool:
             raise PromptError(
                 f"embed gave {vectors_ND.shape} for {len(texts)} texts: one finite vector each"
             )
-        if self._vectors_ED and vectors_ND.shape[1] != len(self._vectors_ED[0]):
+        if self.examples and vectors_ND.shape[1] != self._vectors_ED.shape[1]:
             raise PromptError("embed gives vectors of another width than before")
         return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-9)
 
