@@ -12,9 +12,11 @@ from tiny_personal import random_like
 
 from jaxrec.assistant.grounding import Grounding
 from jaxrec.assistant.judging import PolicyJudge, by_rules, cited, figures, together, without_words
-from jaxrec.assistant.pipeline import STAGES, Pipeline
+from jaxrec.assistant.pipeline import STAGES, Pipeline, graver
 from jaxrec.calibration import Calibration, Rule
 from jaxrec.config import RunError
+from jaxrec.dialogue import moderation
+from jaxrec.dialogue.decision import decide
 from jaxrec.dialogue.prompts import BudgetConfig, Prompting
 from jaxrec.dialogue.state import DialogueState
 from jaxrec.models.personal.policy import PolicyHead, PolicyHeadConfig
@@ -136,6 +138,34 @@ def test_nothing_that_fails_is_ever_streamed(pipeline):
     assert told[0] == "By sea, by ship." and "99" not in "".join(told)
     assert reply.action == "safe_fallback" and "".join(told).endswith(f"\n{reply.text}")
     assert reply.seconds["first"] <= reply.seconds["total"]
+
+
+def test_what_is_not_talked_about_is_refused_on_both_sides(pipeline):
+    weapons = moderation.Rule("weapons", ("rifle",), "safe_fallback")
+    harm = moderation.Rule("harm", ("hurt-myself",), "escalate")
+    moderator = moderation.Moderator([weapons, harm])
+    one = pipeline("We sell rifles too. Splendid.", moderator=moderator)
+    _, reply = one.reply(START, "Do you ship a rifle to Norway?")
+    assert (
+        reply.action == "safe_fallback"
+        and "list:weapons" in reply.reason
+        and not one.completion.prompts
+    )
+    assert reply.text == "I can't help with that. Is there something else that you need?"
+    told = []
+    _, reply = one.reply(START, "What do you ship to Norway?", told.append)
+    assert (
+        reply.action == "safe_fallback"
+        and "list:weapons" in reply.reason
+        and "rifle" not in "".join(told)
+    )
+    _, reply = one.reply(START, "I want to hurt myself")
+    assert reply.reason.startswith("escalate: list:harm")
+    light, grave = decide({"style": 1.0}, {"style": 0.5}), decide({"abuse": 1.0}, {"abuse": 0.5})
+    assert graver(light, grave) == graver(grave, light)
+    assert (
+        graver(light, grave).action == "safe_fallback" and len(graver(light, grave).findings) == 2
+    )
 
 
 def test_steps_are_thought_and_not_shown(pipeline):

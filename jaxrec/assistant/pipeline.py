@@ -25,10 +25,11 @@ from jaxrec.assistant.completion import Completion
 from jaxrec.assistant.grounding import Grounding, Source, excerpt
 from jaxrec.assistant.judging import Judge, cited
 from jaxrec.data.message import Message
-from jaxrec.dialogue.decision import REMEDIES, Action, Decision, decide
+from jaxrec.dialogue.decision import CAUTION, REMEDIES, Action, Decision, decide
 from jaxrec.dialogue.hostile import neutralise
 from jaxrec.dialogue.language import Detect, kept_language, script_of
 from jaxrec.dialogue.memory import MemoryConfig, remember, said, split_sentences
+from jaxrec.dialogue.moderation import Moderator
 from jaxrec.dialogue.phrases import phrase
 from jaxrec.dialogue.prompts import Prompt, Prompting, answer_of
 from jaxrec.dialogue.state import DialogueState
@@ -79,7 +80,8 @@ class Pipeline:
     judge: what is wrong with an answer; None: nobody looks. thresholds: by label, `threshold` for all others. remedies:
     what a label calls for. edit: mends an answer; without it, and where what it gives is no better, a micro-edit
     becomes a question to a person. strategy: of `prompts.STRATEGIES`. context: what is known of the user. memory: how
-    much of a long conversation stands in a prompt. detect: tells languages apart. mask, unmask: of a privacy filter:
+    much of a long conversation stands in a prompt. detect: tells languages apart. moderator: what is not talked
+    about, by the user or by the model; None: nobody looks. mask, unmask: of a privacy filter:
     state, prompt and model see placeholders, the user reads what they stand for. seed: of sampling.
     """
 
@@ -95,6 +97,7 @@ class Pipeline:
     context: Mapping[str, object] = dataclasses.field(default_factory=dict)
     memory: MemoryConfig = MemoryConfig()
     detect: Detect = script_of
+    moderator: Moderator | None = None
     mask: Callable[[str], str] | None = None
     unmask: Callable[[str], str] | None = None
     seed: int = 0
@@ -139,6 +142,9 @@ class _Turn:
         language = state.language or "en"
         if not words(question):
             reply = Reply(phrase("again", language), "pass", "the message says nothing")
+            return self._done(state, reply, size, began)
+        if p.moderator is not None and (why := p.moderator.refuses(question)):
+            reply = Reply(phrase("refuse", language), "safe_fallback", why)
             return self._done(state, reply, size, began)
         sources = self._found(question, before)
         if p.grounding is not None and not sources:
@@ -236,11 +242,12 @@ class _Turn:
         self, question: str, answer: str, sources: Sequence[Source], told: str
     ) -> Decision:
         p = self.pipeline
-        if p.judge is None:
-            return Decision("pass", ())
-        scores = p.judge(question, answer, [one.told for one in sources], told)
-        limits = {label: p.thresholds.get(label, p.threshold) for label in scores}
-        return decide(scores, limits, p.remedies)
+        found = Decision("pass", ())
+        if p.judge is not None:
+            scores = p.judge(question, answer, [one.told for one in sources], told)
+            limits = {label: p.thresholds.get(label, p.threshold) for label in scores}
+            found = decide(scores, limits, p.remedies)
+        return found if p.moderator is None else graver(p.moderator.judge(answer), found)
 
     def _remedied(
         self,
@@ -255,7 +262,7 @@ class _Turn:
         action, reason = decision.action, decision.reason
         if not words(answer):
             action, reason = "safe_fallback", "the model wrote nothing"
-        elif self.pipeline.judge is None:
+        elif self.pipeline.judge is None and self.pipeline.moderator is None:
             reason = "nobody judged it"
         if action == "pass":
             return answer, action, reason
@@ -296,6 +303,12 @@ class _Turn:
     def _own(self, text: str) -> str:
         """What the user reads of it; sentences come whole, and so do the placeholders in them."""
         return text if self.pipeline.unmask is None else self.pipeline.unmask(text)
+
+
+def graver(one: Decision, other: Decision) -> Decision:
+    """What two who looked found together: the more cautious action, its findings first."""
+    first, second = sorted([one, other], key=lambda found: -CAUTION.index(found.action))
+    return Decision(first.action, (*first.findings, *second.findings))
 
 
 def _whole_sentences(text: str) -> str:

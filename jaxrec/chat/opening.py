@@ -27,6 +27,7 @@ def open_session(cfg: ChatConfig, say: Say) -> Session:
 def _shop(cfg: ChatConfig, say: Say) -> Session:
     from jaxrec.chat.shop import ShopSession
     from jaxrec.data.readers.raw import DataError
+    from jaxrec.dialogue.machine import Talk
     from jaxrec.recommend import own_flags
     from jaxrec.recommenders.flow import FlowConfig, open_shop
 
@@ -47,7 +48,8 @@ def _shop(cfg: ChatConfig, say: Say) -> Session:
         close = flow.shop.nearest(cfg.user)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         notes.append(f"{cfg.user!r} is not known to {flow.shop.name}{hint}")
-    return ShopSession(flow, cfg.user, Kept(cfg.keep, flow.shop.name, cfg.user), cfg.k, notes=notes)
+    kept, talk = Kept(cfg.keep, flow.shop.name, cfg.user), Talk(refuses=_moderator(cfg).refuses)
+    return ShopSession(flow, cfg.user, kept, cfg.k, talk, notes)
 
 
 # ------------------------------------------------------------------------------------------ a tenant
@@ -92,6 +94,7 @@ def _tenant(cfg: ChatConfig, say: Say) -> Session:
         _grounding(cfg, tenant, documents, encoder, notes),
         judge=judge,
         thresholds=thresholds,
+        moderator=_moderator(cfg),
         edit=lambda question, answer, decision: without_words(answer, tenant.never),
         strategy=strategy,
         context={"name": cfg.user} if cfg.user and strategy in ("role_context", "combined") else {},
@@ -248,6 +251,12 @@ def _prompting(
         budget=BudgetConfig(budget),
         guide=guide,
     )
+
+
+def _moderator(cfg: ChatConfig) -> Any:
+    from jaxrec.dialogue.moderation import Moderator, read_rules
+
+    return Moderator(read_rules(cfg.lists or None))
 
 
 def _private(cfg: ChatConfig, tenant: Tenant) -> tuple[Any, Any]:

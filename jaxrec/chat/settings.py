@@ -30,6 +30,7 @@ class ChatConfig:
     seed: int = 0  # of sampling
     quantise: str = ""  # the model's kernels: nf4 or int8
     policy: str = ""  # a trained policy head beside the rules: OUT/FOLD/no_p/model
+    lists: str = ""  # a .toml of what is not talked about, in place of jaxrec's own lists
     private: bool = False  # the model sees placeholders for names and numbers (extra privacy)
     keep: str = ""  # a folder where conversation and thumbs are kept; goes on with what is there
     plain: bool = False  # at a terminal, too: lines in, JSON lines out
