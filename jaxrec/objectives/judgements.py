@@ -48,7 +48,7 @@ def own_profiles(models: Models, spread: float) -> Objective:
     def loss(
         params: PyTree, frozen: PyTree, extra: PyTree, batch: PyTree, totals: PyTree, key_B: Array
     ) -> tuple[Array, Aux]:
-        p_BE = frozen["start"] + spread * params["u"][batch["person"]]
+        p_BE = frozen["start"][None] + spread * params["u"][batch["person"]]
         log_p = models.log_p(frozen["weights"], frozen["items"], p_BE, batch["item"][:, None])[:, 0]
         sums = cross_entropy(log_p, batch["label"], batch["real"])
         return sums["nll"], Aux({})
