@@ -37,7 +37,7 @@ lint: $(VENV)/dev ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (an hour and a half on an idle machine), in results/bench
+bench: $(VENV)/dev $(BENCH_VENV)/peers $(RECBOLE_VENV)/recbole ## the speed races against the peers (two hours on an idle machine; on real weights where fetched), in results/bench
 	$(VENV)/bin/python -m bench --peers $(BENCH_VENV)/bin/python --recbole $(RECBOLE_VENV)/bin/python --out results/bench
 
 bench-gpu: $(VENV)/dev $(BENCH_VENV)/peers ## the races that need an NVIDIA GPU, in results/bench_gpu (not run by us yet)
