@@ -32,17 +32,18 @@ def personalize(records: Sequence[tuple[str, Record]]) -> str:
 
 
 def _beyond_bias(record: Record, ks: Sequence[int]) -> list[str]:
-    """What p knows of a person beyond an offset of their labels, at every k: the headline row minus own_bias."""
-    at = {(p["metric"], p["k"]): p for p in record["paired"] if p["b"] == "own_bias"}
-    if not at:
-        return []
-    lines = []
-    for metric, said in (("accuracy", "accuracy"), ("nll", "NLL")):
-        cells = [
-            f"{p['diff']:+.3f} [{p['lo']:+.3f}, {p['hi']:+.3f}]"
-            for k in ks
-            if (p := at.get((metric, k)))
-        ]
-        lines.append([said, *cells])
-    head = [f"{record['headline']} - own_bias", *(f"k = {k}" for k in ks)]
-    return [markdown(head, lines)]
+    """What a row knows of a person beyond an offset of their labels, at every k: it minus own_bias."""
+    against = [p for p in record["paired"] if p["b"] == "own_bias"]
+    tables = []
+    for row in dict.fromkeys(p["a"] for p in against):
+        at = {(p["metric"], p["k"]): p for p in against if p["a"] == row}
+        lines = []
+        for metric, said in (("accuracy", "accuracy"), ("nll", "NLL")):
+            cells = [
+                f"{p['diff']:+.3f} [{p['lo']:+.3f}, {p['hi']:+.3f}]"
+                for k in ks
+                if (p := at.get((metric, k)))
+            ]
+            lines.append([said, *cells])
+        tables.append(markdown([f"{row} - own_bias", *(f"k = {k}" for k in ks)], lines))
+    return tables

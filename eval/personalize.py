@@ -32,6 +32,12 @@ from jaxrec.recommenders.judgement_fit import JudgementFit
 from jaxrec.results import distinct, kept_origin, origin, print_table, write_results
 
 RIVALS = ("pooled", "mean_p", "shuffled_p", "own_bias", "own_lora", "language_only", "global_mode")
+# Pairs beside those of the headline and its rivals.
+FURTHER = (
+    ("own_effects", "own_bias"),
+    ("own_effects", "own_p_gradient"),
+    ("own_effects", "pooled"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,9 @@ NOTES = (
     "test person are judgements of training items, drawn at random; a person with fewer gives all. mean_p and "
     "shuffled_p are made from the headline row's p at the same k, within a language. pooled knows the language's base "
     "rates. own_bias: the pooled model's logits and one bias a label, the most probable by the k examples; its ridge "
-    "is chosen on training people. Intervals: 95%, bootstrap over people."
+    "is chosen on training people. own_effects: such a bias and a slope along the direction in which the pooled "
+    "model's logits differ most, a label each, the most probable under a prior learned from the training people. "
+    "Intervals: 95%, bootstrap over people."
 )
 
 
@@ -182,15 +190,19 @@ def table(
     scores = {key: metrics.by_person(p, label_B, person_B) for key, p in probability.items()}
     weight = metrics.resamples(len(set(person_B.tolist())), cfg.draws, cfg.seed)
     rows, paired = [], []
+    gap = lambda a, b, k: [
+        {"a": a, "b": b, "k": k, "metric": metric, "diff": x.value, "lo": x.lo, "hi": x.hi}
+        for metric, x in metrics.paired_difference(scores[a, k], scores[b, k], weight).items()
+    ]
     for (row, k), of in scores.items():
         line = {"row": row, "k": k}
         for metric, x in metrics.intervals(of, weight).items():
             line |= {metric: x.value, f"{metric}_lo": x.lo, f"{metric}_hi": x.hi}
         rows.append(line)
         if row in RIVALS:
-            for metric, x in metrics.paired_difference(scores[cfg.headline, k], of, weight).items():
-                paired.append({"a": cfg.headline, "b": row, "k": k, "metric": metric,
-                               "diff": x.value, "lo": x.lo, "hi": x.hi})  # fmt: skip
+            paired += gap(cfg.headline, row, k)
+    for a, b in FURTHER:
+        paired += [p for k in cfg.ks for p in gap(a, b, k)]
     return rows, paired
 
 
@@ -206,9 +218,9 @@ def show(cfg: PersonalizeConfig, rows: list, paired: list, apart: dict, speed: d
         print_table(
             [r for r in part["rows"] if r["row"] not in fixed or r["k"] == cfg.ks[0]], columns
         )
-        print(f"\n{cfg.headline} minus, k = {most}")
+        print(f"\na minus b, k = {most}")
         print_table([p for p in part["paired"] if p["k"] == most and p["metric"] != "ece"],
-                    ("b", "metric", "diff", "lo", "hi"))  # fmt: skip
+                    ("a", "b", "metric", "diff", "lo", "hi"))  # fmt: skip
     if speed:
         print("\nonboarding: " + ", ".join(f"{name} {value:.3g}" for name, value in speed.items()))
 

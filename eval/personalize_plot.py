@@ -8,6 +8,7 @@ STYLE = {
     "own_p_gradient": ("own p, gradient", "#b2182b", "-"),
     "own_p_encoder": ("own p, encoder", "#ef8a62", "-"),
     "own_bias": ("bias of their own", "#1b7837", "-"),
+    "own_effects": ("bias and slope, prior learned", "#5aae61", "-"),
     "own_lora": ("LoRA of their own", "#7b3294", "-"),
     "pooled": ("pooled model", "#333333", "--"),
     "mean_p": ("mean p", "#2166ac", "--"),

@@ -9,6 +9,7 @@ from jaxrec.data.judgement_folds import Cards
 from jaxrec.models.personal.item_labels import ItemConfig, ItemView, LoraConfig, lora_log_p
 from jaxrec.models.personal.judgement import frozen_of
 from jaxrec.models.personal.label_bias import bias_log_p
+from jaxrec.models.personal.mixed_effects import MixedEffects
 from jaxrec.models.personal.profile import Gaussian
 from jaxrec.recommenders.judgement_fit import JudgementFit
 
@@ -33,7 +34,8 @@ def fold_rows(
     """({(row, k): p of the labels [B, C] of the asked judgements, in the order of their mask}, weights) of one fold.
 
     mean_p and shuffled_p take the p's of the headline row: their mean over the *training* people of the same language
-    at the same k, and the p of another test person of the same language. own_bias knows of a person one number a label.
+    at the same k, and the p of another test person of the same language. own_bias knows of a person one number a label,
+    own_effects two, with a prior learned from the training people.
     """
     view, known, examples, asked = case.view, case.known, case.examples, case.asked
     frozen = frozen_of(view, trainer.cfg.content)
@@ -53,6 +55,7 @@ def fold_rows(
     spoken_U = np.where(asked.person_U < 0, -1, case.language_U[asked.person_U])
     other = another_of_same(spoken_U, np.random.default_rng(case.seed))
     alone = other == np.arange(len(other))
+    effects = MixedEffects.of(view.crossfit_IC, known)
     out = {}
     for k in case.ks:
         own, theirs = (
@@ -66,6 +69,7 @@ def fold_rows(
         out["shuffled_p", k] = log_p(np.where(alone[:, None], mean, own[case.headline][other]))
         out |= {(row, k): log_p(p) for row, p in own.items()}
         out["own_bias", k] = flat(bias_log_p(view.crossfit_IC, known, examples, k, asked))
+        out["own_effects", k] = flat(effects.log_p(view.crossfit_IC, examples, k, asked))
         out["own_lora", k] = flat(lora_log_p(view, examples, k, asked, item, lora, case.seed))
     return out, params
 

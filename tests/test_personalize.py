@@ -12,7 +12,8 @@ from jaxrec.eval import personalize
 from jaxrec.eval.personalize_rows import another_of_same, mean_by_language
 from jaxrec.models.personal.item_labels import ItemConfig, LoraConfig, Projection, base_rates
 from jaxrec.models.personal.judgement import PersonConfig
-from jaxrec.models.personal.label_bias import RIDGES, choose_ridge, fit_biases
+from jaxrec.models.personal.label_bias import RIDGES, bias_log_p, choose_ridge, fit_biases
+from jaxrec.models.personal.mixed_effects import MixedEffects, posterior
 from jaxrec.models.personal.profile import ProfileFitConfig
 from jaxrec.models.text.item_vectors import item_vectors
 from jaxrec.recommenders.judgement_fit import episodes
@@ -79,6 +80,9 @@ def test_a_planted_taste_is_found(tmp_path, no_backbone, capsys):
     assert rows["own_bias", 10]["accuracy"] > 0.8
     assert rows["own_bias", 0]["nll"] == pytest.approx(rows["pooled", 0]["nll"])
     assert abs(gap["own_bias"]["diff"]) < 0.05 and gap["own_bias"]["a"] == "own_p_gradient"
+    assert rows["own_effects", 10]["accuracy"] > 0.8
+    both = [p for p in record["paired"] if (p["a"], p["b"]) == ("own_effects", "own_bias")]
+    assert {p["k"] for p in both} == {0, 10} and all(p["lo"] <= p["diff"] <= p["hi"] for p in both)
     assert {"language_only", "global_mode", "own_lora"} <= {row for row, _ in rows}
     assert record["headline"] == "own_p_gradient" and record["protocol"] == "test"
     assert record["apart"]["en"]["people"] == 20
@@ -196,6 +200,53 @@ def test_the_ridge_follows_how_much_people_differ():
     apart, alike = of(np.where(np.arange(people) % 2, 0.95, 0.05)[:, None]), of(0.5)
     assert choose_ridge(flat, apart, 10) < 1 < choose_ridge(flat, alike, 10)
     assert choose_ridge(flat, apart, 0) == max(RIDGES)  # nothing is shown, nothing to choose by
+
+
+def scaled_people(slope_U, each=30, seed=0):
+    """People who differ in how much a text's level moves them, not in an offset: what a bias can't tell."""
+    rng = np.random.default_rng(seed)
+    level_I = np.linspace(-2, 2, 21)
+    log_p_IC = np.log(1 / (1 + np.exp(level_I[:, None] * [1, -1]))).astype(np.float32)
+    item = rng.integers(0, 21, (len(slope_U), each))
+    label = (rng.random(item.shape) < 1 / (1 + np.exp(-slope_U[:, None] * level_I[item]))) * 1
+    return log_p_IC, Cards(np.arange(len(slope_U)), item, label, item >= 0)
+
+
+def nats(log_p_USC, asked):
+    picked = np.take_along_axis(log_p_USC, asked.label_US[..., None], 2)[..., 0]
+    return -float(picked[asked.mask_US].mean())
+
+
+def test_slopes_are_found_where_people_differ_in_them():
+    log_p, known = scaled_people(np.where(np.arange(60) % 2, 3.0, -1.0))
+    _, examples = scaled_people(np.where(np.arange(60) % 2, 3.0, -1.0), seed=1)
+    _, asked = scaled_people(np.where(np.arange(60) % 2, 3.0, -1.0), seed=2)
+    effects = MixedEffects.of(log_p, known)
+    own, stranger = (nats(effects.log_p(log_p, examples, k, asked), asked) for k in (20, 0))
+    bias = nats(bias_log_p(log_p, known, examples, 20, asked), asked)
+    assert own < bias - 0.1 and own < stranger - 0.1
+    # Offsets do not differ, slopes do; and the prior is told apart from how it begins.
+    spread_FC = np.sqrt(np.diag(effects.cov_EE)).reshape(2, 2)
+    differ = lambda f: np.sqrt([1, -1] @ effects.cov_EE.reshape(2, 2, 2, 2)[f, :, f] @ [1, -1])
+    assert differ(1) > 3 * differ(0) and np.isfinite(spread_FC).all()
+
+
+def test_effects_are_the_most_probable_ones():
+    log_p, known = scaled_people(np.linspace(-1, 3, 60))
+    effects = MixedEffects.of(log_p, known)
+    x_USF = effects.level(log_p)[known.item_US]
+    prior = effects.mean_E, effects.cov_EE
+    few = known.first(3) & (np.arange(60) > 0)[:, None]  # the first of them shows nothing
+    found = posterior(log_p[known.item_US], x_USF, known.label_US, few, *prior)
+    effect_UE, cov_UEE = map(np.asarray, found)
+    np.testing.assert_allclose(effect_UE[0], effects.mean_E, atol=1e-5)
+    np.testing.assert_allclose(cov_UEE[0], effects.cov_EE, rtol=1e-2, atol=1e-4)
+    # At the maximum what pulls back equals what was missed.
+    told = np.exp(log_p[known.item_US] + x_USF @ effect_UE.reshape(60, 2, 2))
+    missed = (np.eye(2)[known.label_US] - told / told.sum(-1, keepdims=True)) * few[..., None]
+    pulled = (effect_UE - effects.mean_E) @ np.linalg.inv(effects.cov_EE)
+    gradient = np.einsum("usf,usc->ufc", x_USF, missed).reshape(60, 4)
+    np.testing.assert_allclose(gradient, pulled, atol=1e-2)
 
 
 def test_clear_errors(tmp_path):
