@@ -56,7 +56,9 @@ def test_messages_at_once_are_all_answered_in_order_and_no_slot_is_lost(tmp_path
     for place, message in enumerate(asked):
         threads.append(threading.Thread(target=answer, args=(message,)))
         threads[-1].start()
+        until = time.monotonic() + 2
         while place + 1 > len(answered) + len(store._waiting.get("c1", ())):
+            assert time.monotonic() < until, "a message was lost"
             time.sleep(0.001)  # until it stands in the queue
     for thread in threads:
         thread.join(10)
