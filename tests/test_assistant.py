@@ -17,8 +17,9 @@ from jaxrec.assistant import Assistant
 from jaxrec.assistant import assistant as library
 from jaxrec.config import RunError
 from jaxrec.data.tenant import Turn
-from jaxrec.delta import DeltaConfig
+from jaxrec.delta import DeltaConfig, materialise
 from jaxrec.models.personal.profile_folder import find_personal
+from jaxrec.training.optimizer import OptConfig
 
 SHOP = {"key": "shop", "guide": "Say aye. Be short.", "dialogues": TALKS}
 JUDGED = {
@@ -82,6 +83,25 @@ def test_whoever_was_onboarded_is_found_again_and_says_the_same(
     beside = Assistant.load(folder, profile=saved, devices=one_device)
     np.testing.assert_array_equal(beside.voice("own").p_E, assistant.voice("own").p_E)
     assert beside.voice("own").delta is not None
+
+
+def test_a_delta_of_ones_own_may_begin_as_what_p_makes(assistant):
+    """Fitted at a rate of 0 it is A(p) of the inferred p, in A(p)'s layout; at another it has moved."""
+    few = {"steps": 1, "question": 24, "answer": 24, "piece": 16, "from_p": True}
+    made = {}
+    for key, rate in (("still", 0.0), ("moved", 0.01)):
+        assistant.onboard([SHOP | {"key": key}], "lora", opt=OptConfig(lr=rate), **few)
+        made[key] = assistant.voice(key)
+    lm, params = assistant.model.lm, assistant.model.params
+    wanted = jax.jit(lambda p: materialise(lm.personal(params, p[None])))(made["still"].p_E)
+    assert made["still"].spec == lm.spec
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made["still"].delta, wanted
+    )
+    away = jax.tree.map(lambda a, b: np.abs(a - b).max(), made["moved"].delta, wanted)
+    assert max(jax.tree.leaves(away)) > 1e-3
+    with pytest.raises(RunError, match="it goes with --by lora"):
+        assistant.onboard([SHOP], "gradient", **few)
 
 
 def test_a_stream_is_the_answer_in_pieces(assistant, saved):

@@ -6,13 +6,13 @@ python -m train.personalize configs/personal/smollm2_lora.py
 import dataclasses
 
 from jaxrec.configs.personal.smollm2_personalize import config as by_p
-from jaxrec.delta import DeltaConfig
 from jaxrec.training.optimizer import OptConfig
 
 config = dataclasses.replace(
     by_p,
-    own_delta=DeltaConfig(lora_rank=8, lora_sites="q|v|up|down"),
-    opt=OptConfig(lr=4e-3, schedule="linear", clip=0.0),
+    by="lora",
+    from_p=True,
+    opt=OptConfig(lr=2e-3, schedule="linear", clip=0.0),
     loop=dataclasses.replace(by_p.loop, steps=40),
     out="runs/smollm2/lora",
 )

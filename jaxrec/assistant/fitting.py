@@ -2,7 +2,7 @@
 
     encoder    p as the profile encoder infers it from guide, answers and thumbs: one pass, no training
     gradient   p from there on by gradient: on the tenant's own answers; where there are none, on its thumbs (KTO)
-    lora       a Delta of the head for each tenant, by its answers, instead of p
+    lora       a Delta of the head for each tenant, by its answers, instead of p; `from_p` begins it as A(p)
 
 All tenants are fitted at once, each by its own examples alone; everything else of the model is frozen.
 """
@@ -58,6 +58,7 @@ class OnboardConfig:
     guide: int = 8  # sentences of its guide at most
     judged: int = 8  # (dis)liked answers at most, as evidence for the encoder
     own_delta: DeltaConfig = DeltaConfig()  # of the head, instead of p; goes before `by`
+    from_p: bool = False  # such a Delta has A(p)'s layout and begins as A(p) of the inferred p
     prior: float = 1e-3  # pull towards the p that the encoder inferred
     restraint: Restraint = Restraint()  # penalty: on the words that a tenant never says
     pages: PagesConfig = PagesConfig()  # before a question
@@ -106,8 +107,9 @@ def onboard(
     about = {"examples": cfg.examples}
     whole = Profile(keys, name, inferred_UE, inferred_UE, facts=about, told=told)
     if not cfg.own.empty:
-        cfg = dataclasses.replace(cfg, own_delta=own_layout(model, cfg.own))
-        bank = fit_deltas(model, tenants, cfg, devices, out)
+        layout = model.lm.spec if cfg.from_p else own_layout(model, cfg.own)
+        cfg = dataclasses.replace(cfg, own_delta=layout)
+        bank = fit_deltas(model, tenants, inferred_UE, cfg, devices, out)
         return dataclasses.replace(whole, p_UE=None, own=keys, delta=bank, spec=cfg.own)
     if cfg.by == "encoder":
         return whole
@@ -138,6 +140,10 @@ def check(tenants: Sequence[Tenant], cfg: OnboardConfig) -> None:
         raise RunError(f"examples={cfg.examples}: a number from 0 (the guide alone) is meant")
     if not tenants:
         raise RunError("there is no tenant to onboard")
+    if cfg.from_p and (cfg.own.empty or not cfg.own_delta.empty):
+        raise RunError(
+            "from_p begins a tenant's own Delta as A(p), in its layout: it goes with --by lora, and without own_delta"
+        )
     silent = [t.key for t in tenants if not (t.onboarding and cfg.examples)]
     if not cfg.own.empty:
         if silent:
@@ -251,6 +257,7 @@ def fit_thumbs(
 def fit_deltas(
     model: Personal,
     tenants: Sequence[Tenant],
+    inferred_UE: np.ndarray,
     cfg: OnboardConfig,
     devices: jax.sharding.Mesh,
     out: str | Path,
@@ -260,12 +267,17 @@ def fit_deltas(
     Args:
       model: a loaded personal model.
       tenants: who is fitted, each with some dialogues.
+      inferred_UE: the encoder's p, where the Deltas begin if `cfg.from_p` says so.
       cfg: how.
       devices: the mesh that the model's parameters lie on.
       out: folder of the run.
     """
-    sites = model.lm.sites
-    bank = deltas.init(jax.random.key(cfg.loop.seed), sites, cfg.own, len(tenants))
+    if cfg.from_p:
+        make = jax.jit(lambda params, p_UE: deltas.materialise(model.lm.personal(params, p_UE)))
+        bank = make(model.params, inferred_UE)
+    else:
+        key = jax.random.key(cfg.loop.seed)
+        bank = deltas.init(key, model.lm.sites, cfg.own, len(tenants))
     frozen = {name: model.params[name] for name in FROZEN if name in model.params}
     batch = example_rows(cfg, model, tenants)
     objective = objectives.personalize_delta(model.lm)
