@@ -1,6 +1,11 @@
 """The tenants of smollm2_personalize, each with a LoRA of its own on SmolLM2's top twelve layers in place of p.
 
 python -m train.personalize configs/personal/smollm2_lora.py
+
+It begins as A(p) of the p that the encoder infers. With the right page before the question generated tenants then have
+.32 nats a token, style 1.00 and facts .67 after 40 steps; one that began at zero (rank 8, lr 4e-3, as many steps) .84,
+.98 and .33. Hand-written ones: 1.89 nats, style .83, facts .22; from zero 1.77, .86, .44 (of nine answers). Some 6 CPU
+seconds a step.
 """
 
 import dataclasses
