@@ -44,7 +44,7 @@ def test_nobody_is_found_among_equals_and_the_right_text_again_is_no_negative():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_untrained_it_changes_nothing_and_a_folder_keeps_it(shared, tmp_path):
-    cfg = RetrieverConfig(8, 3, shared)
+    cfg = RetrieverConfig(8, 3, shared, "encoder")
     z = unit(np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32))
     params = init_retriever(cfg)
     assert np.allclose(question_vectors(params, jnp.asarray(z), jnp.ones((5, 3))), z, atol=1e-6)
@@ -70,6 +70,20 @@ def test_untrained_it_changes_nothing_and_a_folder_keeps_it(shared, tmp_path):
         model.over(dataclasses.replace(plain, name="mpnet:0"))
     with pytest.raises(RunError, match="without p"):
         model.profiles(z, np.zeros((1, 1), int), np.zeros((1, 1), int))
+
+
+def test_a_mean_p_is_the_guide_less_everybodys_and_a_stranger_has_none():
+    z = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    cfg = RetrieverConfig(8, 8)
+    center = z[:2].mean(0)
+    model = Retriever(cfg, {"retriever": init_retriever(cfg), "center": center}, "minilm")
+    shown, kind = np.array([[0, 2], [1, 3], [-1, -1]]), np.array([[0, 1], [0, 0], [0, 0]])
+    p = model.profiles(z, shown, kind)
+    assert np.allclose(p, [z[0] - center, z[[1, 3]].mean(0) - center, 0 * center], atol=1e-6)
+    asked = unit(z[:1])
+    assert np.allclose(model.questions(asked, p[:1]), unit(asked + 3 * p[:1]), atol=1e-6)
+    with pytest.raises(ValueError, match="d_p is that"):
+        RetrieverConfig(8, 4)
 
 
 def test_hard_negatives_are_wrong_allowed_and_first():
@@ -198,6 +212,6 @@ def test_the_stage_learns_a_planted_map_by_folds_and_who_asks(tmp_path, monkeypa
     again = load_retriever(tmp_path / "out" / "0" / "model")
     assert again.source == "minilm"
     with pytest.raises(RunError, match="nothing of who asks"):
-        stage.main(dataclasses.replace(cfg, model=RetrieverConfig(16, 4)))
+        stage.main(dataclasses.replace(cfg, model=RetrieverConfig(16, 16)))
     with pytest.raises(RunError, match=r"set model\.d_z"):
         stage.main(dataclasses.replace(cfg, model=RetrieverConfig(8)))

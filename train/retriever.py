@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import checkpoint, config, elastic, mesh, processes, ranking, results
@@ -33,6 +34,7 @@ from jaxrec.models.text.retriever import (
     RetrieverBatch,
     RetrieverConfig,
     init_retriever,
+    profiles_of,
     save_retriever,
 )
 from jaxrec.objectives.retriever import retriever
@@ -119,8 +121,14 @@ def train_one(
     train = batch_of(cfg, data, read, part_N == TRAIN, part_I == TRAIN)
     encoder, params = models(cfg)
     frozen = {"questions": read.questions_ND, "texts": read.texts_ID}
-    frozen |= {"known": read.known_KD} if encoder else {}
-    model = lambda params: Retriever(cfg.model, jax.device_get(params), cfg.source, encoder)
+    center = {}
+    if cfg.model.d_p:
+        frozen["known"] = read.known_KD
+        center = center_of(cfg, data, read, np.unique(data.tenant_N[part_N == TRAIN]))
+    frozen |= center
+    model = lambda params: Retriever(
+        cfg.model, {**jax.device_get(params), **center}, cfg.source, encoder
+    )
     asked, open_I = np.flatnonzero(part_N == VALID), np.flatnonzero(part_I != TEST)
     place_I = np.full(len(part_I), -1)
     place_I[open_I] = np.arange(len(open_I))
@@ -169,11 +177,24 @@ def evidence(
     return data.shown_US[data.tenant_N[n]], data.kind_US[data.tenant_N[n]]
 
 
+def center_of(
+    cfg: RetrieverStageConfig, data: QuestionSet, read: Read, learned: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The mean p of the tenants that are learned from, which everybody's is less of; nothing for an encoder."""
+    if cfg.model.profile != "mean":
+        return {}
+    tree = {"known": jnp.asarray(read.known_KD), "center": np.zeros(cfg.model.d_z, np.float32)}
+    p_UE = profiles_of(
+        None, tree, jnp.asarray(data.shown_US[learned]), jnp.asarray(data.kind_US[learned])
+    )
+    return {"center": np.asarray(p_UE).mean(0)}
+
+
 def profiles(
     model: Retriever, data: QuestionSet, read: Read, asked: np.ndarray
 ) -> np.ndarray | None:
     """p of who asks each question, None for a retriever without."""
-    if model.encoder is None:
+    if not model.cfg.d_p:
         return None
     return model.profiles(read.known_KD, data.shown_US, data.kind_US)[data.tenant_N[asked]]
 
@@ -181,7 +202,7 @@ def profiles(
 def models(cfg: RetrieverStageConfig) -> tuple[ProfileEncoder | None, dict]:
     """The profile encoder, where there is one, and fresh weights."""
     params = {"retriever": init_retriever(cfg.model)}
-    if not cfg.model.d_p:
+    if not cfg.model.d_p or cfg.model.profile == "mean":
         return None, params
     own = dataclasses.replace(cfg.encoder, d_z=cfg.model.d_z, d_p=cfg.model.d_p)
     encoder = ProfileEncoder(own)

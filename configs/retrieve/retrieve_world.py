@@ -2,6 +2,9 @@
 
 python -m train.retriever configs/retrieve/retriever_world.py
 python -m eval.retrieve configs/retrieve/retrieve_world.py
+
+COST. Ten seconds of CPU. NUMBER. 12 tenants that nothing learned from, 288 questions, one pool of 960 pages of 60
+tenants: R@1 .740 with the own p, .090 with the mean one, .045 with another tenant's.
 """
 
 from jaxrec.data.question_sets import QuestionSetConfig

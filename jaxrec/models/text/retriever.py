@@ -9,7 +9,7 @@ texts' side knows no person, so one index serves everybody.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct as struct
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxrec import checkpoint, config
 from jaxrec.config import RunError
+from jaxrec.data.turns import GUIDE
 from jaxrec.models.personal.profile import Evidence, ProfileEncoder, ProfileEncoderConfig
 from jaxrec.retrieval.passages.encoder import TextEncoder
 from jaxrec.structs import Leaf
@@ -30,6 +31,15 @@ class RetrieverConfig:
     d_z: int = 384  # of the encoder's vectors
     d_p: int = 0  # of p; 0: no person
     shared: bool = True  # questions and texts go through one map
+    # What p is: the mean vector of a tenant's guide, less everybody's (d_p is d_z), or what an encoder reads off it.
+    profile: Literal["mean", "encoder"] = "mean"
+    gain: float = (
+        3.0  # of the mean's p before training, chosen on the sample world's training tenants
+    )
+
+    def __post_init__(self) -> None:
+        if self.d_p and self.profile == "mean" and self.d_p != self.d_z:
+            raise ValueError(f"the mean of what is known has {self.d_z} numbers: d_p is that, or 0")
 
 
 @struct.dataclass
@@ -44,10 +54,16 @@ class RetrieverBatch:
 
 
 def init_retriever(cfg: RetrieverConfig) -> PyTree:
-    """Weights that change nothing yet."""
+    """Weights that change nothing yet, but for the gain of a mean p."""
     names = ("shared",) if cfg.shared else ("question", "text")
     params = {name: jnp.zeros((cfg.d_z, cfg.d_z)) for name in names}
-    return params | ({"person": jnp.zeros((cfg.d_p, cfg.d_z))} if cfg.d_p else {})
+    if not cfg.d_p:
+        return params
+    # A mean lies in the space of the questions already; of an encoder's p nothing is known before training.
+    mean = cfg.profile == "mean"
+    return params | {
+        "person": cfg.gain * jnp.eye(cfg.d_z) if mean else jnp.zeros((cfg.d_p, cfg.d_z))
+    }
 
 
 def question_vectors(
@@ -66,16 +82,23 @@ def text_vectors(params: PyTree, z_BD: Float[Array, "B D"]) -> Float[Array, "B D
 def profiles_of(
     encoder: ProfileEncoder | None, tree: PyTree, shown_BS: Array, kind_BS: Array
 ) -> Float[Array, "B E"] | None:
-    """p of each row out of what is known of it; None without an encoder.
+    """p of each row out of what is known of it; None where the tree holds nothing to make it by.
 
-    tree: "encoder" and "known", the vectors of what is known. shown_BS, kind_BS: numbers of it, and what it is.
+    encoder: or None for the mean. tree: "known", the vectors of what is known; "center", the mean p of all, or
+    "encoder". shown_BS, kind_BS: numbers of what is known, -1 where there is less, and what it is.
     """
-    if encoder is None:
+    if encoder is None and "center" not in tree:
         return None
     there_BS = shown_BS >= 0
     z_BSD = tree["known"][jnp.maximum(shown_BS, 0)]
-    evidence = Evidence(z_BSD, kind_BS, jnp.zeros(kind_BS.shape), there_BS)
-    return encoder.apply({"params": tree["encoder"]}, evidence)
+    if encoder is not None:
+        evidence = Evidence(z_BSD, kind_BS, jnp.zeros(kind_BS.shape), there_BS)
+        return encoder.apply({"params": tree["encoder"]}, evidence)
+    # A guide says whose it is; answers say what was asked, and would pull each question towards other questions.
+    weight_BS = (there_BS & (kind_BS == GUIDE)).astype(jnp.float32)
+    count_B1 = weight_BS.sum(1, keepdims=True)
+    mean_BD = jnp.einsum("bs,bsd->bd", weight_BS, z_BSD) / jnp.maximum(count_B1, 1.0)
+    return jnp.where(count_B1 > 0, mean_BD - tree["center"], 0.0)
 
 
 def _unit(x_BD: Array) -> Array:
@@ -87,7 +110,7 @@ def _unit(x_BD: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Retriever:
-    """A trained retriever; source: the encoder that it stands on. `encoder` is None where it takes no person."""
+    """A trained retriever; source: the encoder that it stands on. `encoder` is None where p is a mean, or absent."""
 
     cfg: RetrieverConfig
     params: PyTree
@@ -109,9 +132,9 @@ class Retriever:
         self, known_KD: np.ndarray, shown_US: np.ndarray, kind_US: np.ndarray
     ) -> Float[np.ndarray, "U E"]:
         """p of U tenants from the vectors of what is known of them. Raises RunError where it takes no person."""
-        if self.encoder is None:
+        if not self.cfg.d_p:
             raise RunError("this retriever was trained without p")
-        tree = {"encoder": self.params["encoder"], "known": jnp.asarray(known_KD)}
+        tree = {**self.params, "known": jnp.asarray(known_KD)}
         return np.asarray(
             profiles_of(self.encoder, tree, jnp.asarray(shown_US), jnp.asarray(kind_US))
         )
