@@ -69,7 +69,8 @@ def test_untrained_it_changes_nothing_and_a_folder_keeps_it(shared, tmp_path):
     with pytest.raises(RunError, match="stands on minilm"):
         model.over(dataclasses.replace(plain, name="mpnet:0"))
     with pytest.raises(RunError, match="without p"):
-        model.profiles(z, np.zeros((1, 1), int), np.zeros((1, 1), int))
+        plainer = dataclasses.replace(model, cfg=RetrieverConfig(8))
+        plainer.profiles(z, np.zeros((1, 1), int), np.zeros((1, 1), int))
 
 
 def test_a_mean_p_is_the_guide_less_everybodys_and_a_stranger_has_none():

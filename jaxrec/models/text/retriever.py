@@ -98,7 +98,7 @@ def profiles_of(
     weight_BS = (there_BS & (kind_BS == GUIDE)).astype(jnp.float32)
     count_B1 = weight_BS.sum(1, keepdims=True)
     mean_BD = jnp.einsum("bs,bsd->bd", weight_BS, z_BSD) / jnp.maximum(count_B1, 1.0)
-    return jnp.where(count_B1 > 0, mean_BD - tree["center"], 0.0)
+    return jnp.where(count_B1 > 0, mean_BD - tree["center"][None], 0.0)
 
 
 def _unit(x_BD: Array) -> Array:
