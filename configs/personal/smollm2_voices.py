@@ -3,10 +3,11 @@
 python -m eval.voices configs/personal/smollm2_voices.py --out results/voices
 
 Hand-written businesses, 10 answers: nats a token 3.03 with own p (gradient), 3.32 with the mean p, 2.68 with the right
-page and own p, 1.77 with that page and a LoRA of their own; style .47, .34, .46, .86; facts with the right page .22 (p)
-and .44 (LoRA). Generated ones, 15 answers, with the right page: own p .43 nats, style .69, facts .60. Untuned: style
-.22 - .46, facts at most .20. Some 50 CPU seconds a row; pages are whole (180 tokens), though 80 were trained with. A
-repetition penalty of 1.15 cost facts on validation tenants (.83 to .67) and nothing looped without one.
+page and own p, 1.77 with that page and a LoRA of their own that began at zero (begun as A(p): see smollm2_lora); style
+.47, .34, .46, .86; facts with the right page .22 (p) and .44 (LoRA). Generated ones, 15 answers, with the right page:
+own p .43 nats, style .69, facts .60. Untuned: style .22 - .46, facts at most .20. Some 50 CPU seconds a row; pages are
+whole (180 tokens), though 80 were trained with. A repetition penalty of 1.15 cost facts on validation tenants (.83 to
+.67) and nothing looped without one.
 """
 
 from jaxrec.data.feature_store import FeatureConfig
