@@ -126,7 +126,9 @@ def test_a_noised_p_is_its_owners_alone_and_still_changes_the_answer():
     fit = lambda given, noise: profiles.fit(params, ITEMS, start_E, given, noise, seed=1)
     own = fit(given, 1.0)
     log_p = lambda p_UE: np.asarray(
-        models.log_p(params, ITEMS, jnp.asarray(p_UE), jnp.asarray(known.item_US))
+        models.log_p(
+            params, jax.tree.map(jnp.asarray, ITEMS), jnp.asarray(p_UE), jnp.asarray(known.item_US)
+        )
     )
     moved = 0.5 * np.abs(np.exp(log_p(own)) - np.exp(log_p(np.zeros_like(own)))).sum(-1).mean()
     assert moved > 1e-3 and np.isfinite(own).all()
