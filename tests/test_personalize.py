@@ -64,7 +64,8 @@ def no_backbone(monkeypatch):
 
 def found(out):
     record = json.loads((out / "results.json").read_text())
-    gap = {p["b"]: p for p in record["paired"] if p["metric"] == "accuracy" and p["k"] == 10}
+    of = (record["headline"], "accuracy", 10)
+    gap = {p["b"]: p for p in record["paired"] if (p["a"], p["metric"], p["k"]) == of}
     return record, {(r["row"], r["k"]): r for r in record["rows"]}, gap
 
 
