@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from jaxrec.data.judgement_folds import Cards
 
-# EM narrows a spread slowly, so that these rounds from a wide start are a choice and no limit: from a start of 0.02 people
-# of a validation split were foretold worse.
+# EM narrows a spread slowly, so these rounds from a wide start are a choice and not its limit: from a start of 0.02
+# people of a validation split were foretold worse.
 ROUNDS = 20
 START = 0.3  # variance of every effect, before anybody is seen
 NEWTON = 6
