@@ -12,7 +12,7 @@ as many more.
 
 Offset and slope a label, their prior learned (own_effects): .696, .575 at k = 30. Minus the bias: accuracy
 .005 [.001, .009], NLL -.001 [-.003, .000]; NLL at k = 10 -.003 [-.004, -.001], at k = 1 -.002 [-.004, -.001], at k = 0
--.001 [-.002, .000]. Its settings were chosen on POPQUORN's validation split. On this set's
+-.001 [-.002, .000]. Its settings were chosen on POPQUORN's validation split; on this set's,
 NLL minus the bias at k = 30 is -.003 [-.005, -.001].
 """
 
