@@ -109,7 +109,7 @@ def main(cfg: PeftConfig) -> list[dict[str, Any]]:
         results.write_results(
             cfg.results, "peft", rows, config=config.to_dict(cfg), wall_s=wall, filename=f"{stem}.json",
             task=asked.facts() | {"measure": asked.measure}, backbone=backbone_facts(base),
-            command=f"python -m eval.peft {cfg.file} --tasks {name}",
+            command=f"python -m eval.peft {cfg.file} --tasks {name} --methods {' '.join(cfg.methods)}",
         )  # fmt: skip
         plot(rows, stem, asked.measure, Path(cfg.results) / f"{stem}.png")
         found += rows
@@ -129,7 +129,7 @@ def row_of(
     }  # fmt: skip
     path = Path(cfg.out) / "rows" / f"{asked.name}-{name}.json"
     if path.is_file() and (saved := json.loads(path.read_text()))["key"] == key:
-        return saved["row"]
+        return saved["row"] | {"trained": saved.get("trained") or [results.kept_origin(path)]}
     began, spent = time.perf_counter(), time.process_time()
     method = Method(name, base, asked, cfg.sizes, devices, writer)
     row = {"task": asked.name, "method": name, "parameters": method.parameters()}
@@ -144,8 +144,9 @@ def row_of(
     if name != UNTUNED and cfg.memory:
         row |= measured_memory(cfg, name, asked.name, cache)
     row["wall_s"] = time.perf_counter() - began
-    write_json(path, {"key": key, "row": row})
-    return row
+    trained = [results.origin()]
+    write_json(path, {"key": key, "row": row, "trained": trained})
+    return row | {"trained": trained}
 
 
 def tuned_row(cfg: PeftConfig, method: Method) -> dict[str, Any]:

@@ -100,8 +100,12 @@ def conclude(written: Sequence[str | Path], then: Sequence[str | Path] = ()) -> 
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Prints rows as aligned text: names to the left, numbers to the right, absent values as a dash."""
-    columns = list(columns or dict.fromkeys(key for row in rows for key in row))
+    """Prints rows as aligned text: names to the left, numbers to the right, absent values as a dash.
+
+    Without `columns` all are printed whose values are single ones: curves and origins are for the file.
+    """
+    single = lambda value: not isinstance(value, list | tuple | Mapping)
+    columns = list(columns or dict.fromkeys(k for row in rows for k, v in row.items() if single(v)))
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     numeric = [

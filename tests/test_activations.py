@@ -166,6 +166,7 @@ def test_chunks_of_a_vocabulary_over_devices(mesh):
     assert inside and max(c.sent for c in inside) < 30 * 8 * 4
 
 
+@pytest.mark.slow
 def test_a_personal_head_in_training():
     """Z of a question, each row's Delta by A(p), and the head that learns."""
     mesh = meshes.make(MeshConfig(fsdp=8))
@@ -193,6 +194,7 @@ def test_a_personal_head_in_training():
     agree(numbers, same)
 
 
+@pytest.mark.slow
 def test_a_sequence_model_in_training():
     mesh, items = meshes.make(MeshConfig(fsdp=8)), 50
     draw = lambda most: np.random.default_rng(1).integers(0, most, (ROWS, LENGTH)).astype(np.int32)

@@ -85,6 +85,7 @@ def test_whoever_was_onboarded_is_found_again_and_says_the_same(
     assert beside.voice("own").delta is not None
 
 
+@pytest.mark.slow
 def test_a_delta_of_ones_own_may_begin_as_what_p_makes(assistant):
     """Fitted at a rate of 0 it is A(p) of the inferred p, in A(p)'s layout; at another it has moved."""
     few = {"steps": 1, "question": 24, "answer": 24, "piece": 16, "from_p": True}

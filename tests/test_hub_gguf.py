@@ -119,7 +119,7 @@ def test_phi_with_its_own_gelu(own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", "qwen2", pytest.param("gemma3", marks=pytest.mark.slow)]
+    "family", ["qwen2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("llama", "gemma3"))]
 )
 def test_a_lora_as_an_adapter(own, tmp_path, family):
     """Of the same effect as in ours, on top of quantised weights written as what they stand for."""
