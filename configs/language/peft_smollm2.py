@@ -5,10 +5,12 @@
 
 The small sibling, for two cores: ten of thirty layers are changed, so that the state below them is computed once and
 kept on disk; 1,600 of 5,610 rows are learned from, and two rates a method are tried for 16 steps. Training ends where
-the validation curve has been no better for two looks. Not run whole yet, so there is no table of record and the rates
-are guesses from eight steps of LoRA. From its parts: .8 CPU seconds a step and 2.3 ms a token of kept state, so about
-seven CPU minutes for the first method, five for each further one; 1.2 GB beyond the libraries. With more hardware,
-every layer, row and three seeds: --sizes.top 0 --sizes.train 0 --sizes.trial 0 --sizes.steps 1200 --seeds 3.
+the validation curve has been no better for two looks.
+
+NUMBER. LoRA: accuracy .988 [.974, .997] on 400 test rows, .0145 nats; untuned 0. COST. 407 CPU seconds with the untuned
+row and all kept states, 1.3 GB beyond the libraries. The other methods have not been run on these weights: their rates
+are guesses, and each costs about five CPU minutes. With more hardware, every layer, row and three seeds:
+--sizes.top 0 --sizes.train 0 --sizes.trial 0 --sizes.steps 1200 --seeds 3.
 """
 
 from jaxrec.data.feature_store import FeatureConfig
