@@ -171,11 +171,12 @@ def quickly(monkeypatch):
     "kind, by",
     [
         ("qwen2", "gradient"),
-        pytest.param("llama3", "encoder", marks=pytest.mark.slow),
-        pytest.param("phi2", "encoder", marks=pytest.mark.slow),
-        pytest.param("gemma3", "encoder", marks=pytest.mark.slow),
+        ("llama3", "encoder"),
+        ("phi2", "encoder"),
+        ("gemma3", "encoder"),
     ],
 )
+@pytest.mark.slow
 def test_a_strangers_model_answers_for_a_users_tenant(kind, by, tmp_path, quickly):
     base = tiny.model(kind, tmp_path / "base", spare=5, layers=1)
     shops = tmp_path / "shops"

@@ -189,6 +189,7 @@ def test_a_fused_kernel_is_our_attention():
         fused(q, k, v, mask, bias, _prefix(0.5))
 
 
+@pytest.mark.slow
 def test_a_decoder_takes_the_fused_kernel_where_it_is_told_to(monkeypatch):
     """Whole rows go through it, decoding does not."""
     taken = []

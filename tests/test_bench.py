@@ -135,6 +135,9 @@ def test_a_race_against_two(fake, tmp_path):
     assert 0.5 < found["ours", "peer"]["memory_ratio"] < 2
     assert found["ours", "base"]["memory_ratio"] is None  # one process does both
     record = {"rows": rows, "commit": None, "wall_s": 60.0, "versions": {"python": "3"}}
+    record["trained"] = [
+        {"commit": "0123456789abcdef", "at": "2026-01-02T00:00:00", "machine": "m"}
+    ]
     record["hardware"] = {"cores": 2, "cpu": "x", "memory_gb": 1, "accelerators": []}
     lines = bench_table.bench([("r", record)]).splitlines()
     assert len(lines) == 2 + 3 + 2 and all(line.count("|") == 10 for line in lines[:5])

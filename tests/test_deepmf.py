@@ -244,6 +244,7 @@ def test_files(fitted, tmp_path):
         DeepMF.load(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_every_option_with_early_stopping_refit_and_files(tmp_path):
     events, _ = planted()
     words = SideFeatures.of_words(

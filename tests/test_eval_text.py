@@ -98,6 +98,7 @@ def test_a_model_answers_and_is_scored(folder, tmp_path, capsys):
     assert "nats: left out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_personal_model_answers_for_a_tenant(tmp_path, capsys):
     """By the folder of its run, as by OUT/model; nats are those of its assistant, and of no other voice."""
     tiny_assistant.make(tmp_path)

@@ -114,6 +114,7 @@ def models(tmp_path_factory):
     return at
 
 
+@pytest.mark.slow
 def test_the_writer_repeats_itself_cuts_long_prompts_and_counts_only_completions(models):
     row = ModelRow("tuned", str(models / "lora"), generation=SHORT)
     write = MeasuredWriter(row, batch=4)

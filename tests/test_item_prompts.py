@@ -57,7 +57,7 @@ def test_the_favourites_answer_is_the_specifications():
 
 def test_generation_is_the_specifications():
     how = dataclasses.astuple(Generation())
-    assert how == (60, 0.7, 0.9, 1.2, ("\n", ".", "!"))
+    assert how == (60, 0.7, 0.9, 1.2, ("\n", ".", "!"), False)
     # the "!" of the best answer must not end it
     assert "!" not in RATED_GENERATION.stop
 

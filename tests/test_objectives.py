@@ -216,6 +216,7 @@ def test_rows_of_one_tenant_are_no_negatives_of_each_other(trained_together):
     assert float(metrics["nll"]) == pytest.approx(float(told["nll"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_teacher_adds_its_weight_times_the_divergence():
     batch, tree = tiny.turns(TENANTS), {**tiny.params(), "teacher": tiny.backbone(seed=9)}
     teacher = Decoder(tiny.DECODER)

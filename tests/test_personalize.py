@@ -97,6 +97,7 @@ def test_a_planted_taste_is_found(tmp_path, no_backbone, capsys):
     assert found(tmp_path / "out")[0]["rows"] == record["rows"]
 
 
+@pytest.mark.slow
 def test_no_taste_no_gain(tmp_path, no_backbone):
     personalize.main(small(planted(tmp_path / "x.csv", taste=False), tmp_path / "out"))
     _, rows, gap = found(tmp_path / "out")

@@ -74,7 +74,7 @@ def updated(variant: str, trained, frozen, batch, accum: int, devices: jax.shard
     return jax.device_get(state.params), metrics.fetch()
 
 
-@pytest.mark.parametrize("variant", ["ppo", "grpo"])
+@pytest.mark.parametrize("variant", [pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
 def test_accumulated_and_sharded_updates_are_the_plain_one(variant):
     trained, frozen, batch = first_batch(variant)
     plain, told = updated(variant, trained, frozen, batch, 1, None)

@@ -160,6 +160,7 @@ def test_few_events_and_no_titles_fall_back_and_say_so(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_sequence_model_is_kept_as_vectors_and_read_anew_for_strangers(shop, tmp_path):
     data = read(DataConfig(path=shop[0], items=shop[1], whole_catalogue=True))
     tiny = SASRecConfig(d_model=8, layers=1, heads=1, d_ff=8, max_length=8)

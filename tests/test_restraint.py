@@ -119,6 +119,7 @@ def test_universal_stays_near_an_earlier_head():
     assert float(both(other, batch)[1][1].metrics["kl"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_universal_terms_add_up_over_microbatches():
     """To the backbone's own policy; the denominators are the whole batch's."""
     batch, tree = tiny.turns(TENANTS), {**tiny.params(), "disallowed": barred(20)}

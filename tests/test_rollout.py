@@ -152,6 +152,7 @@ def test_what_does_not_fit_is_refused():
         paper_source(n_prompts=8)(0, None, state)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_bit_for_bit(tmp_path):
     one = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
     rollout = {"target_kl": 0.01, "running_scale": True}

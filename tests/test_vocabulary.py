@@ -120,6 +120,7 @@ def test_decoding_is_teacher_forcing_and_padding_is_never_said(tied):
     assert not np.any(np.asarray(best) & ~asked)
 
 
+@pytest.mark.slow
 def test_training_moves_the_head_and_not_the_table():
     lm = model()
     params, batch = weights(lm), tiny.turns([0, 0, 1, 2])
