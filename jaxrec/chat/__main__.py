@@ -1,6 +1,6 @@
 """Talk to a tenant's assistant, or to a shop that recommends, in the terminal or over a pipe.
 
-    python -m jaxrec.chat --tenant world:luna_coffee                        a tenant of the sample world, by SmolLM2
+    python -m jaxrec.chat --tenant world:kestrel_travel                     a tenant of the sample world, by SmolLM2
     python -m jaxrec.chat --tenant shops/corner_bakery --documents docs/    a folder of your own, and its documents
     python -m jaxrec.chat --tenant corner_bakery --model runs/personalize   a personal model, in the tenant's own voice
     python -m jaxrec.chat --tenant shops/mill --endpoint http://localhost:8000/v1
