@@ -9,7 +9,7 @@ the validation curve has been no better for two looks.
 
 NUMBER. Accuracy on 400 test rows: LoRA .988, DoRA .960, adapters .990, a prefix .705, IA3 .975; untuned 0.
 COST. 407 CPU seconds for the untuned row, LoRA and all kept states, 240 - 340 for each further method, 1.3 GB beyond
-the libraries. `full` and `lora_nf4` have not been run on these weights, so their rates are guesses. More hardware: every
+the libraries. `full` and `lora_nf4` have not been run on these weights, their rates are guesses. More hardware: every
 layer, row and three seeds: --sizes.top 0 --sizes.train 0 --sizes.trial 0 --sizes.steps 1200 --seeds 3.
 """
 
