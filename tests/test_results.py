@@ -147,3 +147,9 @@ def test_every_stage_ends_with_what_it_wrote_and_what_comes_next(capsys):
     ]
     stages = Path(train.__file__).parent.glob("[!_]*.py")
     assert [one.name for one in stages if "results.conclude(" not in one.read_text("utf-8")] == []
+
+
+def test_a_table_on_a_terminal_leaves_curves_and_origins_to_the_file(capsys):
+    results.print_table([{"row": "a", "nll": 1.5, "curve": [(1, 2.0)], "trained": [{"at": "now"}]}])
+    head, _, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["row", "nll"] and line.split() == ["a", "1.5"]

@@ -13,7 +13,8 @@ about, /sources what it stands on, /like and /dislike judge it (of a list: /like
 one JSON object, and what is wrong with one stands in its "error".
 
 The model is SmolLM2-135M-Instruct by default (`jaxrec hub fetch smollm2`); passages are found by MiniLM and by words
-(`jaxrec hub fetch minilm`). Nothing of a conversation is written to disk but with --keep.
+(`jaxrec hub fetch minilm`); both need `pip install 'jaxrec[gguf,talk]'`. Nothing of a
+conversation is written to disk but with --keep.
 """
 
 import logging
